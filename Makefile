@@ -1,0 +1,40 @@
+# `make demo` trains the quickstart on the embedded films and serves it; `make test` runs the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/quickstart
+export GRADIO_ANALYTICS_ENABLED := False
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo train app setup test style style-check clean
+
+demo: train  ## fine-tune, evaluate, then serve the app on 127.0.0.1:7860
+	$(BIN)/python app.py --model $(RUN)
+
+train: setup  ## the quickstart recipe on the embedded sample
+	$(BIN)/python train_hf.py --config configs/quickstart.yaml --output_dir $(RUN)
+
+app: setup  ## serve a checkpoint: make app RUN=runs/mine
+	$(BIN)/python app.py --model $(RUN)
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+test: setup  ## everything that can run without the network
+	$(BIN)/python -m pytest
+
+style: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+style-check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,29 @@
+"""Fine-tune Hugging Face checkpoints to tell pneumonia from normal on chest X-rays. Research and teaching only.
+
+The public names are loaded on first use, so that `import pneumo_hf` alone costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pneumo_hf.data.sources import load_data
+    from pneumo_hf.imaging.film import load_xray
+    from pneumo_hf.inference.predictor import Predictor
+
+__version__ = "0.1.0"
+__all__ = ["Predictor", "load_data", "load_xray"]
+
+DISCLAIMER = "A second reader for research and teaching. Not a medical device, not a diagnosis."
+
+_PUBLIC = {
+    "load_xray": "pneumo_hf.imaging.film",
+    "load_data": "pneumo_hf.data.sources",
+    "Predictor": "pneumo_hf.inference.predictor",
+}
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pneumo_hf' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), name)

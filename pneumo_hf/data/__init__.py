@@ -1,0 +1,1 @@
+"""Films become a data set."""

@@ -1,0 +1,119 @@
+"""The pixel cache: every film is decoded and resized once, then read by its index from a memory map."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.lib.format import open_memmap
+from tqdm.auto import tqdm
+from transformers.image_processing_utils import BaseImageProcessor
+
+from pneumo_hf.data.sources import read_film
+from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
+from pneumo_hf.imaging.processor import resize_film
+
+logger = logging.getLogger(__name__)
+
+CODE_VERSION = "1"  # raise it when load_xray or resize_film gives other pixels
+
+
+class FilmDataset(torch.utils.data.Dataset):
+    """Films of one split, decoded: `table` (the columns of load_data but the image) beside a pixel memory map.
+
+    A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64}`.
+    """
+
+    def __init__(self, table: Dataset, pixels: np.ndarray, rows: np.ndarray):
+        self.table, self.pixels, self.rows = table, pixels, rows
+        self.labels = np.asarray(table["label"], dtype=np.int64)
+        self.patient_ids = np.asarray(table["patient_id"])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {key: values[0] for key, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        return {
+            "pixel_values": torch.from_numpy(self.pixels[self.rows[indices]]),  # [B, 1, H, W] uint8
+            "labels": torch.from_numpy(self.labels[indices]),
+        }
+
+    def select(self, indices: np.ndarray) -> "FilmDataset":
+        return FilmDataset(self.table.select(indices), self.pixels, self.rows[indices])
+
+
+def decode_films(
+    films: Dataset, image_processor: BaseImageProcessor, cache_dir: str | Path
+) -> tuple[FilmDataset, list[dict[str, str]]]:
+    """Decode every film of a split, or reuse the cache of the same films, processor and code.
+
+    Returns:
+        The readable films with their pixels, `[N, 1, H, W]` uint8, and for each of the others `{"path", "reason"}`.
+    """
+    folder = Path(cache_dir).expanduser() / "pixels"
+    folder.mkdir(parents=True, exist_ok=True)
+    images = films["image"]
+    key = _fingerprint(images, image_processor)
+    pixels_path, reasons_path = folder / f"{key}.npy", folder / f"{key}.json"
+    if not reasons_path.exists():
+        reasons = _decode_all(images, image_processor, pixels_path)
+        _replace(reasons_path, lambda path: path.write_text(json.dumps(reasons)))  # last: it marks the cache whole
+    reasons = {int(index): reason for index, reason in json.loads(reasons_path.read_text()).items()}
+    readable = np.array([index for index in range(len(films)) if index not in reasons], dtype=np.int64)
+    pixels = np.load(pixels_path, mmap_mode="r")
+    rejected = [{"path": films[index]["file_name"], "reason": reason} for index, reason in reasons.items()]
+    return FilmDataset(films.remove_columns("image").select(readable), pixels, readable), rejected
+
+
+def _decode_all(images: Sequence[dict], image_processor: BaseImageProcessor, path: Path) -> dict[int, str]:
+    """Fill the memory map with threads (decoding and resizing leave Python's lock); returns what could not be read."""
+    size = image_processor.size
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), 1, size["height"], size["width"]))
+    reasons = {}
+
+    def decode(index: int) -> None:
+        try:
+            pixels[index] = resize_film(load_xray(read_film(images[index])), image_processor)
+        except (UnreadableFilmError, OSError, BadZipFile) as error:
+            reasons[index] = str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(tqdm(pool.map(decode, range(len(images))), total=len(images), desc="Decoding films", unit="film"))
+    pixels.flush()
+    os.replace(partial, path)
+    return dict(sorted(reasons.items()))
+
+
+def _fingerprint(images: Sequence[dict], image_processor: BaseImageProcessor) -> str:
+    """A key of the films' content (bytes; path, size and time of files), the processor's resizing and this code."""
+    digest = hashlib.blake2b(digest_size=12)
+    resizing = {name: image_processor.to_dict()[name] for name in ("size", "resample", "do_resize")}
+    digest.update(json.dumps([CODE_VERSION, resizing], sort_keys=True, default=str).encode())
+    archives = {}
+    for image in images:
+        if image["bytes"] is not None:
+            digest.update(hashlib.blake2b(image["bytes"]).digest())
+            continue
+        file = image["path"].split("::")[-1]
+        if "::" not in image["path"] or file not in archives:
+            status = os.stat(file)
+            archives[file] = f"{status.st_size} {status.st_mtime_ns}"
+        digest.update(f"{image['path']} {archives[file]}".encode())
+    return digest.hexdigest()
+
+
+def _replace(path: Path, write) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    write(partial)
+    os.replace(partial, path)

@@ -1,0 +1,133 @@
+"""The field's figures for scores against labels, with 95 % intervals by a bootstrap over patients.
+
+Every metric is written for weights `[B, N]`, a row a resample: the figure itself has weights of one, and a bootstrap
+resample counts how often each film's patient was drawn. scikit-learn is the reference in the tests.
+"""
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
+
+CALIBRATION_BINS = 15
+RESAMPLES = 2000
+EPSILON = 1e-7
+
+
+def probability_of(logits: np.ndarray, positive: int = 1) -> np.ndarray:
+    """P(PNEUMONIA) `[N]` from logits `[N, C]`, in double precision."""
+    return softmax(logits.astype(np.float64), axis=1)[:, positive]
+
+
+def ranking_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
+    """What epochs are compared by: the area under the ROC curve, and the log loss."""
+    truth = np.clip(np.where(labels == 1, probs, 1 - probs), EPSILON, 1)
+    return {"roc_auc": float(roc_auc_score(labels, probs)), "log_loss": float(-np.log(truth).mean())}
+
+
+def metrics_with_intervals(
+    labels: np.ndarray, probs: np.ndarray, threshold: float, patient_ids: np.ndarray, seed: int = 0
+) -> dict[str, dict[str, float | list[float]]]:
+    """`{name: {"value", "ci95": [low, high]}}` for every metric of the contract.
+
+    Args:
+        labels: `[N]`, 1 for pneumonia; probs: `[N]`, P(PNEUMONIA); patient_ids: `[N]`, the unit of resampling.
+        threshold: films with a probability of at least this are called pneumonia.
+
+    The intervals are percentiles of 2,000 bootstrap resamples of patients (Efron and Tibshirani 1993); resamples
+    without both labels do not count for the metrics that need both. A metric that is undefined is NaN.
+    """
+    values = weighted_metrics(labels, probs, threshold, np.ones((1, len(labels))))
+    resampled = weighted_metrics(labels, probs, threshold, bootstrap_weights(patient_ids, RESAMPLES, seed))
+    result = {}
+    for name, value in values.items():
+        defined = resampled[name][np.isfinite(resampled[name])]
+        low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (np.nan, np.nan)
+        result[name] = {"value": float(value[0]), "ci95": [float(low), float(high)]}
+    return result
+
+
+def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """`[B, N]`: how often each film's patient is drawn when as many patients as there are are drawn with return."""
+    patients, inverse = np.unique(patient_ids, return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(patients), np.full(len(patients), 1 / len(patients)), resamples
+    )
+    return drawn[:, inverse].astype(np.float64)
+
+
+def weighted_metrics(
+    labels: np.ndarray, probs: np.ndarray, threshold: float, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Every metric `[B]` of films `[N]` under weights `[B, N]`; NaN where a denominator is zero."""
+    preds = probs >= threshold
+    tp = weights @ (preds & (labels == 1))
+    fp = weights @ (preds & (labels == 0))
+    fn = weights @ (~preds & (labels == 1))
+    tn = weights @ (~preds & (labels == 0))
+    roc_auc, pr_auc = _areas(labels, probs, weights)
+    truth = np.clip(np.where(labels == 1, probs, 1 - probs), EPSILON, 1)
+    total = weights.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+        return {
+            "roc_auc": roc_auc,
+            "pr_auc": pr_auc,
+            "accuracy": (tp + tn) / total,
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "mcc": (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
+            "brier": weights @ (probs - labels) ** 2 / total,
+            "ece": _calibration_error(labels, probs, weights),
+            "log_loss": weights @ -np.log(truth) / total,
+        }
+
+
+def confusion(labels: np.ndarray, preds: np.ndarray) -> dict[str, int]:
+    return {
+        "tn": int(np.sum(~preds & (labels == 0))),
+        "fp": int(np.sum(preds & (labels == 0))),
+        "fn": int(np.sum(~preds & (labels == 1))),
+        "tp": int(np.sum(preds & (labels == 1))),
+    }
+
+
+def reliability(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(mean probability, share of pneumonia, films)` of each occupied bin, for the reliability diagram."""
+    bins = _bins(probs)
+    used = np.unique(bins)
+    return (
+        np.array([probs[bins == b].mean() for b in used]),
+        np.array([labels[bins == b].mean() for b in used]),
+        np.array([np.sum(bins == b) for b in used]),
+    )
+
+
+def _areas(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Areas under the ROC curve (trapezoids, so ties count half) and of average precision, from the top score down."""
+    order = np.argsort(-probs, kind="stable")
+    last_of_ties = np.append(np.diff(probs[order]) != 0, True)
+    ordered = weights[:, order]
+    tp = np.cumsum(ordered * (labels[order] == 1), axis=1)[:, last_of_ties]
+    fp = np.cumsum(ordered * (labels[order] == 0), axis=1)[:, last_of_ties]
+    gained = np.diff(tp, axis=1, prepend=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        under = np.sum(np.diff(fp, axis=1, prepend=0) * (tp - gained / 2), axis=1)
+        roc_auc = under / (tp[:, -1] * fp[:, -1])
+        precision = np.nan_to_num(tp / (tp + fp))  # no weight yet: nothing gained there either
+        pr_auc = np.sum(precision * gained, axis=1) / tp[:, -1]
+    return roc_auc, pr_auc
+
+
+def _calibration_error(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Expected calibration error: |mean probability - share of pneumonia| over equal bins, weighted by their films."""
+    in_bin = np.eye(CALIBRATION_BINS)[_bins(probs)]  # [N, bins]
+    gap = (weights * (probs - labels)) @ in_bin  # [B, bins]
+    return np.abs(gap).sum(axis=1) / weights.sum(axis=1)
+
+
+def _bins(probs: np.ndarray) -> np.ndarray:
+    return np.minimum((probs * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)

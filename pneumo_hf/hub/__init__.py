@@ -1,0 +1,1 @@
+"""A checkpoint becomes a page of the Hub."""

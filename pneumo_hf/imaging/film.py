@@ -1,0 +1,101 @@
+"""A file, bytes, a PIL picture or an array becomes a film: one 8-bit grey PIL image, as a radiologist would hold it."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pneumo_hf.imaging.dicom import is_dicom, read_dicom
+
+FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm"}
+DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
+
+XraySource = str | Path | bytes | Image.Image | np.ndarray
+
+
+class UnreadableFilmError(ValueError):
+    """A film that cannot be read; the message is the reason in a few words, without the file's name."""
+
+
+def load_xray(source: XraySource) -> Image.Image:
+    """Read a chest film as an 8-bit grey image (PIL mode "L"), whatever it came in.
+
+    PNG, JPEG, TIFF, WebP and uncompressed DICOM. 8-bit pixels pass untouched; deeper ones are rescaled to 0..255 by
+    `to_uint8`; transparency is composited on black, the colour of a film's border; the EXIF orientation is applied.
+    Arrays are `[H, W]`, `[1, H, W]` or `[H, W, 3 | 4]`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableFilmError: empty, truncated, or not a picture; the message says which.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _to_grey(source)
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if not content:
+        raise UnreadableFilmError("empty file")
+    if is_dicom(content):
+        try:
+            return Image.fromarray(to_uint8(read_dicom(content)))
+        except ValueError as error:
+            raise UnreadableFilmError(str(error)) from error
+    return _decode(content)
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Rescale pixels of any depth to uint8 0..255; uint8 passes untouched.
+
+    Whole numbers from 0 up are divided by the largest value of the bit depth that they use (8, 10, 12, 14 or 16), so
+    that a 12-bit film in a 16-bit file is not dark, and a 16-bit copy of an 8-bit film gives the same film back.
+    Signed and floating-point pixels, whose range says nothing, are stretched from their minimum to their maximum.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * 255
+    values = pixels.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise UnreadableFilmError("pixels that are not numbers (NaN or infinite)")
+    low, high = values.min(), values.max()
+    if np.issubdtype(pixels.dtype, np.integer) and low >= 0 and high < 2**16:
+        low, high = 0.0, float(next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits))
+    if high == low:
+        return np.zeros(pixels.shape, np.uint8)
+    return np.round((values - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _decode(content: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+            image.load()
+            return _to_grey(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise UnreadableFilmError("not a picture that can be read (PNG, JPEG, TIFF, WebP or DICOM)") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UnreadableFilmError("too many pixels for a film") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL's decoders raise on damaged files
+        raise UnreadableFilmError(f"damaged file: {error}") from error
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.mode in DEEP_MODES:
+        return Image.fromarray(to_uint8(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("L")  # exact for grey films stored as RGB: PIL's weights sum to one
+
+
+def _from_array(pixels: np.ndarray) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[0] == 1:
+        pixels = pixels[0]
+    if pixels.ndim == 2 and pixels.size:
+        return Image.fromarray(to_uint8(pixels))
+    if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+        return _to_grey(Image.fromarray(to_uint8(pixels)))
+    raise UnreadableFilmError(f"an array of shape {pixels.shape} is no film: [H, W], [1, H, W] or [H, W, 3 | 4]")

@@ -1,0 +1,50 @@
+"""The one image processor of every checkpoint, and the same arithmetic in batches on the device."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, ViTImageProcessorPil
+from transformers.image_processing_utils import BaseImageProcessor
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_image_processor(checkpoint: str | Path) -> BaseImageProcessor:
+    """The saved image processor of a checkpoint, in its PIL form: the one the caches and the scores are made with."""
+    return AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
+
+
+def make_image_processor(checkpoint: str | Path | None, image_size: int) -> ViTImageProcessorPil:
+    """A fixed square of the whole film, with the checkpoint's own mean and standard deviation.
+
+    The crops of the ConvNext and EfficientNet processors cut the lungs' edges, so theirs is not used. `None` is for a
+    network trained from scratch: ImageNet's mean and deviation.
+    """
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if checkpoint is not None:
+        own = load_image_processor(checkpoint)
+        mean, std = own.image_mean, own.image_std
+    return ViTImageProcessorPil(
+        size={"height": image_size, "width": image_size}, image_mean=list(mean), image_std=list(std)
+    )
+
+
+def resize_film(film: Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:
+    """The processor's resizing alone: `[1, H, W]` uint8. Normalised later it is what the stock pipeline feeds."""
+    return image_processor(film, do_rescale=False, do_normalize=False)["pixel_values"][0]
+
+
+class Normalize(torch.nn.Module):
+    """The processor's rescaling and normalising, on the device: `[B, 1, H, W]` in 0..255 -> `[B, 3, H, W]` float."""
+
+    def __init__(self, image_processor: BaseImageProcessor):
+        super().__init__()
+        shape = (1, 3, 1, 1)
+        self.rescale_factor = image_processor.rescale_factor
+        self.register_buffer("mean", torch.tensor(image_processor.image_mean).view(shape))
+        self.register_buffer("std", torch.tensor(image_processor.image_std).view(shape))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels.float() * self.rescale_factor - self.mean) / self.std

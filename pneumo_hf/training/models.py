@@ -1,0 +1,127 @@
+"""A checkpoint becomes a two-label classifier that trains right, and stays one that the stock pipeline loads."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
+from transformers.image_processing_utils import BaseImageProcessor
+
+from pneumo_hf.config import LABELS, InputError, ModelArguments
+from pneumo_hf.imaging.processor import make_image_processor
+from pneumo_hf.training.backbones import EMBEDDED, embedded_checkpoint
+
+logger = logging.getLogger(__name__)
+
+BASELINE = "baseline-cnn"
+BATCH_NORM_MOMENTUM = 0.1
+
+
+def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """The model with a fresh two-label head, and the image processor that it will be saved with.
+
+    Raises:
+        InputError: the checkpoint is neither embedded, nor a local folder, nor to be had from the Hub.
+    """
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: number for number, label in enumerate(LABELS)}}
+    if arguments.model_name_or_path == BASELINE:
+        config = ResNetConfig(
+            layer_type="basic", embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], **names
+        )
+        model, image_processor = ResNetForImageClassification(config), make_image_processor(None, arguments.image_size)
+    else:
+        checkpoint = arguments.model_name_or_path
+        if checkpoint == EMBEDDED:
+            checkpoint = str(embedded_checkpoint(cache_dir))
+        try:
+            model = AutoModelForImageClassification.from_pretrained(
+                checkpoint, num_labels=len(LABELS), ignore_mismatched_sizes=True, dtype=torch.float32, **names
+            )
+            image_processor = make_image_processor(checkpoint, arguments.image_size)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot load {checkpoint}: no such local checkpoint, and the Hub does not give it or cannot be "
+                f"reached; check the name, or use the embedded backbone: --model_name_or_path {EMBEDDED}"
+            ) from error
+    _fresh_classifier(model)
+    mend(model)
+    set_dropout(model, arguments.dropout)
+    return model, image_processor
+
+
+def mend(model: PreTrainedModel) -> None:
+    """Undo two habits that spoil fine-tuning.
+
+    Keras's BatchNorm momentum (.99) read as torch's makes the running statistics those of the last batch. And these
+    models' `forward(**kwargs)` lets Trainer believe that the loss is already divided by the accumulation steps.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = BATCH_NORM_MOMENTUM
+    if model.config.model_type == "efficientnet":
+        model.config.batch_norm_momentum = BATCH_NORM_MOMENTUM  # for whoever fine-tunes the saved checkpoint
+    model.accepts_loss_kwargs = False
+
+
+def set_dropout(model: PreTrainedModel, probability: float) -> None:
+    """Dropout before the classifier, where each architecture has it; a ResNet's keys stay those of the stock model."""
+    if model.config.model_type == "resnet":
+        model.classifier[0] = nn.Sequential(nn.Flatten(), nn.Dropout(probability))
+    elif model.config.model_type == "efficientnet":
+        model.config.dropout_rate = model.dropout.p = probability
+    elif model.config.model_type == "mobilenet_v2":
+        model.config.classifier_dropout_prob = model.dropout.p = probability
+    else:
+        raise InputError(
+            f"{model.config.model_type} is not supported: a resnet, efficientnet or mobilenet_v2 checkpoint is"
+        )
+
+
+def final_linear(model: PreTrainedModel) -> nn.Linear:
+    """The last linear layer: what stage one trains, and what the temperature is folded into."""
+    return [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def weight_layers(model: PreTrainedModel) -> list[list[nn.Module]]:
+    """The layers with weights from the input to the classifier, each with the normalisation that follows it."""
+    layers = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            layers.append([module])
+        elif isinstance(module, nn.BatchNorm2d):
+            layers[-1].append(module)
+    return layers
+
+
+def freeze_below(model: PreTrainedModel, top_layers: int) -> None:
+    """Leave the top layers trainable and freeze the rest, the BatchNorm statistics too; -1 leaves all trainable."""
+    if top_layers < 0:
+        return
+    layers = weight_layers(model)
+    for module in sum(layers[: max(0, len(layers) - top_layers)], []):
+        module.requires_grad_(False)
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = FrozenBatchNorm2d
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Keeps its running statistics: Trainer calls `model.train()` at every step, so `.eval()` once would not last."""
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
+        return super().train(False)
+
+
+def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
+    """Divide the logits by a temperature inside the last linear layer: exact, and the model stays stock."""
+    linear = final_linear(model)
+    with torch.no_grad():
+        linear.weight /= temperature
+        linear.bias /= temperature
+
+
+def _fresh_classifier(model: PreTrainedModel) -> None:
+    """Start from zeros: the first stage is convex, so its result depends on no draw."""
+    linear = final_linear(model)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)

@@ -1,0 +1,44 @@
+"""Trainer with this project's loss: films are normalised (and augmented) on the device, labels are weighted."""
+
+import torch
+from torch import nn
+from transformers import EvalPrediction, Trainer
+from transformers.utils import ModelOutput
+
+from pneumo_hf.evaluation.metrics import probability_of, ranking_metrics
+from pneumo_hf.training.losses import weighted_cross_entropy
+
+
+class XrayTrainer(Trainer):
+    """Takes batches of `{"pixel_values", "labels"}` as the data set gathers them.
+
+    Args:
+        prepare: what happens to `pixel_values` on the device before the model sees them.
+        augment: what happens before that, in training only.
+        class_weights: `[C]`, or None for an unweighted loss.
+    """
+
+    def __init__(
+        self, *args, prepare: nn.Module, augment: nn.Module | None, class_weights: torch.Tensor | None, **kwargs
+    ):
+        super().__init__(*args, data_collator=_as_gathered, compute_metrics=_validation_metrics, **kwargs)
+        device = self.args.device
+        self.prepare = prepare.to(device)
+        self.augment = augment.to(device) if augment is not None else nn.Identity()
+        self.class_weights = class_weights.to(device) if class_weights is not None else None
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_
+    ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
+        pixels = self.augment(inputs["pixel_values"]) if model.training else inputs["pixel_values"]
+        outputs = model(pixel_values=self.prepare(pixels))
+        loss = weighted_cross_entropy(outputs.logits.float(), inputs["labels"], self.class_weights)
+        return (loss, outputs) if return_outputs else loss
+
+
+def _as_gathered(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch  # the data sets gather whole batches themselves
+
+
+def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return ranking_metrics(prediction.label_ids, probability_of(prediction.predictions))
