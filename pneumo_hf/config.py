@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, NoReturn
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -54,6 +55,10 @@ class DataArguments:
         metadata={"help": "Where decoded films and converted backbones are kept."},
     )
 
+    @property
+    def name(self) -> str:
+        return Path(self.dataset).name  # for reports and cards, which name no folder of this machine
+
 
 @dataclass
 class XrayTrainingArguments(TrainingArguments):
@@ -76,6 +81,7 @@ class XrayTrainingArguments(TrainingArguments):
     greater_is_better: bool | None = field(default=True)
     load_best_model_at_end: bool = field(default=True)
     remove_unused_columns: bool = field(default=False)
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)  # of no use without a GPU
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     ddp_find_unused_parameters: bool | None = field(default=False)
 

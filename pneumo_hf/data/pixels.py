@@ -11,11 +11,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
+from pneumo_hf.config import LABELS, DataArguments, InputError
+from pneumo_hf.data.patients import assert_no_leakage, split_by_patient
 from pneumo_hf.data.sources import read_film
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
@@ -73,6 +75,50 @@ def decode_films(
     pixels = np.load(pixels_path, mmap_mode="r")
     rejected = [{"path": films[index]["file_name"], "reason": reason} for index, reason in reasons.items()]
     return FilmDataset(films.remove_columns("image").select(readable), pixels, readable), rejected
+
+
+def decode_splits(
+    data: DatasetDict, image_processor: BaseImageProcessor, arguments: DataArguments, seed: int
+) -> tuple[dict[str, FilmDataset], list[dict[str, str]]]:
+    """Decode a data set and hold out what it lacks: `train`, `validation` and `test`, no patient in two of them.
+
+    Without a test split, as many patients as for validation are held out for it, at random. A validation split of the
+    data is used only if the recipe says `given`; else it joins train, whose patients are then held out afresh.
+
+    Raises:
+        InputError: no train split, too few films or patients, or a patient in two splits.
+    """
+    if "train" not in data:
+        raise InputError(f"{arguments.dataset} has no train split, only {', '.join(data)}")
+    if arguments.validation == "given":
+        if "validation" not in data:
+            raise InputError(f"{arguments.dataset} has no validation split: use --validation random or block")
+    elif "validation" in data:
+        logger.info("the data's own validation split joins train (use it with --validation given)")
+        data = DatasetDict(data)
+        data["train"] = concatenate_datasets([data["train"], data.pop("validation")])
+    films, rejected = {}, []
+    for split, table in data.items():
+        films[split], unreadable = decode_films(table, image_processor, arguments.cache_dir)
+        rejected += unreadable
+        if len(films[split]) == 0 or len(set(films[split].labels)) < len(LABELS):
+            raise InputError(f"the {split} split of {arguments.dataset} has no readable films of both labels")
+    if rejected:
+        logger.warning("%d films cannot be read; they are listed in rejected.csv", len(rejected))
+    if "test" not in films:
+        films["train"], films["test"] = _hold_out(films["train"], arguments.validation_fraction, seed + 1, "random")
+    if "validation" not in films:
+        films["train"], films["validation"] = _hold_out(
+            films["train"], arguments.validation_fraction, seed, arguments.validation
+        )
+    assert_no_leakage({split: part.patient_ids for split, part in films.items()})
+    logger.info(", ".join(f"{len(part)} {split} films" for split, part in films.items()))
+    return films, rejected
+
+
+def _hold_out(films: FilmDataset, fraction: float, seed: int, method: str) -> tuple[FilmDataset, FilmDataset]:
+    rest, held_out = split_by_patient(films.patient_ids, films.labels, fraction, seed, method)
+    return films.select(rest), films.select(held_out)
 
 
 def _decode_all(images: Sequence[dict], image_processor: BaseImageProcessor, path: Path) -> dict[int, str]:

@@ -5,17 +5,11 @@ resample counts how often each film's patient was drawn. scikit-learn is the ref
 """
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 CALIBRATION_BINS = 15
 RESAMPLES = 2000
 EPSILON = 1e-7
-
-
-def probability_of(logits: np.ndarray, positive: int = 1) -> np.ndarray:
-    """P(PNEUMONIA) `[N]` from logits `[N, C]`, in double precision."""
-    return softmax(logits.astype(np.float64), axis=1)[:, positive]
 
 
 def ranking_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:

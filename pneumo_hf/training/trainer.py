@@ -5,7 +5,8 @@ from torch import nn
 from transformers import EvalPrediction, Trainer
 from transformers.utils import ModelOutput
 
-from pneumo_hf.evaluation.metrics import probability_of, ranking_metrics
+from pneumo_hf.evaluation.metrics import ranking_metrics
+from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training.losses import weighted_cross_entropy
 
 

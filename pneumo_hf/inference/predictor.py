@@ -1,0 +1,134 @@
+"""A checkpoint gives scores: the one place where films become probabilities, for training, commands and the app."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.special import softmax
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageClassification
+
+from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.sources import read_film
+from pneumo_hf.imaging.film import UnreadableFilmError, XraySource, load_xray
+from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
+
+logger = logging.getLogger(__name__)
+
+NEGATIVE, POSITIVE = LABELS
+
+
+class Predictor:
+    """Scores films with a checkpoint, as the stock pipeline does, and decides at the checkpoint's own threshold.
+
+    Args:
+        checkpoint: a folder or Hub id of a two-label image classifier with the label PNEUMONIA.
+        device: of torch; by default the GPU where there is one.
+        batch_size: films at once.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded or has other labels.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str | None = None, batch_size: int = 32):
+        self.name = str(checkpoint)
+        try:
+            self.model = AutoModelForImageClassification.from_pretrained(checkpoint, dtype=torch.float32)
+            self.image_processor = load_image_processor(checkpoint)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot load the checkpoint {checkpoint}: neither a run folder of train_hf.py nor a Hub id that can "
+                "be reached"
+            ) from error
+        if POSITIVE not in self.model.config.label2id:
+            raise InputError(f"{checkpoint} is no pneumonia classifier: it has no label {POSITIVE}")
+        self.positive = self.model.config.label2id[POSITIVE]
+        settings = self.model.config.to_dict()
+        self.threshold = float(settings.get("decision_threshold", 0.5))
+        self.operating_points = settings.get("operating_points", [])
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.batch_size = batch_size
+        self.model.to(self.device, memory_format=torch.channels_last).eval()
+        self.normalize = Normalize(self.image_processor).to(self.device)
+
+    def __call__(self, films: Iterable[XraySource]) -> list[dict]:
+        """Score paths, bytes, PIL pictures or arrays, in order: `[{"probability", "prediction", "flag", "error"}]`.
+
+        `probability` is P(PNEUMONIA); `flag` is "review" from the decision threshold up. A film that cannot be read
+        has the reason in `error`, and None elsewhere.
+        """
+        rows = ({"image": film} for film in films)
+        return [
+            {key: row[key] for key in ("probability", "prediction", "flag", "error")}
+            for row in self.score_rows(rows, read=lambda film: film)
+        ]
+
+    def score_rows(self, rows: Iterable[dict], read=read_film) -> Iterator[dict]:
+        """Stream rows with an `image`, a batch at a time: the same rows with their scores, memory constant."""
+        batch, pixels = [], []
+        for row in rows:
+            try:
+                pixels.append(resize_film(load_xray(read(row["image"])), self.image_processor))
+                batch.append({**row, "error": ""})
+            except (UnreadableFilmError, OSError, BadZipFile) as error:
+                batch.append({**row, "error": str(error)})
+            if len(batch) == self.batch_size:
+                yield from self._score_batch(batch, pixels)
+                batch, pixels = [], []
+        yield from self._score_batch(batch, pixels)
+
+    def score_films(self, films: FilmDataset) -> np.ndarray:
+        """Logits `[N, 2]` float32 of decoded films, in the order NORMAL, PNEUMONIA, with a progress bar."""
+        logits = []
+        for start in tqdm(range(0, len(films), self.batch_size), desc="Scoring films", unit="batch"):
+            batch = films.__getitems__(range(start, min(start + self.batch_size, len(films))))
+            logits.append(self.logits(batch["pixel_values"]))
+        return np.concatenate(logits)
+
+    def logits(self, pixels: torch.Tensor) -> np.ndarray:
+        """Logits `[B, 2]` of resized films `[B, 1, H, W]` uint8, in the order NORMAL, PNEUMONIA."""
+        with torch.inference_mode():
+            pixel_values = self.normalize(pixels.to(self.device))
+            logits = self.model(pixel_values=pixel_values.contiguous(memory_format=torch.channels_last)).logits
+        return logits.float().cpu().numpy()[:, [1 - self.positive, self.positive]]
+
+    def decide(self, probability: float) -> dict[str, str]:
+        flagged = probability >= self.threshold
+        return {"prediction": POSITIVE if flagged else NEGATIVE, "flag": "review" if flagged else ""}
+
+    def _score_batch(self, batch: list[dict], pixels: list[np.ndarray]) -> Iterator[dict]:
+        probs = iter(probability_of(self.logits(torch.from_numpy(np.stack(pixels)))) if pixels else [])
+        for row in batch:
+            if row["error"]:
+                yield {**row, "probability": None, "prediction": None, "flag": None}
+            else:
+                probability = float(next(probs))
+                yield {**row, "probability": probability, **self.decide(probability)}
+
+
+def probability_of(logits: np.ndarray) -> np.ndarray:
+    """P(PNEUMONIA) `[N]` from logits `[N, 2]`, in double precision."""
+    return softmax(logits.astype(np.float64), axis=1)[:, 1]
+
+
+PREDICTION_COLUMNS = ("path", "label", "patient_id", "probability", "prediction", "flag", "error")
+
+
+def prediction_rows(table: Dataset, probs: np.ndarray, predictor: Predictor) -> list[dict]:
+    """Rows of a predictions CSV for decoded films and their probabilities."""
+    return [
+        {
+            "path": film["file_name"],
+            "label": LABELS[film["label"]],
+            "patient_id": film["patient_id"],
+            "probability": float(probability),
+            **predictor.decide(probability),
+            "error": "",
+        }
+        for film, probability in zip(table, probs, strict=True)
+    ]

@@ -1,0 +1,68 @@
+"""The trained model becomes a calibrated checkpoint folder that carries its operating points."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from pneumo_hf.config import Arguments
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.evaluation.calibration import fit_temperature
+from pneumo_hf.evaluation.thresholds import DEFAULT, choose_thresholds, operating_points
+from pneumo_hf.inference.predictor import Predictor, probability_of
+from pneumo_hf.training.models import fold_temperature
+
+
+def save_calibrated(
+    model: PreTrainedModel, image_processor: BaseImageProcessor, films: dict[str, FilmDataset], arguments: Arguments
+) -> Predictor:
+    """Fit temperature and thresholds on validation, fold and write them, and load the folder as others will.
+
+    The checkpoint is saved twice: validation is scored by what is on disk, before and after the temperature, so that
+    the thresholds are those of the very scores that the stock pipeline gives.
+    """
+    _, data, training = arguments
+    validation, folder, device = films["validation"], Path(training.output_dir), training.device
+    model.to("cpu", memory_format=torch.contiguous_format)
+    save = (model.save_pretrained, image_processor.save_pretrained)
+    for write in save:
+        write(folder)
+    temperature = fit_temperature(_score(folder, device, validation), validation.labels)
+    fold_temperature(model, temperature)
+    model.save_pretrained(folder)
+    probs = probability_of(_score(folder, device, validation))
+    thresholds = choose_thresholds(validation.labels, probs)
+    model.config.calibration_temperature = temperature  # already folded into the classifier; for the record
+    model.config.decision_threshold = thresholds[DEFAULT]
+    model.config.operating_points = operating_points(validation.labels, probs, thresholds)
+    model.config.preprocessing = {
+        "film": "pneumo_hf.load_xray: one 8-bit grey image, the whole film",
+        "size": [image_processor.size["height"], image_processor.size["width"]],
+        "clahe": False,
+    }
+    model.config.training_data = {
+        "dataset": Path(data.dataset).name,
+        "films": {split: len(part) for split, part in films.items() if split != "test"},
+        "patients": {split: len(set(part.patient_ids)) for split, part in films.items() if split != "test"},
+    }
+    model.config.save_pretrained(folder)
+    return Predictor(folder, device=str(device))
+
+
+def write_recipe(arguments: Arguments, path: Path) -> None:
+    """What was run, complete: `train_hf.py --config recipe.yaml --output_dir DIR` runs it again."""
+    model, data, training = arguments
+    values, defaults = training.to_dict(), type(training)(output_dir=training.output_dir).to_dict()
+    taught = {f.name for f in fields(training) if f.name in type(training).__annotations__ and "help" in f.metadata}
+    recipe = {**asdict(model), **asdict(data)}
+    recipe |= {key: value for key, value in values.items() if key in taught or value != defaults[key]}
+    for key in ("cache_dir", "output_dir", "resume_from_checkpoint"):
+        recipe.pop(key, None)
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+
+def _score(folder: Path, device: torch.device, films: FilmDataset):
+    return Predictor(folder, device=str(device)).score_films(films)

@@ -1,0 +1,56 @@
+"""Fine-tune an image classifier on chest X-rays: python train_hf.py --config configs/quickstart.yaml [--field value]."""
+
+import logging
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+
+from pneumo_hf.config import Arguments, one_line_errors, parse_args
+from pneumo_hf.data.pixels import decode_splits
+from pneumo_hf.data.shortcuts import shortcut_floors
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.evaluation.plots import save_training_curves
+from pneumo_hf.evaluation.report import evaluate_films, write_csv, write_report, write_split
+from pneumo_hf.hub.card import write_card
+from pneumo_hf.training.checkpoint import save_calibrated, write_recipe
+from pneumo_hf.training.models import load_model
+from pneumo_hf.training.stages import end_processes, remove_checkpoints, start_run, train, write_history
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Arguments) -> None:
+    model_args, data_args, training_args = arguments
+    run, report = Path(training_args.output_dir), Path(training_args.output_dir) / "report"
+    start_run(training_args)
+    set_seed(training_args.seed)
+
+    data = load_data(data_args.dataset)
+    model, image_processor = load_model(model_args, data_args.cache_dir)
+    with training_args.main_process_first():
+        films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
+    history = train(model, image_processor, films, training_args)
+
+    if training_args.process_index == 0:
+        predictor = save_calibrated(model, image_processor, films, arguments)
+        write_recipe(arguments, run / "recipe.yaml")
+        write_csv(run / "rejected.csv", ("path", "reason"), rejected)
+        validation, rows = evaluate_films(predictor, films["validation"], run.name, data_args.name, "validation")
+        write_split(report, validation, rows, suffix="_validation")
+        floors = shortcut_floors(films["train"], films["test"])
+        metrics, rows = evaluate_films(predictor, films["test"], run.name, data_args.name, "test", floors)
+        write_split(report, metrics, rows)
+        write_history(history, report / "history.csv")
+        save_training_curves(report / "training_curves.png", history)
+        write_report(report, metrics, rows, rejected, validation)
+        write_card(run, Path(__file__).parent / "model_card.md")
+        remove_checkpoints(training_args)
+        auc = metrics["metrics"]["roc_auc"]
+        logger.info("test ROC AUC %.4f [%.4f, %.4f]; %s", auc["value"], *auc["ci95"], report / "index.html")
+    end_processes()
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse_args(sys.argv[1:]))
