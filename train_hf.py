@@ -1,4 +1,4 @@
-"""Fine-tune an image classifier on chest X-rays: python train_hf.py --config configs/quickstart.yaml [--field value]."""
+"""Fine-tune a classifier on chest X-rays: python train_hf.py --config configs/quickstart.yaml [--field value]."""
 
 import logging
 import sys

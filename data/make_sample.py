@@ -2,8 +2,8 @@
 
     python data/make_sample.py chest_xray_224.zip
 
-All official test films, and whole patients of train, drawn at random within each label until the sample holds its share of
-1,200 films. The JPEG bytes are the archive's own, embedded.
+All official test films, and whole patients of train, drawn at random within each label until the sample holds its
+share of 1,200 films. The JPEG bytes are the archive's own, embedded.
 """
 
 import argparse
@@ -45,7 +45,11 @@ def draw_patients(films: Dataset) -> list[int]:
 def embed(films: Dataset) -> Dataset:
     """The same table with each film's file in it."""
     rows = [
-        {**film, "image": {"bytes": read_film(film["image"]), "path": Path(film["file_name"]).name}, "source": "kermany"}
+        {
+            **film,
+            "image": {"bytes": read_film(film["image"]), "path": Path(film["file_name"]).name},
+            "source": "kermany",
+        }
         for film in films
     ]
     return Dataset.from_list(rows, features=FEATURES).cast_column("image", Image())

@@ -116,7 +116,7 @@ Arguments = tuple[ModelArguments, DataArguments, XrayTrainingArguments]
 
 
 def parse_args(argv: Sequence[str]) -> Arguments:
-    """Parse `--config recipe.yaml --field value ...`: the recipe's values become arguments that the later ones override.
+    """Parse `--config recipe.yaml --field value ...`: the recipe's values become arguments that later ones override.
 
     Raises:
         InputError: an unknown key, a value of the wrong kind or range, or a recipe that is missing or no YAML.

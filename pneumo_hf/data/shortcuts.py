@@ -1,4 +1,4 @@
-"""Shortcut floors: what a linear model reaches without the lungs. A network no better than this has learnt the frame."""
+"""Shortcut floors: what a linear model reaches without the lungs. A network no better has learnt the frame."""
 
 import numpy as np
 from sklearn.linear_model import RidgeClassifier

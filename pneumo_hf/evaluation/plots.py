@@ -38,7 +38,9 @@ def save_training_curves(path: Path, history: list[dict]) -> None:
         ("eval_roc_auc", right, "validation ROC AUC", ACCENT),
     ):
         points = [(row["epoch"] + (row["stage"] == 2) * probe_end, row[column]) for row in history if column in row]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", markersize=3, color=color, label=label)
+        axes.plot(
+            *zip(*points, strict=True) if points else ([], []), marker="o", markersize=3, color=color, label=label
+        )
     for axes in (left, right):
         if probe_end:
             axes.axvline(probe_end, color=INK, linewidth=0.8, linestyle=":")
@@ -80,7 +82,9 @@ def roc(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict, weight
 def precision_recall(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
     precision, recall, _ = precision_recall_curve(labels, probs)
     area = metrics["metrics"]["pr_auc"]
-    axes.plot(recall, precision, color=ACCENT, label="AUC {value:.3f} [{0:.3f}, {1:.3f}]".format(*area["ci95"], **area))
+    axes.plot(
+        recall, precision, color=ACCENT, label="AUC {value:.3f} [{0:.3f}, {1:.3f}]".format(*area["ci95"], **area)
+    )
     axes.axhline(metrics["prevalence"], color=INK, linewidth=0.8, linestyle=":", label="prevalence")
     axes.set(xlabel="sensitivity (recall)", ylabel="precision", title="Precision and recall", ylim=(0, 1.02))
     axes.legend(loc="lower left", frameon=False)

@@ -26,7 +26,7 @@ def choose_thresholds(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]
 
 
 def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str, float]) -> list[dict]:
-    """What each threshold gives on these films: `[{"name", "threshold", "sensitivity", "specificity", "ppv", "npv"}]`."""
+    """What each threshold gives on these films: a row of the contract's `operating_points` for each."""
     points = []
     for name, threshold in thresholds.items():
         values = weighted_metrics(labels, probs, threshold, np.ones((1, len(labels))))

@@ -1,4 +1,4 @@
-"""A file, bytes, a PIL picture or an array becomes a film: one 8-bit grey PIL image, as a radiologist would hold it."""
+"""A file, bytes, a PIL picture or an array becomes a film: one 8-bit grey PIL image of the whole film."""
 
 import io
 import warnings

@@ -123,9 +123,7 @@ def fine_tune(
     patience = arguments.early_stopping_patience
     trainer = XrayTrainer(
         model=model,
-        args=replace(
-            arguments, output_dir=str(Path(arguments.output_dir) / CHECKPOINTS), resume_from_checkpoint=None
-        ),
+        args=replace(arguments, output_dir=str(Path(arguments.output_dir) / CHECKPOINTS), resume_from_checkpoint=None),
         train_dataset=films["train"],
         eval_dataset=films["validation"],
         optimizers=(make_optimizer(model, arguments), None),

@@ -1,0 +1,106 @@
+"""The tab that reads one film: in goes a file, out come the film, the probability on its scale, and the decision."""
+
+import html
+import logging
+import time
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from pneumo_hf.config import InputError
+from pneumo_hf.data.sources import list_films, read_film
+from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
+from pneumo_hf.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES_PER_LABEL = 3
+EMPTY = '<p class="hint">Drop a film on the left, or choose an example below.</p>'
+
+
+def build_reader(predictor: Predictor, examples: list[Path]) -> None:
+    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict`."""
+
+    def read(path: str | None) -> tuple[Image.Image | None, str]:
+        return read_film_file(predictor, path)
+
+    with gr.Row():
+        with gr.Column():
+            file = gr.File(
+                label="A chest film: PNG, JPEG, TIFF, WebP or DICOM",
+                file_types=sorted(FILM_SUFFIXES),
+                elem_id="film-file",
+                height=140,
+            )
+            shown = gr.Image(label="What is read", type="pil", interactive=False, height=420, elem_id="film")
+        with gr.Column():
+            verdict = gr.HTML(EMPTY, elem_id="verdict")
+            gr.HTML(about(predictor))
+    if examples:
+        gr.Examples(
+            [[str(path)] for path in examples],
+            inputs=[file],
+            label="Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name tells the label",
+            elem_id="examples",
+        )
+    file.change(read, inputs=[file], outputs=[shown, verdict], api_name="predict")
+
+
+def read_film_file(predictor: Predictor, path: str | None) -> tuple[Image.Image | None, str]:
+    """The film as it is read and its verdict as HTML; what cannot be read gets the reason instead."""
+    if path is None:
+        return None, EMPTY
+    start = time.perf_counter()
+    try:
+        film = load_xray(path)
+    except (UnreadableFilmError, OSError) as error:
+        return None, f'<div class="decision unread">Not read: {html.escape(str(error))}</div>'
+    result = predictor([film])[0]
+    logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
+    return film, verdict_html(result["probability"], predictor.threshold, flagged=result["flag"] == "review")
+
+
+def verdict_html(probability: float, threshold: float, flagged: bool) -> str:
+    """The decision in words, and the probability as a bar with the threshold drawn on it."""
+    words = "Flag for review: pneumonia is likely" if flagged else "No flag: below the threshold"
+    return f"""
+<div class="decision {"flag" if flagged else "clear"}">{words}</div>
+<div class="scale" role="img" aria-label="probability {probability:.1%}, threshold {threshold:.1%}">
+  <div class="bar {"flag" if flagged else "clear"}" style="width: {100 * probability:.2f}%"></div>
+  <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
+</div>
+<p><b>Probability of pneumonia: {probability:.1%}</b>, calibrated on validation films.
+Decision threshold: {threshold:.1%}.</p>
+"""
+
+
+def about(predictor: Predictor) -> str:
+    """What the model is, from its own configuration."""
+    rows = "".join(
+        f"<tr><td>{html.escape(point['name'])}</td><td>{point['threshold']:.3f}</td>"
+        f"<td>{point['sensitivity']:.3f}</td><td>{point['specificity']:.3f}</td></tr>"
+        for point in predictor.operating_points
+    )
+    if not rows:
+        return ""
+    return (
+        "<details><summary>Operating points of this model, measured on its validation films</summary>"
+        "<table><tr><th>name</th><th>threshold</th><th>sensitivity</th><th>specificity</th></tr>"
+        f"{rows}</table></details>"
+    )
+
+
+def write_examples(sample: Path, folder: Path) -> list[Path]:
+    """A few test films of the embedded sample as files for the examples row; none where the sample is absent."""
+    try:
+        films = list_films(sample / "test-00000-of-00001.parquet")
+    except InputError:
+        return []
+    paths = []
+    for label, name in ((1, "pneumonia"), (0, "normal")):
+        chosen = [film for film in films if film["label"] == label][::60][:EXAMPLES_PER_LABEL]
+        for number, film in enumerate(chosen, start=1):
+            paths.append(folder / f"{name}_{number}.jpeg")
+            paths[-1].write_bytes(read_film(film["image"]))
+    return paths
