@@ -81,6 +81,7 @@ class XrayTrainingArguments(TrainingArguments):
     greater_is_better: bool | None = field(default=True)
     load_best_model_at_end: bool = field(default=True)
     remove_unused_columns: bool = field(default=False)
+    use_cpu: bool = field(default_factory=lambda: not torch.accelerator.is_available())  # bf16 on a CPU asks for it
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)  # of no use without a GPU
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     ddp_find_unused_parameters: bool | None = field(default=False)
@@ -132,10 +133,13 @@ def parse_args(argv: Sequence[str]) -> Arguments:
     values = vars(namespace)
     values.pop("config")
     check_ranges(values)
-    return tuple(
-        cls(**{f.name: values[f.name] for f in fields(cls) if f.init})
-        for cls in (ModelArguments, DataArguments, XrayTrainingArguments)
-    )
+    try:
+        return tuple(
+            cls(**{f.name: values[f.name] for f in fields(cls) if f.init})
+            for cls in (ModelArguments, DataArguments, XrayTrainingArguments)
+        )
+    except ValueError as error:  # what TrainingArguments finds contradictory
+        raise InputError(str(error)) from error
 
 
 def read_recipe(path: str) -> list[str]:

@@ -1,0 +1,82 @@
+"""Films that the tests make themselves: pneumonia is a bright patch in a lung, so that a tiny network learns it."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def make_film(seed: int, pneumonia: bool, size: tuple[int, int] = (80, 96)) -> np.ndarray:
+    """A grey film `[H, W]` uint8: two dark lungs, noise, and for pneumonia a bright patch in one of them."""
+    random = np.random.default_rng(seed)
+    height, width = size
+    y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
+    film = 150 + 12 * random.standard_normal(size)
+    for center in (0.3, 0.7):
+        film -= 90 * np.exp(-(((x - center) / 0.12) ** 2 + ((y - 0.5) / 0.28) ** 2))
+    if pneumonia:
+        center = random.choice([0.3, 0.7])
+        film += 95 * np.exp(-(((x - center) / 0.09) ** 2 + ((y - random.uniform(0.5, 0.7)) / 0.12) ** 2))
+    return film.clip(0, 255).astype(np.uint8)
+
+
+def write_films(root: Path, counts: dict[str, tuple[int, int]], size: tuple[int, int] = (80, 96)) -> Path:
+    """Write `{split: (normal, pneumonia)}` films in Kaggle's layout and naming, two films of most patients."""
+    seed = 0
+    for number, (split, (normal, pneumonia)) in enumerate(counts.items()):
+        for index in range(normal + pneumonia):
+            label = "NORMAL" if index < normal else "PNEUMONIA"
+            patient = 1000 * number + index // 2
+            kind = "bacteria" if patient % 2 else "virus"
+            name = f"IM-{patient:04d}-{index:04d}" if label == "NORMAL" else f"person{patient}_{kind}_{index}"
+            folder = root / split / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(make_film(seed, label == "PNEUMONIA", size)).save(folder / f"{name}.jpeg", quality=92)
+            seed += 1
+    return root
+
+
+@pytest.fixture(scope="session")
+def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_films(tmp_path_factory.mktemp("films"), {"train": (40, 72), "test": (16, 24)})
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(films_folder: Path, cache_dir: Path) -> list[str]:
+    """Arguments of a training that takes seconds."""
+    return [
+        *("--model_name_or_path", "baseline-cnn", "--dataset", str(films_folder), "--cache_dir", str(cache_dir)),
+        *("--image_size", "48", "--per_device_train_batch_size", "8", "--probe_epochs", "2", "--crop_scale", "0.8"),
+        *("--num_train_epochs", "6", "--learning_rate", "5e-3", "--layer_decay", "1", "--use_cpu", "true"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_recipe: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe."""
+    from pneumo_hf.config import parse_args
+    from train_hf import main
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    main(parse_args([*tiny_recipe, "--output_dir", str(run)]))
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the folder ../shared is not here")
+    return SHARED

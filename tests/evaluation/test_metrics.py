@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from pneumo_hf.evaluation.metrics import (
+    CALIBRATION_BINS,
+    bootstrap_weights,
+    confusion,
+    metrics_with_intervals,
+    ranking_metrics,
+    weighted_metrics,
+)
+
+RANDOM = np.random.default_rng(0)
+LABELS = (RANDOM.random(300) < 0.6).astype(int)
+PROBS = np.round(np.clip(0.5 + 0.25 * (2 * LABELS - 1) + 0.25 * RANDOM.standard_normal(300), 0, 1), 2)  # with ties
+PATIENTS = np.repeat(np.arange(100), 3)
+
+
+def by_scikit_learn(labels: np.ndarray, probs: np.ndarray, threshold: float, weights: np.ndarray) -> dict[str, float]:
+    preds, given = probs >= threshold, {"sample_weight": weights}
+    clipped = np.clip(probs, 1e-7, 1 - 1e-7)
+    return {
+        "roc_auc": sklearn_metrics.roc_auc_score(labels, probs, **given),
+        "pr_auc": sklearn_metrics.average_precision_score(labels, probs, **given),
+        "accuracy": sklearn_metrics.accuracy_score(labels, preds, **given),
+        "balanced_accuracy": sklearn_metrics.balanced_accuracy_score(labels, preds, **given),
+        "sensitivity": sklearn_metrics.recall_score(labels, preds, **given),
+        "specificity": sklearn_metrics.recall_score(labels, preds, pos_label=0, **given),
+        "precision": sklearn_metrics.precision_score(labels, preds, **given),
+        "npv": sklearn_metrics.precision_score(labels, preds, pos_label=0, **given),
+        "f1": sklearn_metrics.f1_score(labels, preds, **given),
+        "mcc": sklearn_metrics.matthews_corrcoef(labels, preds, **given),
+        "brier": sklearn_metrics.brier_score_loss(labels, probs, **given),
+        "log_loss": sklearn_metrics.log_loss(labels, clipped, **given),
+    }
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.77])
+def test_every_metric_is_scikit_learns_under_any_weights(threshold: float) -> None:
+    weights = np.vstack([np.ones(300), bootstrap_weights(PATIENTS, 3, seed=1)])
+    ours = weighted_metrics(LABELS, PROBS, threshold, weights)
+    for row, given in enumerate(weights):
+        for name, expected in by_scikit_learn(LABELS, PROBS, threshold, given).items():
+            assert ours[name][row] == pytest.approx(expected, abs=1e-9), name
+
+
+def test_calibration_error_by_its_definition() -> None:
+    bins = np.minimum((PROBS * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    expected = sum(
+        np.mean(bins == b) * abs(PROBS[bins == b].mean() - LABELS[bins == b].mean()) for b in np.unique(bins)
+    )
+    assert weighted_metrics(LABELS, PROBS, 0.5, np.ones((1, 300)))["ece"][0] == pytest.approx(expected)
+
+
+def test_intervals_hold_the_value_and_widen_with_clustered_patients() -> None:
+    values = metrics_with_intervals(LABELS, PROBS, 0.5, PATIENTS)
+    for metric in values.values():
+        assert metric["ci95"][0] <= metric["value"] <= metric["ci95"][1]
+    same = np.repeat(np.arange(10), 30)  # thirty copies of ten patients: ten independent films
+    labels, probs = np.repeat(LABELS[:10], 30), np.repeat(PROBS[:10], 30)
+    width = np.diff(metrics_with_intervals(labels, probs, 0.5, same)["accuracy"]["ci95"])
+    naive = np.diff(metrics_with_intervals(labels, probs, 0.5, np.arange(300))["accuracy"]["ci95"])
+    assert width > 3 * naive
+
+
+def test_undefined_metrics_are_nan_not_errors() -> None:
+    values = metrics_with_intervals(np.array([1, 1]), np.array([0.2, 0.9]), 0.5, np.array(["a", "b"]))
+    assert np.isnan(values["specificity"]["value"])
+    assert values["sensitivity"]["value"] == 0.5
+
+
+def test_confusion_and_ranking() -> None:
+    counts = confusion(LABELS, PROBS >= 0.5)
+    tn, fp, fn, tp = sklearn_metrics.confusion_matrix(LABELS, PROBS >= 0.5).ravel()
+    assert counts == {"tn": tn, "fp": fp, "fn": fn, "tp": tp}
+    assert ranking_metrics(LABELS, PROBS)["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(LABELS, PROBS))

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from pneumo_hf.config import InputError, parse_args
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    return ["--config", str(path)]
+
+
+def test_recipe_fills_and_command_line_wins(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "r.yaml", "learning_rate: 5e-5\nimage_size: 192\nclass_weights: false\ndropout: null\n")
+    model, _, training = parse_args([*recipe, "--image_size", "160", "--output_dir", str(tmp_path)])
+    assert (model.image_size, training.learning_rate, training.class_weights) == (160, 5e-5, False)
+    assert model.dropout == 0.2  # null leaves the default
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1\n", "did you mean learning_rate"),
+        ("dropout: much\n", "dropout"),
+        ("dropout: 3\n", "dropout is 3.0, but goes from 0 to 0.95"),
+        ("- a list\n", "not a YAML recipe"),
+        ("a: [1\n", "not a YAML recipe"),
+        ("validation: somehow\n", "validation"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        parse_args(write(tmp_path / "r.yaml", text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_recipe_is_named() -> None:
+    with pytest.raises(InputError, match=r"no such recipe: nowhere\.yaml"):
+        parse_args(["--config", "nowhere.yaml"])
+
+
+def test_resume_needs_no_value() -> None:
+    assert parse_args(["--resume_from_checkpoint", "--seed", "3"])[2].resume_from_checkpoint == "true"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
+    parse_args(["--config", str(path)])
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("train_hf.py --config" in line for line in head)
+    assert any("Source:" in line for line in head)
+    assert any("Measured:" in line for line in head)

@@ -1,0 +1,240 @@
+"""The main job through its command: every file of the contract, the pipeline's scores, a kill, bad input."""
+
+import csv
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from transformers import pipeline
+
+from pneumo_hf import Predictor, load_data, load_xray
+from pneumo_hf.config import parse_args
+from pneumo_hf.data.sources import list_films, read_film
+from pneumo_hf.evaluation.report import METRIC_NAMES
+from pneumo_hf.training.models import load_model
+from tests.conftest import write_films
+from tests.data.test_pixels import spoil
+from train_hf import main
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "data" / "chest_xray_sample"
+
+
+def read_csv(path: Path) -> list[dict]:
+    return list(csv.DictReader(path.open()))
+
+
+def run(*arguments: str, module: str = "train_hf.py") -> subprocess.CompletedProcess:
+    command = [sys.executable, *module.split(), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_every_file_of_the_contract(tiny_run: Path) -> None:
+    expected = {
+        *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml", "rejected.csv"),
+        *(f"report/{name}" for name in ("metrics.json", "metrics_validation.json", "predictions_test.csv")),
+        *(f"report/{name}" for name in ("predictions_validation.csv", "index.html", "history.csv")),
+        *(f"report/{name}.png" for name in ("roc", "pr", "reliability", "confusion_matrix", "training_curves")),
+    }
+    assert {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()} == expected
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert {"decision_threshold", "operating_points", "preprocessing", "training_data"} <= set(config)
+    for name in ("metrics.json", "metrics_validation.json"):
+        metrics = json.loads((tiny_run / "report" / name).read_text())
+        assert set(metrics["metrics"]) == set(METRIC_NAMES)
+        assert metrics["decision_threshold"]["value"] == config["decision_threshold"]
+        assert sum(metrics["confusion_matrix"].values()) == metrics["n"]
+    assert metrics["split"] == "validation"
+
+
+def test_it_learns_and_the_card_and_page_say_what_was_measured(tiny_run: Path) -> None:
+    metrics = json.loads((tiny_run / "report" / "metrics.json").read_text())
+    area = metrics["metrics"]["roc_auc"]
+    assert area["value"] > 0.9
+    card = ModelCard.load(tiny_run / "README.md")
+    measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert measured == {name: metric["value"] for name, metric in metrics["metrics"].items()}
+    row = f"| ROC AUC | {area['value']:.3f} | {area['ci95'][0]:.3f} to {area['ci95'][1]:.3f} |"
+    assert row in card.text
+    page = (tiny_run / "report" / "index.html").read_text()
+    assert f"{area['value']:.3f}" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from outside
+    for text in (card.text, page):
+        assert "not a diagnosis" in text
+        assert str(tiny_run.parent) not in text
+
+
+def test_the_recipe_written_runs_again(tiny_run: Path, tiny_recipe: list[str]) -> None:
+    again = parse_args(["--config", str(tiny_run / "recipe.yaml"), "--output_dir", "x"])[2]
+    first = parse_args([*tiny_recipe, "--output_dir", "x"])[2]
+    for name in ("num_train_epochs", "learning_rate", "layer_decay", "probe_epochs", "seed", "lr_scheduler_type"):
+        assert vars(again)[name] == vars(first)[name]
+
+
+def assert_pipeline_agrees(checkpoint: Path, data: Path, count: int) -> None:
+    """The stock pipeline's PNEUMONIA score of test films is the report's, within 1e-5."""
+    report = {row["path"]: float(row["probability"]) for row in read_csv(checkpoint / "report/predictions_test.csv")}
+    films = list(load_data(data)["test"])[-count:]
+    classify = pipeline("image-classification", model=str(checkpoint))
+    answers = classify([load_xray(read_film(film["image"])).convert("RGB") for film in films], batch_size=16)
+    scores = [{part["label"]: part["score"] for part in answer}["PNEUMONIA"] for answer in answers]
+    np.testing.assert_allclose(scores, [report[film["file_name"]] for film in films], atol=1e-5)
+    assert len(scores) == min(count, len(report))
+
+
+def test_pipeline_and_predictor_give_the_reports_scores(tiny_run: Path, films_folder: Path) -> None:
+    assert_pipeline_agrees(tiny_run, films_folder, 200)
+    rows = read_csv(tiny_run / "report" / "predictions_test.csv")
+    answers = Predictor(tiny_run, device="cpu")([films_folder / row["path"] for row in rows])
+    for row, answer in zip(rows, answers, strict=True):
+        assert answer["probability"] == pytest.approx(float(row["probability"]), abs=1e-6)
+        assert (answer["prediction"], answer["flag"]) == (row["prediction"], row["flag"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["efficientnet-lite0", "baseline-cnn", "shared:resnet-50", "shared:mobilenet-v2"])
+def test_every_backbone_serves_what_it_measured_on_200_real_films(
+    backbone: str, tmp_path: Path, cache_dir: Path, request: pytest.FixtureRequest
+) -> None:
+    if backbone.startswith("shared:"):
+        backbone = str(request.getfixturevalue("shared") / "checkpoints" / backbone.removeprefix("shared:"))
+    data = small_sample(tmp_path / "films")
+    options = ("--probe_epochs", "2", "--num_train_epochs", "1", "--per_device_train_batch_size", "16")
+    paths = ("--dataset", str(data), "--output_dir", str(tmp_path / "run"), "--cache_dir", str(cache_dir))
+    main(parse_args(["--model_name_or_path", backbone, *options, *paths, "--use_cpu", "true"]))
+    assert_pipeline_agrees(tmp_path / "run", data, 200)
+
+
+def small_sample(folder: Path) -> Path:
+    """48 train films and 200 test films of the embedded sample, as files."""
+    for split, films in load_data(SAMPLE).items():
+        step = len(films) // (48 if split == "train" else 200)
+        for film in films.select(range(0, step * (48 if split == "train" else 200), step)):
+            path = folder / film["file_name"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(read_film(film["image"]))
+    return folder
+
+
+@pytest.mark.shared
+def test_full_resolution_films_score_as_in_the_pipeline(tiny_run: Path, shared: Path) -> None:
+    films = [load_xray(read_film(row["image"])) for row in list_films(shared / "data/chest_xray_fullres_sample.zip")]
+    assert max(film.width for film in films) > 1000
+    classify = pipeline("image-classification", model=str(tiny_run))
+    answers = classify([film.convert("RGB") for film in films[:40]])
+    scores = [{part["label"]: part["score"] for part in answer}["PNEUMONIA"] for answer in answers]
+    ours = [row["probability"] for row in Predictor(tiny_run, device="cpu")(films[:40])]
+    np.testing.assert_allclose(ours, scores, atol=1e-5)
+
+
+def test_killed_in_stage_two_and_resumed_it_ends_as_if_it_had_not_been(tiny_run, tiny_recipe, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    command = [sys.executable, "train_hf.py", *tiny_recipe, "--output_dir", str(killed)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(killed.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(killed.glob("checkpoints/checkpoint-*"))
+    assert not (killed / "report").exists()
+    shutil.copytree(max(killed.glob("checkpoints/checkpoint-*")), killed / "checkpoints" / "checkpoint-9999")
+    (killed / "checkpoints" / "checkpoint-9999" / "trainer_state.json").write_text('{"epoch": ')  # cut while written
+    result = run(*tiny_recipe, "--output_dir", killed, "--resume_from_checkpoint")
+    assert result.returncode == 0, result.stderr
+    assert "stage 1" not in result.stderr
+    first, again = (read_csv(folder / "report" / "history.csv") for folder in (tiny_run, killed))
+    assert [(row["stage"], row["epoch"], row["step"]) for row in first] == [
+        (row["stage"], row["epoch"], row["step"]) for row in again
+    ]
+    np.testing.assert_allclose(
+        [float(row["probability"]) for row in read_csv(killed / "report" / "predictions_test.csv")],
+        [float(row["probability"]) for row in read_csv(tiny_run / "report" / "predictions_test.csv")],
+        atol=1e-4,
+    )
+
+
+def test_a_folder_with_bad_films_trains_and_predicts(tiny_run: Path, tiny_recipe: list[str], tmp_path: Path) -> None:
+    folder = write_films(tmp_path / "films", {"train": (24, 24), "test": (8, 8)})
+    spoil(folder / "train" / "NORMAL")
+    run_dir = tmp_path / "run"
+    main(parse_args([*tiny_recipe, "--dataset", str(folder), "--output_dir", str(run_dir), "--num_train_epochs", "1"]))
+    rejected = read_csv(run_dir / "rejected.csv")
+    assert sorted(row["path"] for row in rejected) == [
+        f"train/NORMAL/{name}" for name in ("cut.jpeg", "empty.png", "text.png")
+    ]
+    assert all(row["reason"] for row in rejected)
+    result = run(
+        "predict", "--model", tiny_run, folder / "train", "--output", tmp_path / "p.csv", module="-m pneumo_hf"
+    )
+    assert result.returncode == 0, result.stderr
+    rows = {Path(row["path"]).name: row for row in read_csv(tmp_path / "p.csv")}
+    assert len(rows) == 52
+    assert {name for name, row in rows.items() if row["error"]} == {"cut.jpeg", "empty.png", "text.png"}
+    assert 0 <= float(rows["deep.png"]["probability"]) <= 1
+
+
+def test_evaluate_gives_the_figures_of_the_run(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+    options = ("--model", tiny_run, "--data", films_folder, "--output_dir", tmp_path, "--cache_dir", tmp_path / "c")
+    result = run("evaluate", *options, module="-m pneumo_hf")
+    assert result.returncode == 0, result.stderr
+    ours = json.loads((tmp_path / "metrics.json").read_text())
+    run_s = json.loads((tiny_run / "report" / "metrics.json").read_text())
+    for name, metric in run_s["metrics"].items():
+        assert ours["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-6)
+    assert (tmp_path / "index.html").exists()
+    assert len(read_csv(tmp_path / "predictions_test.csv")) == ours["n"]
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "single class", "unknown key", "model", "resume"])
+def test_bad_input_is_one_line_and_exit_code_2(case: str, tmp_path: Path, films_folder: Path, tiny_recipe) -> None:
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(films_folder / "train" / "NORMAL", tmp_path / "single" / "train" / "NORMAL")
+    (tmp_path / "recipe.yaml").write_text("lerning_rate: 1e-4\n")
+    arguments, message = {
+        "missing": (["--dataset", tmp_path / "nowhere"], "no such data"),
+        "empty": (["--dataset", tmp_path / "empty"], "no films in"),
+        "single class": (["--dataset", tmp_path / "single"], "has no PNEUMONIA films"),
+        "unknown key": (["--config", tmp_path / "recipe.yaml"], "did you mean learning_rate?"),
+        "model": (["--model_name_or_path", "no/such"], "efficientnet-lite0"),
+        "resume": (["--resume_from_checkpoint", "--output_dir", tmp_path / "none"], "nothing to resume"),
+    }[case]
+    result = run(*tiny_recipe, "--output_dir", tmp_path / "run", *arguments)
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in result.stderr
+
+
+def test_accelerate_launches_it(tiny_recipe: list[str], tmp_path: Path) -> None:
+    launch = "-m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --dynamo_backend no"
+    arguments = [*tiny_recipe, "--num_train_epochs", "1", "--output_dir", tmp_path / "run"]
+    result = run("--mixed_precision", "no", "train_hf.py", *arguments, module=launch)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "report" / "metrics.json").exists()
+
+
+def test_help_teaches() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    assert "--crop_scale" in result.stdout
+    assert "--adam_beta1" not in result.stdout
+    assert "TrainingArguments" in result.stdout
+
+
+def test_the_embedded_backbone_is_what_the_quickstart_trains(cache_dir: Path) -> None:
+    model_args, data_args, _ = parse_args(["--config", str(ROOT / "configs" / "quickstart.yaml")])
+    model, processor = load_model(model_args, cache_dir)
+    assert model.config.model_type == "efficientnet"
+    assert processor.image_mean == pytest.approx([127 / 255] * 3)
+    assert (ROOT / data_args.dataset).is_dir()

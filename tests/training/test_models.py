@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForImageClassification,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    ResNetForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from pneumo_hf.config import InputError, ModelArguments
+from pneumo_hf.data.sources import load_data, read_film
+from pneumo_hf.imaging.film import load_xray
+from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
+from pneumo_hf.training.backbones import embedded_checkpoint
+from pneumo_hf.training.models import final_linear, fold_temperature, freeze_below, load_model, weight_layers
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny_checkpoint(architecture: str, folder: Path) -> Path:
+    """A random checkpoint of a real architecture, small, with 1000 labels as ImageNet's."""
+    if architecture == "efficientnet":
+        blocks = {"num_block_repeats": [1, 1], "kernel_sizes": [3, 3], "in_channels": [8, 8], "out_channels": [8, 16]}
+        config = EfficientNetConfig(
+            **blocks, strides=[1, 2], expand_ratios=[1, 2], hidden_dim=32, width_coefficient=0.5,
+            depth_coefficient=1.0, depthwise_padding=[], num_labels=1000, batch_norm_momentum=0.99,
+        )  # fmt: skip
+        model = EfficientNetForImageClassification(config)
+    else:
+        model = MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, num_labels=1000))
+    model.save_pretrained(folder)
+    ViTImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["baseline-cnn", "efficientnet", "mobilenet_v2"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache_dir: Path):
+    name = request.param
+    if name != "baseline-cnn":
+        name = str(tiny_checkpoint(name, tmp_path_factory.mktemp(name)))
+    torch.manual_seed(0)
+    return load_model(ModelArguments(name, image_size=64, dropout=0.3), cache_dir)[0]
+
+
+def test_the_head_is_fresh_and_the_habits_are_mended(model) -> None:
+    assert model.config.id2label == {0: "NORMAL", 1: "PNEUMONIA"}
+    assert final_linear(model).out_features == 2
+    assert not final_linear(model).weight.any()
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    assert model.accepts_loss_kwargs is False
+    head = [m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "encoder" not in name]
+    assert head == [0.3]
+
+
+def test_the_saved_checkpoint_is_stock_and_the_temperature_exact(model, tmp_path: Path) -> None:
+    nn.init.normal_(final_linear(model).weight)
+    films = torch.rand(2, 3, 64, 64)
+    before = model.eval()(films).logits
+    fold_temperature(model, 2.5)
+    model.save_pretrained(tmp_path)
+    stock, info = AutoModelForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    torch.testing.assert_close(stock.eval()(films).logits, before / 2.5)
+
+
+def test_frozen_layers_do_not_move_nor_do_their_statistics(cache_dir: Path) -> None:
+    torch.manual_seed(0)
+    model, _ = load_model(ModelArguments("baseline-cnn"), cache_dir)
+    nn.init.normal_(final_linear(model).weight)
+    freeze_below(model, 4)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    model.train()
+    model(torch.rand(4, 3, 64, 64)).logits.square().sum().backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    moved = {name for name, values in model.state_dict().items() if not torch.equal(values, before[name])}
+    names = {id(module): name for name, module in model.named_modules()}
+    top = [names[id(module)] for layer in weight_layers(model)[-4:] for module in layer]
+    assert moved
+    assert {name.rsplit(".", 1)[0] for name in moved} == set(top)
+
+
+@pytest.mark.shared
+def test_the_embedded_backbone_answers_as_the_original(cache_dir: Path, shared: Path) -> None:
+    folder = embedded_checkpoint(cache_dir)
+    assert folder == embedded_checkpoint(cache_dir)
+    processor = load_image_processor(folder)
+    films = load_data(ROOT / "data" / "chest_xray_sample")["test"].select(range(0, 624, 40))
+    pixels = np.stack([resize_film(load_xray(read_film(film["image"])), processor) for film in films])
+    batch = Normalize(processor)(torch.from_numpy(pixels))
+    reference = shared / "checkpoints" / "efficientnet-lite0"
+    with torch.inference_mode():
+        ours, theirs = (
+            AutoModelForImageClassification.from_pretrained(path).eval()(batch).logits for path in (folder, reference)
+        )
+    assert (ours - theirs).abs().max() < 0.05
+    assert ours.std() > 0.5
+
+
+def test_an_id_that_cannot_be_had_is_one_line_that_names_it_and_the_alternative(cache_dir: Path) -> None:
+    with pytest.raises(InputError, match="someone/some-net.*efficientnet-lite0") as error:
+        load_model(ModelArguments("someone/some-net"), cache_dir)
+    assert "\n" not in str(error.value)
+
+
+def test_a_baseline_is_a_stock_resnet(cache_dir: Path) -> None:
+    model, processor = load_model(ModelArguments("baseline-cnn", image_size=96), cache_dir)
+    assert isinstance(model, ResNetForImageClassification)
+    assert 250_000 < model.num_parameters() < 350_000
+    assert processor.size["height"] == 96

@@ -1,0 +1,140 @@
+"""The loss, the statistics, the augmentation and the two stages, on a tiny network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pneumo_hf.config import XrayTrainingArguments, parse_args
+from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.imaging.processor import Normalize
+from pneumo_hf.training.augmentation import XrayAugment
+from pneumo_hf.training.losses import class_weights, weighted_cross_entropy
+from pneumo_hf.training.models import final_linear, load_model, weight_layers
+from pneumo_hf.training.stages import extract_features, make_optimizer, train_probe
+from pneumo_hf.training.trainer import XrayTrainer
+from tests.conftest import make_film
+
+
+@pytest.fixture(scope="module")
+def films(tiny_recipe: list[str]) -> dict[str, FilmDataset]:
+    model_args, data_args, _ = parse_args(tiny_recipe)
+    processor = load_model(model_args, data_args.cache_dir)[1]
+    return decode_splits(load_data(data_args.dataset), processor, data_args, seed=0)[0]
+
+
+def fresh(tiny_recipe: list[str]):
+    model_args, data_args, _ = parse_args(tiny_recipe)
+    torch.manual_seed(0)
+    return load_model(model_args, data_args.cache_dir)
+
+
+def test_weights_average_one_and_balance_the_labels() -> None:
+    labels = np.array([0] * 10 + [1] * 30)
+    weights = class_weights(labels)
+    assert weights[labels].mean() == pytest.approx(1)
+    assert 10 * weights[0] == pytest.approx(float(30 * weights[1]))
+
+
+def test_the_weighted_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
+    logits, labels, weights = torch.randn(32, 2), torch.randint(0, 2, (32,)), torch.tensor([2.0, 0.6])
+    parts = [weighted_cross_entropy(logits[i : i + 8], labels[i : i + 8], weights) for i in range(0, 32, 8)]
+    torch.testing.assert_close(torch.stack(parts).mean(), weighted_cross_entropy(logits, labels, weights))
+
+
+def train_steps(
+    films: FilmDataset, tiny_recipe: list[str], folder: Path, batch: int, accumulation: int
+) -> list[float]:
+    """Losses of a few steps without augmentation, dropout or BatchNorm's view of the batch, in a fixed order."""
+    model, processor = fresh([*tiny_recipe, "--dropout", "0"])
+    nn.init.normal_(final_linear(model).weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train = lambda mode=True: None
+            module.training = False
+    arguments = XrayTrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+        max_steps=2, logging_steps=1, eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
+        use_cpu=True, learning_rate=1e-3, warmup_steps=0, seed=1,
+    )  # fmt: skip
+    trainer = XrayTrainer(
+        model=model, args=arguments, train_dataset=films, prepare=Normalize(processor), augment=None,
+        class_weights=class_weights(films.labels), optimizers=(make_optimizer(model, arguments), None),
+    )  # fmt: skip
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_four_accumulated_batches_of_8_have_the_loss_of_32(films, tiny_recipe, tmp_path: Path) -> None:
+    whole = train_steps(films["train"], tiny_recipe, tmp_path, 32, 1)
+    parts = train_steps(films["train"], tiny_recipe, tmp_path, 8, 4)
+    assert len(whole) == len(parts) == 2
+    np.testing.assert_allclose(parts, whole, rtol=0.05)
+
+
+def test_running_statistics_are_not_those_of_the_last_batch(films, tiny_recipe, tmp_path: Path) -> None:
+    model, processor = fresh(tiny_recipe)
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    means = []
+    norm.register_forward_pre_hook(lambda module, inputs: means.append(inputs[0].mean(dim=(0, 2, 3)).detach()))
+    arguments = XrayTrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, num_train_epochs=1, eval_strategy="no",
+        save_strategy="no", load_best_model_at_end=False, use_cpu=True, learning_rate=0.0,
+    )  # fmt: skip
+    XrayTrainer(
+        model=model, args=arguments, train_dataset=films["train"], prepare=Normalize(processor), augment=None,
+        class_weights=None,
+    ).train()  # fmt: skip
+    means = torch.stack(means)  # [steps, channels]
+    spread = means.std(dim=0)
+    off_last = ((norm.running_mean - means[-1]).abs() / spread).mean()
+    off_average = ((norm.running_mean - means.mean(dim=0)).abs() / spread).mean()
+    assert len(means) > 15
+    assert off_average < off_last
+    assert not torch.allclose(norm.running_mean, means[-1], atol=1e-4)
+
+
+def test_features_are_the_backbones_and_the_probe_trains_the_head_alone(films, tiny_recipe, tmp_path: Path) -> None:
+    model, processor = fresh(tiny_recipe)
+    arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--probe_learning_rate", "0.05"])[2]
+    features = extract_features(model, films["train"], Normalize(processor), arguments)
+    batch = films["train"].__getitems__([5, 9])["pixel_values"]
+    with torch.inference_mode():
+        expected = model.eval()(Normalize(processor)(batch)).logits
+        torch.testing.assert_close(final_linear(model)(features[[5, 9]]), expected, atol=1e-5, rtol=1e-5)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    history = train_probe(model, processor, films, arguments)
+    moved = {name for name, values in model.state_dict().items() if not torch.equal(values, before[name])}
+    assert moved == {"classifier.1.weight", "classifier.1.bias"}
+    assert "eval_roc_auc" in history[-2]
+
+
+def test_rates_fall_from_the_classifier_to_the_input(tiny_recipe: list[str], tmp_path: Path) -> None:
+    model, _ = fresh(tiny_recipe)
+    arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--layer_decay", "0.9"])[2]
+    rates = {id(p): g["lr"] for g in make_optimizer(model, arguments).param_groups for p in g["params"]}
+    by_layer = [{rates[id(p)] for module in layer for p in module.parameters()} for layer in weight_layers(model)]
+    expected = [5e-3 * 0.9**depth for depth in range(len(by_layer))][::-1]
+    assert [pytest.approx(rate) for (rate,) in by_layer] == expected
+    assert len(rates) == len(list(model.parameters()))  # none forgotten
+
+
+def test_augmentation_keeps_shape_and_range_and_follows_the_seed() -> None:
+    film = torch.from_numpy(np.stack([make_film(seed, pneumonia=True) for seed in range(6)])[:, None])
+    augment = XrayAugment(XrayTrainingArguments(horizontal_flip=0.5), (64, 64))
+    torch.manual_seed(0)
+    first = augment(film)
+    torch.manual_seed(0)
+    assert torch.equal(augment(film), first)
+    assert first.shape == (6, 1, 64, 64)
+    assert 0 <= first.min() < first.max() <= 255
+    assert not torch.equal(augment(film), first)
+
+
+def test_augmentation_switched_off_leaves_the_film() -> None:
+    film = torch.from_numpy(make_film(1, pneumonia=True, size=(64, 64)))[None, None]
+    off = XrayTrainingArguments(crop_scale=1, rotation=0, shift=0, jitter=0, blur=0)
+    assert (XrayAugment(off, (64, 64))(film) - film).abs().max() < 1
