@@ -72,7 +72,8 @@ def read_film(image: dict) -> bytes:
 def list_films(source: str | Path) -> list[dict]:
     """Every film below a file, folder or zip, or in Parquet shards, labelled or not, for scoring.
 
-    Rows of `image`, `file_name`, `patient_id` and, where a folder or column says it, `label`.
+    Rows of `image`, `file_name` (a path as the caller would write it), `patient_id`, and `label`, None where neither
+    the film's folder nor a column says it.
 
     Raises:
         InputError: there is no such file, or no film in it.
@@ -83,11 +84,11 @@ def list_films(source: str | Path) -> list[dict]:
         data = _from_parquet(path, shards)
         rows = [dict(row) for films in data.values() for row in films]
     elif path.is_dir():
-        rows = [_unlabelled(file, name) for name, file in _folder_entries(path)]
+        rows = [_row_to_score(file, file) for _, file in _folder_entries(path)]
     elif path.is_file() and path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-        rows = [_unlabelled(file, name) for name, file in _zip_entries(path)]
+        rows = [_row_to_score(file, str(path / name)) for name, file in _zip_entries(path)]
     elif path.is_file():
-        rows = [_unlabelled(str(path), path.name)]
+        rows = [_row_to_score(str(path), str(path))]
     else:
         raise InputError(f"no such file or folder: {path}")
     if not rows:
@@ -139,7 +140,7 @@ def _row(file: str, file_name: str, label: int, source: str) -> dict:
     }
 
 
-def _unlabelled(file: str, name: str) -> dict:
+def _row_to_score(file: str, name: str) -> dict:
     folder = Path(name).parent.name.upper()
     row = _row(file, name, LABELS.index(folder) if folder in LABELS else -1, "")
     return row if row["label"] >= 0 else {**row, "label": None}

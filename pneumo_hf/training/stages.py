@@ -59,6 +59,7 @@ def train(
         The log: a dictionary for each logged step and each evaluation, with `stage`.
     """
     resumed = find_checkpoint(arguments)
+    (Path(arguments.output_dir) / CHECKPOINTS).mkdir(exist_ok=True)
     if arguments.channels_last:
         model.to(memory_format=torch.channels_last)
     history = []
@@ -211,8 +212,8 @@ def find_checkpoint(arguments: XrayTrainingArguments) -> Path | None:
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise InputError(f"no checkpoint to resume from in {wanted}")
         return Path(wanted)
-    if not Path(arguments.output_dir).is_dir():
-        raise InputError(f"nothing to resume: no run in {arguments.output_dir}")
+    if not folder.is_dir():
+        raise InputError(f"nothing to resume: no unfinished run in {arguments.output_dir}")
     whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
     while whole:
         try:

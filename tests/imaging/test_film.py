@@ -2,9 +2,11 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray, to_uint8
@@ -92,7 +94,7 @@ def dicom(stored: np.ndarray, photometric: str, syntax=ExplicitVRLittleEndian, *
     film.PixelRepresentation = int(np.issubdtype(stored.dtype, np.signedinteger))
     for name, value in tags.items():
         setattr(film, name, value)
-    film.PixelData = stored.tobytes()
+    film.PixelData = encapsulate([stored.tobytes()]) if syntax.is_compressed else stored.tobytes()
     film["PixelData"].VR = "OW" if stored.itemsize > 1 else "OB"
     buffer = io.BytesIO()
     film.save_as(buffer, enforce_file_format=True)
@@ -117,3 +119,9 @@ def test_dicom_slope_and_window_are_applied() -> None:
 def test_compressed_and_pixelless_dicom_say_so() -> None:
     with pytest.raises(UnreadableFilmError, match="compressed DICOM"):
         load_xray(dicom(FILM, "MONOCHROME2", syntax=JPEGBaseline8Bit))
+    film = pydicom.dcmread(io.BytesIO(dicom(FILM, "MONOCHROME2")))
+    del film.PixelData
+    buffer = io.BytesIO()
+    film.save_as(buffer)
+    with pytest.raises(UnreadableFilmError, match="without pixels"):
+        load_xray(buffer.getvalue())
