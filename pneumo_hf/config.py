@@ -93,6 +93,9 @@ class XrayTrainingArguments(TrainingArguments):
     unfreeze_layers: int = field(
         default=-1, metadata={"help": "Layers with weights, from the top, that stage two trains; -1 for all."}
     )
+    freeze_batch_norm: bool = field(
+        default=False, metadata={"help": "Keep every BatchNorm's statistics in stage two: steadier on few films."}
+    )
     layer_decay: float = field(
         default=0.9, metadata={"help": "Each block below the classifier learns at this share of the one above it."}
     )

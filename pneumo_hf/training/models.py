@@ -96,11 +96,16 @@ def weight_layers(model: PreTrainedModel) -> list[list[nn.Module]]:
 
 def freeze_below(model: PreTrainedModel, top_layers: int) -> None:
     """Leave the top layers trainable and freeze the rest, the BatchNorm statistics too; -1 leaves all trainable."""
-    if top_layers < 0:
-        return
     layers = weight_layers(model)
-    for module in sum(layers[: max(0, len(layers) - top_layers)], []):
-        module.requires_grad_(False)
+    for layer in layers[: max(0, len(layers) - top_layers)] if top_layers >= 0 else []:
+        for module in layer:
+            module.requires_grad_(False)
+            freeze_statistics(module)
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Keep the running statistics of every BatchNorm as they are, in training too; its scale and shift may learn."""
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = FrozenBatchNorm2d
 

@@ -20,7 +20,7 @@ from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.losses import class_weights
-from pneumo_hf.training.models import final_linear, freeze_below, weight_layers
+from pneumo_hf.training.models import final_linear, freeze_below, freeze_statistics, weight_layers
 from pneumo_hf.training.trainer import XrayTrainer
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,8 @@ def fine_tune(
     """Stage two: all or the top layers, with layer-wise decaying rates and strong augmentation."""
     logger.info("stage 2: fine-tuning, at most %g epochs%s", arguments.num_train_epochs, " (resumed)" * bool(resumed))
     freeze_below(model, arguments.unfreeze_layers)
+    if arguments.freeze_batch_norm:
+        freeze_statistics(model)
     size = (image_processor.size["height"], image_processor.size["width"])
     patience = arguments.early_stopping_patience
     trainer = XrayTrainer(

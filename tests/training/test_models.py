@@ -27,7 +27,12 @@ ROOT = Path(__file__).parents[2]
 def tiny_checkpoint(architecture: str, folder: Path) -> Path:
     """A random checkpoint of a real architecture, small, with 1000 labels as ImageNet's."""
     if architecture == "efficientnet":
-        blocks = {"num_block_repeats": [1, 1], "kernel_sizes": [3, 3], "in_channels": [32, 16], "out_channels": [16, 24]}
+        blocks = {
+            "num_block_repeats": [1, 1],
+            "kernel_sizes": [3, 3],
+            "in_channels": [32, 16],
+            "out_channels": [16, 24],
+        }
         config = EfficientNetConfig(
             **blocks, strides=[1, 2], expand_ratios=[1, 2], hidden_dim=640, width_coefficient=0.5,
             depth_coefficient=1.0, depthwise_padding=[], num_labels=1000, batch_norm_momentum=0.99,

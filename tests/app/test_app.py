@@ -1,0 +1,89 @@
+"""The web demo as its users meet it: through gradio's client, and in a real Chromium."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+
+from pneumo_hf import Predictor
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def url(tiny_run: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "app.py", "--model", str(tiny_run), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(address, timeout=2).read()
+            break
+        except OSError:
+            assert process.poll() is None, "the app ended"
+            time.sleep(0.25)
+    yield address
+    process.terminate()
+    process.wait()
+
+
+def test_the_endpoint_gives_the_predictors_score(url: str, tiny_run: Path, films_folder: Path) -> None:
+    client, predictor = Client(url, verbose=False), Predictor(tiny_run, device="cpu")
+    for label in ("NORMAL", "PNEUMONIA"):
+        film = next((films_folder / "test" / label).iterdir())
+        verdict = client.predict(handle_file(film), api_name="/predict")[1]
+        answer = predictor([film])[0]
+        assert f"Probability of pneumonia: {answer['probability']:.1%}" in verdict
+        assert ("Flag for review" in verdict) == (answer["flag"] == "review")
+
+
+def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_folder: Path, tmp_path: Path) -> None:
+    client = Client(url, verbose=False)
+    (tmp_path / "text.png").write_text("no picture")
+    assert "Not read: not a picture" in client.predict(handle_file(tmp_path / "text.png"), api_name="/predict")[1]
+    film = next((films_folder / "test" / "NORMAL").iterdir())
+    assert "Probability of pneumonia" in client.predict(handle_file(film), api_name="/predict")[1]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+def test_in_a_browser_an_example_is_read_and_a_film_uploaded(url: str, films_folder: Path) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        outside = []
+        page.on(
+            "request",
+            lambda request: (
+                outside.append(request.url) if not request.url.startswith((url, "data:", "blob:")) else None
+            ),
+        )  # noqa: E501
+        page.goto(url)
+        expect(page.locator("#disclaimer")).to_contain_text("not a diagnosis")
+        page.get_by_text("pneumonia_1.jpeg").click()
+        expect(page.locator("#verdict")).to_contain_text("Probability of pneumonia", timeout=30_000)
+        expect(page.locator("#film img")).to_be_visible(timeout=30_000)
+        first = page.locator("#verdict").inner_text()
+        bar, mark = (page.locator(f"#verdict .{name}").bounding_box() for name in ("bar", "threshold"))
+        assert bar["height"] > 10
+        assert mark["height"] > bar["height"]
+        page.get_by_text("normal_1.jpeg").click()
+        expect(page.locator("#verdict")).not_to_have_text(first, timeout=30_000)
+        assert re.search(r"Decision threshold: [\d.]+%", page.locator("#verdict").inner_text())
+        browser.close()
+    assert not outside, outside
