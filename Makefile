@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo train app setup test style style-check clean
+.PHONY: demo train app setup test results style style-check clean
 
 demo: train  ## fine-tune, evaluate, then serve the app on 127.0.0.1:7860
 	$(BIN)/python app.py --model $(RUN)
@@ -28,9 +28,16 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 test: setup  ## everything that can run without the network
 	$(BIN)/python -m pytest
 
+results: setup  ## the README's result table: three seeds of the quickstart
+	for seed in 1 2 42; do \
+	    $(BIN)/python train_hf.py --config configs/quickstart.yaml --seed $$seed --output_dir runs/quickstart-seed$$seed && \
+	    cp runs/quickstart-seed$$seed/report/metrics.json docs/quickstart/seed$$seed.json || exit 1; \
+	done
+	$(BIN)/python docs/write_results.py
+
 style: setup
-	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 style-check: setup
 	$(BIN)/ruff format --check .

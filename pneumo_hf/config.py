@@ -81,8 +81,8 @@ class XrayTrainingArguments(TrainingArguments):
     greater_is_better: bool | None = field(default=True)
     load_best_model_at_end: bool = field(default=True)
     remove_unused_columns: bool = field(default=False)
-    use_cpu: bool = field(default_factory=lambda: not torch.accelerator.is_available())  # bf16 on a CPU asks for it
-    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)  # of no use without a GPU
+    use_cpu: bool = field(default=not torch.accelerator.is_available())  # bf16 on a CPU asks for it
+    dataloader_pin_memory: bool = field(default=torch.accelerator.is_available())  # of no use without a GPU
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     ddp_find_unused_parameters: bool | None = field(default=False)
 

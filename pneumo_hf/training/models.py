@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging as transformers_logging
 
 from pneumo_hf.config import LABELS, InputError, ModelArguments
 from pneumo_hf.imaging.processor import make_image_processor
@@ -35,9 +36,12 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         if checkpoint == EMBEDDED:
             checkpoint = str(embedded_checkpoint(cache_dir))
         try:
+            verbosity = transformers_logging.get_verbosity()
+            transformers_logging.set_verbosity_error()  # else it tells at length that the head is a new one
             model = AutoModelForImageClassification.from_pretrained(
                 checkpoint, num_labels=len(LABELS), ignore_mismatched_sizes=True, dtype=torch.float32, **names
             )
+            transformers_logging.set_verbosity(verbosity)
             image_processor = make_image_processor(checkpoint, arguments.image_size)
         except (OSError, ValueError) as error:
             raise InputError(

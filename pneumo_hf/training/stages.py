@@ -59,7 +59,7 @@ def train(
         The log: a dictionary for each logged step and each evaluation, with `stage`.
     """
     resumed = find_checkpoint(arguments)
-    (Path(arguments.output_dir) / CHECKPOINTS).mkdir(exist_ok=True)
+    (Path(arguments.output_dir) / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     if arguments.channels_last:
         model.to(memory_format=torch.channels_last)
     history = []
