@@ -4,9 +4,11 @@ import tempfile
 from pathlib import Path
 
 import gradio as gr
+import torch
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.app.reader import build_reader, write_examples
+from pneumo_hf.config import InputError
 from pneumo_hf.inference.predictor import Predictor
 
 CSS = """
@@ -36,13 +38,14 @@ def serve(predictor: Predictor, sample: Path, host: str, port: int) -> None:
     """Answer on `http://host:port` until stopped."""
     predictor.model(predictor.normalize(_blank(predictor)))  # warm, so that the first visitor does not wait
     app = build_app(predictor, sample)
-    app.queue(max_size=64).launch(
-        server_name=host, server_port=port, theme=THEME, css=CSS, max_file_size="50mb", show_error=True
-    )
+    try:
+        app.queue(max_size=64).launch(
+            server_name=host, server_port=port, theme=THEME, css=CSS, max_file_size="50mb", show_error=True
+        )
+    except OSError as error:
+        raise InputError(f"cannot listen on {host}:{port}, perhaps it is taken: choose another with --port") from error
 
 
-def _blank(predictor: Predictor):
-    import torch
-
+def _blank(predictor: Predictor) -> torch.Tensor:
     size = predictor.image_processor.size
     return torch.zeros(1, 1, size["height"], size["width"], dtype=torch.uint8, device=predictor.device)

@@ -152,12 +152,27 @@ def _from_parquet(root: Path, shards: list[Path]) -> DatasetDict:
         files[SPLITS.get(re.split(r"[-.]", shard.name)[0], "train")].append(str(shard))
     try:
         data = load_dataset("parquet", data_files=dict(files))
-    except (DatasetGenerationError, ValueError) as error:
+    except (DatasetGenerationError, ValueError, OSError) as error:
         raise InputError(f"{root}: the Parquet shards cannot be read ({str(error).splitlines()[0]})") from error
-    missing = {"image", "label", "patient_id"} - set(next(iter(data.values())).column_names)
+    return DatasetDict({split: _complete(root, films) for split, films in data.items()})
+
+
+def _complete(root: Path, films: Dataset) -> Dataset:
+    """The columns of `FEATURES`: what a Parquet set of images and labels lacks comes from its file names."""
+    missing = {"image", "label"} - set(films.column_names)
     if missing:
         raise InputError(f"{root}: the Parquet shards have no column {', '.join(sorted(missing))}")
-    return data.cast_column("image", Image(decode=False))
+    label = films.features["label"]
+    if isinstance(label, ClassLabel) and tuple(name.upper() for name in label.names) != LABELS:
+        raise InputError(f"{root}: the labels are {', '.join(label.names)}, but should be {', '.join(LABELS)}")
+    films = films.cast_column("image", Image(decode=False))
+    names = [image["path"] or f"row_{row}" for row, image in enumerate(films["image"])]
+    patients, subtypes = zip(*map(parse_file_name, names), strict=True)
+    made = {"patient_id": patients, "subtype": subtypes, "source": [root.name] * len(films), "file_name": names}
+    for column, values in made.items():
+        if column not in films.column_names:
+            films = films.add_column(column, list(values))
+    return films.select_columns(list(FEATURES)).cast(FEATURES)
 
 
 @lru_cache(maxsize=8)

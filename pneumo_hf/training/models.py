@@ -35,19 +35,20 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         checkpoint = arguments.model_name_or_path
         if checkpoint == EMBEDDED:
             checkpoint = str(embedded_checkpoint(cache_dir))
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()  # else it tells at length that the head is a new one
         try:
-            verbosity = transformers_logging.get_verbosity()
-            transformers_logging.set_verbosity_error()  # else it tells at length that the head is a new one
             model = AutoModelForImageClassification.from_pretrained(
                 checkpoint, num_labels=len(LABELS), ignore_mismatched_sizes=True, dtype=torch.float32, **names
             )
-            transformers_logging.set_verbosity(verbosity)
             image_processor = make_image_processor(checkpoint, arguments.image_size)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot load {checkpoint}: no such local checkpoint, and the Hub does not give it or cannot be "
                 f"reached; check the name, or use the embedded backbone: --model_name_or_path {EMBEDDED}"
             ) from error
+        finally:
+            transformers_logging.set_verbosity(verbosity)
     _fresh_classifier(model)
     mend(model)
     set_dropout(model, arguments.dropout)

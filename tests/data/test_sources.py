@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import ClassLabel, load_dataset
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.sources import list_films, load_data, read_film
@@ -78,3 +78,19 @@ def test_films_to_score_need_no_label(films_folder: Path, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no films in"):
         list_films(tmp_path / "empty")
+
+
+def test_parquet_of_images_and_labels_alone_gets_its_columns_and_other_labels_are_refused(tmp_path: Path) -> None:
+    films = load_dataset("parquet", data_files=str(ROOT / "data/chest_xray_sample/test*.parquet"), split="train")
+    films.select_columns(["image", "label"]).to_parquet(tmp_path / "a" / "test-0.parquet")
+    table, whole = load_data(tmp_path / "a")["test"], load_data(ROOT / "data" / "chest_xray_sample")["test"]
+    assert table.column_names == whole.column_names
+    assert table["patient_id"] == whole["patient_id"]
+    other = films.cast_column("label", ClassLabel(names=["PNEUMONIA", "NORMAL"]))
+    other.to_parquet(tmp_path / "b" / "test-0.parquet")
+    with pytest.raises(InputError, match="the labels are PNEUMONIA, NORMAL"):
+        load_data(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "test-0.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_data(tmp_path / "c")
