@@ -51,9 +51,11 @@ def save_training_curves(path: Path, history: list[dict]) -> None:
 
 def confusion_matrix(axes: Axes, counts: dict[str, int]) -> None:
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
-    axes.imshow(table / table.sum(axis=1, keepdims=True).clip(1), cmap="GnBu", vmin=0, vmax=1)
+    share = table / table.sum(axis=1, keepdims=True).clip(1)
+    axes.imshow(share, cmap="GnBu", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(table):
-        axes.text(column, row, count, ha="center", va="center", fontsize=16, color=INK)
+        color = "white" if share[row, column] > 0.6 else INK
+        axes.text(column, row, count, ha="center", va="center", fontsize=16, color=color)
     axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=LABELS, yticklabels=LABELS)
     axes.set(xlabel="called", ylabel="labelled", title="At the decision threshold")
 
