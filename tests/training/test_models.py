@@ -19,7 +19,14 @@ from pneumo_hf.data.sources import load_data, read_film
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
 from pneumo_hf.training.backbones import embedded_checkpoint
-from pneumo_hf.training.models import final_linear, fold_temperature, freeze_below, load_model, weight_layers
+from pneumo_hf.training.models import (
+    final_linear,
+    fold_temperature,
+    freeze_below,
+    freeze_statistics,
+    load_model,
+    weight_layers,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +96,19 @@ def test_frozen_layers_do_not_move_nor_do_their_statistics(cache_dir: Path) -> N
     top = [names[id(module)] for layer in weight_layers(model)[-4:] for module in layer]
     assert moved
     assert {name.rsplit(".", 1)[0] for name in moved} == set(top)
+
+
+def test_frozen_statistics_stay_while_scales_learn(cache_dir: Path) -> None:
+    model, _ = load_model(ModelArguments("baseline-cnn"), cache_dir)
+    nn.init.normal_(final_linear(model).weight)
+    freeze_statistics(model)
+    model.train()
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    mean, scale = norm.running_mean.clone(), norm.weight.clone()
+    model(torch.rand(4, 3, 64, 64)).logits.square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert torch.equal(norm.running_mean, mean)
+    assert not torch.equal(norm.weight, scale)
 
 
 @pytest.mark.shared
