@@ -33,7 +33,9 @@ def build_reader(predictor: Predictor, examples: list[Path]) -> None:
                 elem_id="film-file",
                 height=140,
             )
-            shown = gr.Image(label="What is read", type="pil", interactive=False, height=420, elem_id="film")
+            shown = gr.Image(
+                label="What is read", type="pil", interactive=False, height=420, elem_id="film", buttons=["fullscreen"]
+            )
         with gr.Column():
             verdict = gr.HTML(EMPTY, elem_id="verdict")
             gr.HTML(about(predictor))
@@ -63,7 +65,7 @@ def read_film_file(predictor: Predictor, path: str | None) -> tuple[Image.Image 
 
 def verdict_html(probability: float, threshold: float, flagged: bool) -> str:
     """The decision in words, and the probability as a bar with the threshold drawn on it."""
-    words = "Flag for review: pneumonia is likely" if flagged else "No flag: below the threshold"
+    words = "Flag for review: at or above the threshold" if flagged else "No flag: below the threshold"
     return f"""
 <div class="decision {"flag" if flagged else "clear"}">{words}</div>
 <div class="scale" role="img" aria-label="probability {probability:.1%}, threshold {threshold:.1%}">
