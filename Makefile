@@ -31,7 +31,9 @@ test: setup  ## everything that can run without the network
 results: setup  ## the README's result table: three seeds of the quickstart
 	for seed in 1 2 42; do \
 	    $(BIN)/python train_hf.py --config configs/quickstart.yaml --seed $$seed --output_dir runs/quickstart-seed$$seed && \
-	    cp runs/quickstart-seed$$seed/report/metrics.json docs/quickstart/seed$$seed.json || exit 1; \
+	    cp runs/quickstart-seed$$seed/report/metrics.json docs/quickstart/seed$$seed.json && \
+	    cp runs/quickstart-seed$$seed/report/metrics_validation.json docs/quickstart/validation_seed$$seed.json \
+	    || exit 1; \
 	done
 	$(BIN)/python docs/write_results.py
 

@@ -217,6 +217,9 @@ def one_line_errors() -> Iterator[None]:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; train_hf.py --resume_from_checkpoint goes on with a training", file=sys.stderr)
         sys.exit(130)

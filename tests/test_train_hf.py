@@ -216,6 +216,11 @@ def test_bad_input_is_one_line_and_exit_code_2(case: str, tmp_path: Path, films_
     assert "Traceback" not in result.stderr
 
 
+def test_an_output_that_cannot_be_written_is_one_line(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+    result = run("predict", "--model", tiny_run, films_folder / "test", "--output", tmp_path, module="-m pneumo_hf")
+    assert (result.returncode, result.stderr.strip().splitlines()[-1]) == (2, f"error: Is a directory: {tmp_path}")
+
+
 def test_accelerate_launches_it(tiny_recipe: list[str], tmp_path: Path) -> None:
     launch = "-m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --dynamo_backend no"
     arguments = [*tiny_recipe, "--num_train_epochs", "1", "--output_dir", tmp_path / "run"]
