@@ -7,9 +7,10 @@ from pathlib import Path
 from transformers import set_seed
 
 from pneumo_hf.config import Arguments, one_line_errors, parse_args
+from pneumo_hf.data.columns import parse_label_map
+from pneumo_hf.data.merge import load_sources
 from pneumo_hf.data.pixels import decode_splits
 from pneumo_hf.data.shortcuts import shortcut_floors
-from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.plots import save_training_curves
 from pneumo_hf.evaluation.report import evaluate_films, write_csv, write_report, write_split
 from pneumo_hf.hub.card import write_card
@@ -26,7 +27,7 @@ def main(arguments: Arguments) -> None:
     start_run(training_args)
     set_seed(training_args.seed)
 
-    data = load_data(data_args.dataset)
+    data, copies = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
     model, image_processor = load_model(model_args, data_args.cache_dir)
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
@@ -35,7 +36,7 @@ def main(arguments: Arguments) -> None:
     if training_args.process_index == 0:
         predictor = save_calibrated(model, image_processor, films, arguments)
         write_recipe(arguments, run / "recipe.yaml")
-        write_csv(run / "rejected.csv", ("path", "reason"), rejected)
+        write_csv(run / "rejected.csv", ("path", "reason"), rejected + copies)
         validation, rows = evaluate_films(predictor, films["validation"], run.name, data_args.name, "validation")
         write_split(report, validation, rows, suffix="_validation")
         floors = shortcut_floors(films["train"], films["test"])

@@ -3,18 +3,25 @@
     python data/make_sample.py chest_xray_224.zip
 
 All official test films, and whole patients of train, drawn at random within each label until the sample holds its
-share of 1,200 films. The JPEG bytes are the archive's own, embedded.
+share of 1,200 films. The JPEG bytes are the archive's own, embedded. The mean of those train films goes into
+`pneumo_hf/imaging/mean_chest.png`, by which the package tells a film from its negative and near-duplicates apart.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset
+from datasets import Image as ImageColumn
+from PIL import Image
 
 from pneumo_hf.config import LABELS, one_line_errors
+from pneumo_hf.data.columns import features
+from pneumo_hf.data.files import read_film
 from pneumo_hf.data.patients import patient_group
-from pneumo_hf.data.sources import FEATURES, load_data, read_film
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.imaging.film import load_xray
+from pneumo_hf.imaging.quality import MEAN_CHEST, thumbnail
 
 TRAIN_FILMS, SEED = 1200, 0
 
@@ -25,6 +32,9 @@ def main(source: str, output_dir: Path) -> None:
     train = data["train"]
     for split, films in {"train": train.select(draw_patients(train)), "test": data["test"]}.items():
         embed(films).to_parquet(output_dir / f"{split}-00000-of-00001.parquet")
+        if split == "train":
+            thumbnails = [thumbnail(load_xray(read_film(film["image"]))) for film in films]
+            Image.fromarray(np.mean(thumbnails, axis=0).round().astype(np.uint8)).save(MEAN_CHEST)
         counts = ", ".join(f"{films['label'].count(number)} {label}" for number, label in enumerate(LABELS))
         print(f"{split}: {counts}, {len(set(films['patient_id']))} patients")
 
@@ -52,7 +62,7 @@ def embed(films: Dataset) -> Dataset:
         }
         for film in films
     ]
-    return Dataset.from_list(rows, features=FEATURES).cast_column("image", Image())
+    return Dataset.from_list(rows, features=features()).cast_column("image", ImageColumn())
 
 
 if __name__ == "__main__":

@@ -36,9 +36,16 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    dataset: str = field(
-        default="data/chest_xray_sample",
-        metadata={"help": "A folder or zip of split/LABEL/file, or a folder of Parquet shards."},
+    dataset: list[str] = field(
+        default_factory=lambda: ["data/chest_xray_sample"],
+        metadata={
+            "help": "A folder or zip of split/LABEL/file, a CSV of path and label, a folder of Parquet shards, "
+            "MedMNIST's npz, `kaggle:owner/name` or a Hub data set id; several are merged, without the copies."
+        },
+    )
+    label_map: str | None = field(
+        default=None,
+        metadata={"help": "Other sets' names for the labels: 'No Finding=NORMAL,COVID19=PNEUMONIA', or JSON."},
     )
     validation: Literal["random", "block", "given"] = field(
         default="random",
@@ -50,6 +57,10 @@ class DataArguments:
     validation_fraction: float = field(
         default=0.2, metadata={"help": "Share of the train films held out for validation, 0 to .5."}
     )
+    fold: int = field(
+        default=0,
+        metadata={"help": "Which of the 1 / validation_fraction folds is held out: 0, 1, ... for cross-validation."},
+    )
     cache_dir: str = field(
         default=str(Path("~") / ".cache" / "pneumo_hf"),
         metadata={"help": "Where decoded films and converted backbones are kept."},
@@ -57,7 +68,7 @@ class DataArguments:
 
     @property
     def name(self) -> str:
-        return Path(self.dataset).name  # for reports and cards, which name no folder of this machine
+        return " + ".join(Path(source).name for source in self.dataset)  # reports name no folder of this machine
 
 
 @dataclass
@@ -196,6 +207,7 @@ def check_ranges(values: dict) -> None:
         "image_size": (32, 1024),
         "dropout": (0, 0.95),
         "validation_fraction": (0.02, 0.5),
+        "fold": (0, 49),
         "crop_scale": (0.01, 1),
         "jitter": (0, 0.95),
         "blur": (0, 1),

@@ -17,7 +17,8 @@ from transformers import pipeline
 
 from pneumo_hf import Predictor, load_data, load_xray
 from pneumo_hf.config import parse_args
-from pneumo_hf.data.sources import list_films, read_film
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.sources import list_films
 from pneumo_hf.evaluation.report import METRIC_NAMES
 from pneumo_hf.training.models import load_model
 from tests.conftest import write_films
@@ -242,4 +243,4 @@ def test_the_embedded_backbone_is_what_the_quickstart_trains(cache_dir: Path) ->
     model, processor = load_model(model_args, cache_dir)
     assert model.config.model_type == "efficientnet"
     assert processor.image_mean == pytest.approx([127 / 255] * 3)
-    assert (ROOT / data_args.dataset).is_dir()
+    assert (ROOT / data_args.dataset[0]).is_dir()

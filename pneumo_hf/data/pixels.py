@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,24 +16,31 @@ from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config import LABELS, DataArguments, InputError
-from pneumo_hf.data.patients import assert_no_leakage, split_by_patient
-from pneumo_hf.data.sources import read_film
+from pneumo_hf.data.columns import in_batches
+from pneumo_hf.data.duplicates import Fingerprint, assert_no_leaks, copy_pairs, fingerprint
+from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.patients import split_by_patient
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
+from pneumo_hf.imaging.quality import THUMBNAIL
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "1"  # raise it when load_xray or resize_film gives other pixels
+CODE_VERSION = "2"  # raise it when load_xray, resize_film or fingerprint gives something else
 
 
 class FilmDataset(torch.utils.data.Dataset):
     """Films of one split, decoded: `table` (the columns of load_data but the image) beside a pixel memory map.
 
-    A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64}`.
+    A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64}`. `contents`
+    `[N]` and `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found.
     """
 
-    def __init__(self, table: Dataset, pixels: np.ndarray, rows: np.ndarray):
+    def __init__(
+        self, table: Dataset, pixels: np.ndarray, rows: np.ndarray, contents: np.ndarray, thumbnails: np.ndarray
+    ):
         self.table, self.pixels, self.rows = table, pixels, rows
+        self.contents, self.thumbnails = contents, thumbnails
         self.labels = np.asarray(table["label"], dtype=np.int64)
         self.patient_ids = np.asarray(table["patient_id"])
 
@@ -51,7 +57,8 @@ class FilmDataset(torch.utils.data.Dataset):
         }
 
     def select(self, indices: np.ndarray) -> "FilmDataset":
-        return FilmDataset(self.table.select(indices), self.pixels, self.rows[indices])
+        contents, thumbnails = self.contents[indices], self.thumbnails[indices]
+        return FilmDataset(self.table.select(indices), self.pixels, self.rows[indices], contents, thumbnails)
 
 
 def decode_films(
@@ -66,33 +73,36 @@ def decode_films(
     folder.mkdir(parents=True, exist_ok=True)
     images = films["image"]
     key = _fingerprint(images, image_processor)
-    pixels_path, reasons_path = folder / f"{key}.npy", folder / f"{key}.json"
-    if not reasons_path.exists():
-        reasons = _decode_all(images, image_processor, pixels_path)
-        _replace(reasons_path, lambda path: path.write_text(json.dumps(reasons)))  # last: it marks the cache whole
-    reasons = {int(index): reason for index, reason in json.loads(reasons_path.read_text()).items()}
+    paths = {kind: folder / f"{key}.{kind}" for kind in ("npy", "npz", "json")}
+    if not paths["json"].exists():
+        reasons = _decode_all(images, image_processor, paths["npy"], paths["npz"])
+        _replace(paths["json"], lambda path: path.write_text(json.dumps(reasons)))  # last: it marks the cache whole
+    reasons = {int(index): reason for index, reason in json.loads(paths["json"].read_text()).items()}
     readable = np.array([index for index in range(len(films)) if index not in reasons], dtype=np.int64)
-    pixels = np.load(pixels_path, mmap_mode="r")
+    pixels, prints = np.load(paths["npy"], mmap_mode="r"), np.load(paths["npz"])
     rejected = [{"path": films[index]["file_name"], "reason": reason} for index, reason in reasons.items()]
-    return FilmDataset(films.remove_columns("image").select(readable), pixels, readable), rejected
+    table = films.remove_columns("image").select(readable)
+    return FilmDataset(table, pixels, readable, prints["contents"][readable], prints["thumbnails"][readable]), rejected
 
 
 def decode_splits(
     data: DatasetDict, image_processor: BaseImageProcessor, arguments: DataArguments, seed: int
 ) -> tuple[dict[str, FilmDataset], list[dict[str, str]]]:
-    """Decode a data set and hold out what it lacks: `train`, `validation` and `test`, no patient in two of them.
+    """Decode a data set and hold out what it lacks: `train`, `validation` and `test`.
+
+    No patient, film or near-duplicate of a film is in two of them. Patients who share a film are held out together.
 
     Without a test split, as many patients as for validation are held out for it, at random. A validation split of the
     data is used only if the recipe says `given`; else it joins train, whose patients are then held out afresh.
 
     Raises:
-        InputError: no train split, too few films or patients, or a patient in two splits.
+        InputError: no train split, too few films or patients, or something is in two splits.
     """
     if "train" not in data:
-        raise InputError(f"{arguments.dataset} has no train split, only {', '.join(data)}")
+        raise InputError(f"{arguments.name} has no train split, only {', '.join(data)}")
     if arguments.validation == "given":
         if "validation" not in data:
-            raise InputError(f"{arguments.dataset} has no validation split: use --validation random or block")
+            raise InputError(f"{arguments.name} has no validation split: use --validation random or block")
     elif "validation" in data:
         logger.info("the data's own validation split joins train (use it with --validation given)")
         data = DatasetDict(data)
@@ -102,42 +112,67 @@ def decode_splits(
         films[split], unreadable = decode_films(table, image_processor, arguments.cache_dir)
         rejected += unreadable
         if len(films[split]) == 0 or len(set(films[split].labels)) < len(LABELS):
-            raise InputError(f"the {split} split of {arguments.dataset} has no readable films of both labels")
+            raise InputError(f"the {split} split of {arguments.name} has no readable films of both labels")
     if rejected:
         logger.warning("%d films cannot be read; they are listed in rejected.csv", len(rejected))
     if "test" not in films:
-        films["train"], films["test"] = _hold_out(films["train"], arguments.validation_fraction, seed + 1, "random")
+        films["train"], films["test"] = _hold_out(films["train"], arguments, seed + 1, "random")
     if "validation" not in films:
         films["train"], films["validation"] = _hold_out(
-            films["train"], arguments.validation_fraction, seed, arguments.validation
+            films["train"], arguments, seed, arguments.validation, arguments.fold
         )
-    assert_no_leakage({split: part.patient_ids for split, part in films.items()})
+    everywhere = [np.concatenate(parts) for parts in zip(*map(_identity, films.values()), strict=True)]
+    assert_no_leaks(np.repeat(list(films), [len(part) for part in films.values()]), *everywhere)
     logger.info(", ".join(f"{len(part)} {split} films" for split, part in films.items()))
     return films, rejected
 
 
-def _hold_out(films: FilmDataset, fraction: float, seed: int, method: str) -> tuple[FilmDataset, FilmDataset]:
-    rest, held_out = split_by_patient(films.patient_ids, films.labels, fraction, seed, method)
+def _identity(films: FilmDataset) -> tuple[np.ndarray, ...]:
+    return films.patient_ids, films.contents, films.thumbnails, np.asarray(films.table["file_name"])
+
+
+def _hold_out(
+    films: FilmDataset, arguments: DataArguments, seed: int, method: str, fold: int = 0
+) -> tuple[FilmDataset, FilmDataset]:
+    copies = copy_pairs(films.contents, films.thumbnails)
+    rest, held_out = split_by_patient(
+        films.patient_ids, films.labels, arguments.validation_fraction, seed, method, fold, copies
+    )
     return films.select(rest), films.select(held_out)
 
 
-def _decode_all(images: Sequence[dict], image_processor: BaseImageProcessor, path: Path) -> dict[int, str]:
+def _decode_all(
+    images: Sequence[dict], image_processor: BaseImageProcessor, pixels_path: Path, prints_path: Path
+) -> dict[int, str]:
     """Fill the memory map with threads (decoding and resizing leave Python's lock); returns what could not be read."""
     size = image_processor.size
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = pixels_path.with_suffix(f".{os.getpid()}.partial")
     pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), 1, size["height"], size["width"]))
+    contents = np.zeros(len(images), "U32")
+    thumbnails = np.zeros((len(images), THUMBNAIL, THUMBNAIL), np.uint8)
     reasons = {}
 
-    def decode(index: int) -> None:
+    def decode(index: int) -> Fingerprint | None:
         try:
-            pixels[index] = resize_film(load_xray(read_film(images[index])), image_processor)
-        except (UnreadableFilmError, OSError, BadZipFile) as error:
+            film = load_xray(read_film(images[index]))
+            pixels[index] = resize_film(film, image_processor)
+            return fingerprint(film)
+        except (UnreadableFilmError, *UNREADABLE) as error:
             reasons[index] = str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(tqdm(pool.map(decode, range(len(images))), total=len(images), desc="Decoding films", unit="film"))
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(images), desc="Decoding films", unit="film") as bar,
+    ):
+        for indices in in_batches(range(len(images)), 512):
+            for index, found in zip(indices, pool.map(decode, indices), strict=True):
+                if found:
+                    contents[index], thumbnails[index] = found.content, found.thumbnail
+                bar.update()
     pixels.flush()
-    os.replace(partial, path)
+    with prints_path.open("wb") as file:
+        np.savez(file, contents=contents, thumbnails=thumbnails)
+    os.replace(partial, pixels_path)
     return dict(sorted(reasons.items()))
 
 

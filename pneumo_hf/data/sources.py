@@ -1,72 +1,101 @@
-"""Folders, zips and Parquet shards become one `DatasetDict` with the same columns, without a film being decoded."""
+"""Folders, zips, CSVs, Parquet, MedMNIST, Kaggle and the Hub become one `DatasetDict`, no film being decoded."""
 
+import csv
+import io
 import logging
 import re
 import zipfile
 from collections import defaultdict
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
+import numpy as np
+from datasets import DatasetDict, IterableDatasetDict
+from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.columns import SPLITS, LabelNames, film_row, make_table
+from pneumo_hf.data.files import UNREADABLE, list_folder, list_zip, only_films, read_film
+from pneumo_hf.data.foreign import from_hub, from_kaggle, from_parquet
 from pneumo_hf.data.patients import parse_file_name
+from pneumo_hf.imaging.dicom import is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-FEATURES = Features(
-    {
-        "image": Image(decode=False),  # {"bytes", "path"}: reading is load_xray's
-        "label": ClassLabel(names=list(LABELS)),
-        "patient_id": Value("string"),
-        "subtype": Value("string"),  # bacteria, virus, normal or ""
-        "source": Value("string"),
-        "file_name": Value("string"),  # as below the data's root
-    }
+EXPECTED = (
+    "expected split/LABEL/file with splits train and test, LABEL/file, or a CSV with the columns path and label; "
+    "labels other than NORMAL and PNEUMONIA need a label_map"
 )
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-LAYOUT = re.compile(rf"(?:^|/)({'|'.join(SPLITS)})/({'|'.join(LABELS)})/([^/]+)$", re.IGNORECASE)
-EXPECTED = "expected split/LABEL/file with splits train and test and labels NORMAL and PNEUMONIA"
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+CSV_COLUMNS = {  # as written without spaces, hyphens and underscores
+    "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imageindex"),
+    "label": ("label", "finding", "findinglabels", "class", "target", "diagnosis"),
+    "patient_id": ("patientid", "patient", "subjectid"),
+    "split": ("split", "subset"),
+    "view": ("view", "viewposition"),
+    "age": ("age", "patientage"),
+    "sex": ("sex", "gender", "patientsex", "patientgender"),
+}
 
 
-def load_data(source: str | Path) -> DatasetDict:
-    """Read the table of a data set: a folder or zip in split/LABEL/file layout, or a folder of Parquet shards.
+def load_data(
+    source: str | Path,
+    labels: Sequence[str] = LABELS,
+    label_map: Mapping[str, str] | None = None,
+    streaming: bool = False,
+) -> DatasetDict | IterableDatasetDict:
+    """Read the table of a data set: the splits found of `train`, `validation` and `test`, all with the same columns.
 
-    Columns: `image` (bytes or a path, not decoded), `label` (0 NORMAL, 1 PNEUMONIA), `patient_id`, `subtype`,
-    `source`, `file_name`. Splits: those found of `train`, `validation` and `test`. Files that are no films by their
-    name, and the copies that archives carry (`__MACOSX`, Kaggle's nested `chest_xray`), are passed over.
+    Columns: `image` (bytes or a path, not decoded), `label`, `patient_id`, `subtype`, `source`, `file_name`, and of
+    DICOM films and CSVs `view`, `age`, `sex`, `body_part`, `modality`.
+
+    Args:
+        source: a folder or zip of split/LABEL/file, of LABEL/file, or of films beside a CSV; such a CSV; a folder of
+            Parquet shards; MedMNIST's `pneumoniamnist*.npz`; `kaggle:owner/name`; or a Hub data set id. In archives,
+            the copies that they carry (`__MACOSX`, Kaggle's nested `chest_xray`) are passed over.
+        labels: NORMAL and PNEUMONIA, or NORMAL, BACTERIA and VIRUS.
+        label_map: other names of labels, `{"No Finding": "NORMAL"}`; films of still others are left out and counted.
+        streaming: read a Hub data set film by film, without downloading it whole.
 
     Raises:
-        InputError: no such folder or file, none or one label in it, or another layout.
+        InputError: no such data, a label without films in a split, or another layout.
     """
-    path = Path(source)
-    if path.is_dir():
-        shards = sorted(path.rglob("*.parquet"))
-        data = _from_parquet(path, shards) if shards else _from_names(path, _folder_entries(path))
-    elif path.is_file() and zipfile.is_zipfile(path):
-        data = _from_names(path, _zip_entries(path))
-    elif path.exists():
-        raise InputError(f"{path} is neither a folder nor a zip: {EXPECTED}")
+    names = LabelNames(labels, label_map)
+    title = str(source)
+    if title.startswith("kaggle:"):
+        title = title.removeprefix("kaggle:")
+        data = _from_files(*list_folder(from_kaggle(title)), names)
     else:
-        raise InputError(f"no such data: {path} (a folder or zip of split/LABEL/file, or a folder of Parquet shards)")
-    for split, films in data.items():
-        present = set(films["label"])
-        if len(present) < len(LABELS):
-            missing = ", ".join(label for number, label in enumerate(LABELS) if number not in present)
-            raise InputError(f"{path}: the {split} split has no {missing} films; both labels are needed")
+        data = _load(Path(source).expanduser(), title, names, streaming)
+    names.report(title)
+    if not streaming:
+        for split, films in data.items():
+            present = set(films["label"])
+            if missing := [label for number, label in enumerate(labels) if number not in present]:
+                raise InputError(
+                    f"{title}: the {split} split has no {', '.join(missing)} films; every label is needed"
+                )
+        logger.info("%s: %s", title, ", ".join(f"{len(films)} {split}" for split, films in data.items()))
     return data
 
 
-def read_film(image: dict) -> bytes:
-    """The bytes of a value of the `image` column: embedded, in a file, or in a zip (`zip://inside::archive`)."""
-    if image["bytes"] is not None:
-        return image["bytes"]
-    if image["path"].startswith("zip://"):
-        inside, archive = image["path"].removeprefix("zip://").split("::")
-        return _open_zip(archive).read(inside)
-    return Path(image["path"]).read_bytes()
+def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    if path.is_dir():
+        shards = sorted(path.rglob("*.parquet"))
+        return from_parquet(path, shards, names) if shards else _from_files(*list_folder(path), names)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return _from_medmnist(path, names)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return _from_csv(path.name, path.read_bytes(), lambda name: str(path.parent / name), names)
+    if path.is_file() and zipfile.is_zipfile(path):
+        return _from_files(*list_zip(path), names)
+    if path.exists():
+        raise InputError(f"{path} is neither a folder, a zip, a CSV nor MedMNIST's npz: {EXPECTED}")
+    if HUB_ID.match(title):
+        return from_hub(title, names, streaming)
+    raise InputError(f"no such data: {path} (a folder, zip, CSV, kaggle:owner/name or Hub data set id)")
 
 
 def list_films(source: str | Path) -> list[dict]:
@@ -80,13 +109,14 @@ def list_films(source: str | Path) -> list[dict]:
     """
     path = Path(source)
     shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
+    names = LabelNames(LABELS)
     if shards:
-        data = _from_parquet(path, shards)
+        data = from_parquet(path, shards, names)
         rows = [dict(row) for films in data.values() for row in films]
     elif path.is_dir():
-        rows = [_row_to_score(file, file) for _, file in _folder_entries(path)]
+        rows = [_row_to_score(file, file) for _, file in only_films(list_folder(path)[1])]
     elif path.is_file() and path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-        rows = [_row_to_score(file, str(path / name)) for name, file in _zip_entries(path)]
+        rows = [_row_to_score(file, str(path / name)) for name, file in only_films(list_zip(path)[1])]
     elif path.is_file():
         rows = [_row_to_score(str(path), str(path))]
     else:
@@ -96,85 +126,136 @@ def list_films(source: str | Path) -> list[dict]:
     return rows
 
 
-def _folder_entries(root: Path) -> list[tuple[str, str]]:
-    files = sorted(file for file in root.rglob("*") if file.is_file())
-    return [(str(file.relative_to(root).as_posix()), str(file)) for file in files if _is_film(file.name)]
+def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -> DatasetDict:
+    """A table from what lies in a folder or archive: split/LABEL/file before a CSV, and that before LABEL/file."""
+    films = sorted(only_films(entries), key=lambda entry: (entry[0].count("/"), entry[0]))  # a nested copy comes later
+    splits, found, seen = defaultdict(list), [], set()
+    for name, file in films:
+        split, label, base = ("", "", *PurePosixPath(name).parts)[-3:]
+        if split.lower() in SPLITS and (split.lower(), label.lower(), base) not in seen:
+            seen.add((split.lower(), label.lower(), base))
+            found.append((SPLITS[split.lower()], label, base, file))
+    tables = [entry for entry in entries if entry[0].lower().endswith(".csv") and "__MACOSX" not in entry[0]]
+    if not any(label in names for _, label, _, _ in found):
+        places = dict(entries)
+        for name, file in tables:
+            content = read_film({"bytes": None, "path": file})
+            if _csv_columns(content):
+                return _from_csv(root.name, content, partial(_place, places, PurePosixPath(name).parent), names)
+        found = [("train", PurePosixPath(name).parent.name, PurePosixPath(name).name, file) for name, file in films]
+    for split, label, base, file in found:
+        number = names.number(label, parse_file_name(base)[1])
+        if number is not None:
+            stored = label.upper() if label.upper() in names.labels else label
+            splits[split].append((file, f"{split}/{stored}/{base}", number))
+    if not splits:
+        labels = f" of a known label (found {', '.join(list(names.left_out)[:5])})" if names.left_out else ""
+        raise InputError(f"no films{labels} in {root}: {EXPECTED}")
+    return DatasetDict(
+        {
+            split: make_table((_file_row(*film, root.name) for film in films), names.labels)
+            for split, films in splits.items()
+        }
+    )
 
 
-def _zip_entries(archive: Path) -> list[tuple[str, str]]:
-    names = sorted(info.filename for info in zipfile.ZipFile(archive).infolist() if not info.is_dir())
-    return [
-        (name, f"zip://{name}::{archive}") for name in names if "__MACOSX" not in name and _is_film(Path(name).name)
-    ]
+def _place(places: dict[str, str], folder: PurePosixPath, path: str) -> str:
+    name = str(folder / path)
+    return places.get(name, name)  # what a CSV names in vain is listed when it is decoded
 
 
-def _is_film(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in FILM_SUFFIXES
-
-
-def _from_names(root: Path, entries: list[tuple[str, str]]) -> DatasetDict:
-    rows, seen = defaultdict(list), set()
-    for name, file in sorted(entries, key=lambda entry: (entry[0].count("/"), entry[0])):
-        match = LAYOUT.search(name)
-        if not match or match.groups() in seen:  # a nested copy lies deeper, so it comes later
-            continue
-        seen.add(match.groups())
-        split, label = SPLITS[match[1].lower()], match[2].upper()
-        rows[split].append(_row(file, f"{split}/{label}/{match[3]}", LABELS.index(label), root.name))
-    if not rows:
-        raise InputError(f"no films in {root}: {EXPECTED}")
-    logger.info("%s: %s", root, ", ".join(f"{len(films)} {split}" for split, films in rows.items()))
-    return DatasetDict({split: Dataset.from_list(films, features=FEATURES) for split, films in rows.items()})
-
-
-def _row(file: str, file_name: str, label: int, source: str) -> dict:
-    patient_id, subtype = parse_file_name(file_name)
+def _file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
+    """A row for a film in a file; of DICOM the header is read."""
     image = {"bytes": None, "path": file}
-    return {
-        "image": image,
-        "label": label,
-        "patient_id": patient_id,
-        "subtype": subtype,
-        "source": source,
-        "file_name": file_name,
-    }
+    dicom = None
+    if PurePosixPath(file_name).suffix.lower() in (".dcm", ".dicom", ""):
+        try:
+            dicom = read_film(image)
+        except UNREADABLE:  # whoever decodes the film lists it
+            dicom = None
+    return film_row(image, file_name, label, source, dicom if dicom and is_dicom(dicom) else None)
 
 
 def _row_to_score(file: str, name: str) -> dict:
     folder = Path(name).parent.name.upper()
-    row = _row(file, name, LABELS.index(folder) if folder in LABELS else -1, "")
-    return row if row["label"] >= 0 else {**row, "label": None}
+    return _file_row(file, name, LABELS.index(folder) if folder in LABELS else None, "")
 
 
-def _from_parquet(root: Path, shards: list[Path]) -> DatasetDict:
-    files = defaultdict(list)
-    for shard in shards:
-        files[SPLITS.get(re.split(r"[-.]", shard.name)[0], "train")].append(str(shard))
+def _csv_columns(content: bytes) -> dict[str, str]:
+    """`{our column: theirs}` of a CSV with at least path and label, else nothing."""
+    header = next(csv.reader(_csv_lines(content), _csv_dialect(content)), [])
+    plain = {re.sub(r"[\s_-]", "", name).lower(): name for name in header}
+    found = {
+        ours: next(plain[alias] for alias in theirs if alias in plain)
+        for ours, theirs in CSV_COLUMNS.items()
+        if any(alias in plain for alias in theirs)
+    }
+    return found if {"path", "label"} <= found.keys() else {}
+
+
+def _csv_lines(content: bytes) -> io.StringIO:
+    return io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")
+
+
+def _csv_dialect(content: bytes) -> type[csv.Dialect]:
+    first = _csv_lines(content).readline()
+
+    class Dialect(csv.excel):
+        delimiter = max(",;\t", key=first.count)
+
+    return Dialect
+
+
+def _from_csv(source: str, content: bytes, place: Callable[[str], str], names: LabelNames) -> DatasetDict:
+    """A table from a CSV; `place(path)` says where the file of a row lies."""
+    columns = _csv_columns(content)
+    if not columns:
+        raise InputError(f"{source}: the CSV has no columns path and label")
+    splits = defaultdict(list)
+    for line in csv.DictReader(_csv_lines(content), dialect=_csv_dialect(content)):
+        values = {ours: (line[theirs] or "").strip() for ours, theirs in columns.items()}
+        label = names.number(values["label"], parse_file_name(values["path"])[1])
+        if label is None or not values["path"]:
+            continue
+        row = _file_row(place(values["path"]), values["path"], label, source)
+        for column in ("patient_id", "view", "sex"):
+            if values.get(column):
+                row[column] = values[column].upper() if column != "patient_id" else values[column]
+        if re.fullmatch(r"\d+(\.\d+)?", age := values.get("age", "").removesuffix("Y")):
+            row["age"] = float(age)
+        splits[SPLITS.get(values.get("split", "").lower(), "train")].append(row)
+    if not splits:
+        raise InputError(f"{source}: no row of the CSV has a known label ({EXPECTED})")
+    return DatasetDict({split: make_table(rows, names.labels) for split, rows in splits.items()})
+
+
+def _from_medmnist(path: Path, names: LabelNames) -> DatasetDict:
+    """MedMNIST's arrays, each film as a PNG: `{split}_images` `[N, S, S]` uint8, `{split}_labels` `[N, 1]`."""
+    data = DatasetDict()
     try:
-        data = load_dataset("parquet", data_files=dict(files))
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise InputError(f"{root}: the Parquet shards cannot be read ({str(error).splitlines()[0]})") from error
-    return DatasetDict({split: _complete(root, films) for split, films in data.items()})
+        with np.load(path) as arrays:
+            for theirs, split in SPLITS.items():
+                if f"{theirs}_images" not in arrays:
+                    continue
+                images, numbers = arrays[f"{theirs}_images"], arrays[f"{theirs}_labels"].ravel()
+                if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(numbers):
+                    raise ValueError("its arrays are no grey films")
+                if numbers.max() >= len(LABELS) or names.labels != LABELS:
+                    raise InputError(f"{path.name} has two labels, NORMAL and PNEUMONIA, and no others")
+                rows = (
+                    film_row({"bytes": _png(image), "path": None}, f"{split}-{row:05d}.png", int(number), path.name)
+                    for row, (image, number) in enumerate(zip(images, numbers, strict=True))
+                )
+                data[split] = make_table(rows, names.labels)
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not MedMNIST's pneumoniamnist npz ({error})") from error
+    if not data:
+        raise InputError(f"{path} is not MedMNIST's pneumoniamnist npz: it has no train_images")
+    logger.info("%s names no patients: each film counts as one", path.name)
+    return data
 
 
-def _complete(root: Path, films: Dataset) -> Dataset:
-    """The columns of `FEATURES`: what a Parquet set of images and labels lacks comes from its file names."""
-    missing = {"image", "label"} - set(films.column_names)
-    if missing:
-        raise InputError(f"{root}: the Parquet shards have no column {', '.join(sorted(missing))}")
-    label = films.features["label"]
-    if isinstance(label, ClassLabel) and tuple(name.upper() for name in label.names) != LABELS:
-        raise InputError(f"{root}: the labels are {', '.join(label.names)}, but should be {', '.join(LABELS)}")
-    films = films.cast_column("image", Image(decode=False))
-    names = [image["path"] or f"row_{row}" for row, image in enumerate(films["image"])]
-    patients, subtypes = zip(*map(parse_file_name, names), strict=True)
-    made = {"patient_id": patients, "subtype": subtypes, "source": [root.name] * len(films), "file_name": names}
-    for column, values in made.items():
-        if column not in films.column_names:
-            films = films.add_column(column, list(values))
-    return films.select_columns(list(FEATURES)).cast(FEATURES)
-
-
-@lru_cache(maxsize=8)
-def _open_zip(archive: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(archive)
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

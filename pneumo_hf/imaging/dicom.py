@@ -1,44 +1,191 @@
-"""DICOM films: stored values become display values, as PS3.3 C.11 orders it: modality LUT, VOI LUT, then inversion."""
+"""DICOM films: stored values become display values, as PS3.3 C.11 orders it: modality LUT, VOI LUT, then inversion.
+
+What names a person never leaves this module but as `patient`, which the caller hashes; messages quote no such value.
+"""
 
 import io
+import logging
+import re
+import struct
+import warnings
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from PIL import Image
+from pydicom.pixels import apply_modality_lut, apply_windowing
+
+from pneumo_hf.imaging.quality import INVERTED, chest_correlation
+
+logger = logging.getLogger(__name__)
 
 PREAMBLE = 128  # bytes before the magic word "DICM"
+MODALITIES = {"CR", "DX", "DR", "RG", "SC", "OT", ""}  # projection radiographs, captures of them, or not said
+CHEST = re.compile("CHEST|THORAX|T[OÓ]RAX|LUNG|PULM|RIB")
+DAMAGE = (  # what pydicom and its decoders raise on damaged files
+    *(AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, RuntimeError),
+    *(OSError, EOFError, OverflowError, MemoryError, struct.error, pydicom.errors.InvalidDicomError),
+)
+MOST_PIXELS = 100_000_000
+GREY_TOLERANCE = 8  # levels between the channels of a grey film stored in colour
+
+# pydicom's warnings and logs quote values, a person's name among them.
+warnings.filterwarnings("ignore", module="pydicom")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def is_dicom(content: bytes) -> bool:
+    """By the magic word after the preamble, whatever the file is called."""
     return content[PREAMBLE : PREAMBLE + 4] == b"DICM"
 
 
 def read_dicom(content: bytes) -> np.ndarray:
-    """The display values `[H, W]` of an uncompressed grey DICOM film, lungs dark and bones bright.
+    """The film `[H, W]` uint8 as a viewer shows it, lungs dark and bones bright; 8-bit films without a LUT untouched.
 
-    8-bit films without a LUT keep their pixels (uint8); everything else is float64 in display order.
+    A window or LUT maps to its whole output range, other films by the depth they are stored in; padding is black.
+    MONOCHROME1 is inverted, unless the result resembles a chest film's negative: then the tag is wrong.
 
     Raises:
-        ValueError: no pixels, several frames, colour, or a compressed transfer syntax; the message says which.
+        ValueError: no chest film (modality, body part, colour, several frames), or damaged; the message says which.
     """
-    try:
-        film = pydicom.dcmread(io.BytesIO(content))
-    except (InvalidDicomError, EOFError, OSError) as error:
-        raise ValueError(f"damaged DICOM: {error}") from error
-    if "PixelData" not in film:
-        raise ValueError("DICOM without pixels")
-    if film.file_meta.TransferSyntaxUID.is_compressed:
-        raise ValueError(f"compressed DICOM ({film.file_meta.TransferSyntaxUID.name}) is not read yet")
-    if film.SamplesPerPixel != 1 or int(film.get("NumberOfFrames", 1)) != 1:
-        raise ValueError("DICOM of several frames or colours, not a film")
+    film = _read(content)
+    if reason := _refusal(film):
+        raise ValueError(reason)
     try:
         stored = film.pixel_array
-    except (AttributeError, ValueError) as error:
-        raise ValueError(f"damaged DICOM: {error}") from error
-    shown = apply_voi_lut(apply_modality_lut(stored, film), film)
-    inverted = film.PhotometricInterpretation == "MONOCHROME1"
-    if stored.dtype == np.uint8 and shown is stored:
-        return 255 - stored if inverted else stored
-    shown = shown.astype(np.float64)
-    return shown.max() + shown.min() - shown if inverted else shown
+        if stored.ndim == 3 and int(np.ptp(stored.astype(np.int32), axis=2).max()) <= GREY_TOLERANCE:
+            return stored[..., 1].astype(np.uint8)  # a grey film stored in colour, which pydicom has made RGB
+        shown = _display(film, stored) if stored.ndim == 2 else None
+    except DAMAGE as error:
+        syntax = film.file_meta.get("TransferSyntaxUID")
+        name = syntax.name if syntax else "no transfer syntax"
+        raise ValueError(f"damaged DICOM: its pixels cannot be decoded ({name})") from error
+    if shown is None:
+        raise ValueError("a colour picture, not a film")
+    if film.PhotometricInterpretation == "MONOCHROME1":
+        inverted = 255 - shown
+        if chest_correlation(Image.fromarray(inverted)) >= INVERTED:
+            shown = inverted
+        else:
+            logger.info("a film tagged MONOCHROME1 has dark lungs already: not inverted")
+    if (padding := _padding(film, stored)) is not None:
+        shown = np.where(padding, np.uint8(0), shown)
+    return shown
+
+
+def dicom_facts(content: bytes) -> dict:
+    """What a DICOM header says of a film, None where it is silent.
+
+    `patient` (to be hashed, never kept), `view` (PA, AP, LATERAL, ...), `age` in years, `sex` (F or M), `body_part`,
+    `modality`, `bits` (stored).
+
+    Raises:
+        ValueError: the header is damaged.
+    """
+    film = _read(content, pixels=False)
+    sex = _text(film, "PatientSex")
+    return {
+        "patient": _text(film, "PatientID") or _text(film, "StudyInstanceUID"),
+        "view": _text(film, "ViewPosition"),
+        "age": _age(film),
+        "sex": sex if sex in ("F", "M") else None,
+        "body_part": _text(film, "BodyPartExamined"),
+        "modality": _text(film, "Modality"),
+        "bits": film.get("BitsStored"),
+    }
+
+
+def _read(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
+    try:
+        return pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
+    except DAMAGE as error:
+        raise ValueError("damaged DICOM: its header cannot be read") from error
+
+
+def _refusal(film: pydicom.Dataset) -> str | None:
+    """Why a file is no chest film, or None."""
+    modality, body_part = _text(film, "Modality") or "", _text(film, "BodyPartExamined")
+    if modality not in MODALITIES:
+        return f"not an X-ray film: modality {modality[:16]}"
+    if body_part and not CHEST.search(body_part):
+        return f"not a chest film: body part {body_part[:16]}"
+    try:
+        if "PixelData" not in film:
+            return "DICOM without pixels"
+        if int(film.get("NumberOfFrames") or 1) != 1:
+            return "DICOM of several frames, not a film"
+        if int(film.Rows) * int(film.Columns) > MOST_PIXELS:
+            return "too many pixels for a film"
+        if film.PhotometricInterpretation == "PALETTE COLOR":
+            return "a colour picture, not a film"
+    except DAMAGE:
+        return "damaged DICOM: its header does not describe a picture"
+    return None
+
+
+def _display(film: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
+    window = _number(film, "WindowWidth") or 0
+    plain = not any(name in film for name in ("VOILUTSequence", "ModalityLUTSequence", "RescaleSlope"))
+    if plain and window <= 0 and film.BitsStored <= 8 and not film.PixelRepresentation and stored.max() < 256:
+        return stored.astype(np.uint8)
+    values = np.asarray(apply_modality_lut(stored, film), dtype=np.float64)
+    if "VOILUTSequence" in film:
+        first, table = _voi_table(film)
+        values = table[(values - first).clip(0, len(table) - 1).astype(np.int64)]
+        low, high = table.min(), table.max()
+    elif window > 0 and _number(film, "WindowCenter") is not None:
+        with np.errstate(over="ignore"):
+            low, high = apply_windowing(np.array([-1e9, 1e9]), film)  # the ends of its output range
+        values = apply_windowing(values, film)
+    elif film.PixelRepresentation:  # signed values, whose range says nothing
+        padding = _padding(film, stored)
+        inside = values if padding is None or padding.all() else values[~padding]
+        low, high = inside.min(), inside.max()
+    else:
+        ends = np.array([0, 2 ** _depth(film, stored) - 1], stored.dtype)
+        low, high = sorted(np.asarray(apply_modality_lut(ends, film), dtype=np.float64))
+    if low == high:
+        return np.zeros(stored.shape, np.uint8)
+    return np.round(((values - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
+
+
+def _voi_table(film: pydicom.Dataset) -> tuple[int, np.ndarray]:
+    """The first value mapped and the table (pydicom 3.0's own `apply_voi` wraps 8-bit tables of many entries)."""
+    item = film.VOILUTSequence[0]
+    entries, first, _ = item.LUTDescriptor
+    data = item.LUTData
+    if isinstance(data, bytes):
+        data = np.frombuffer(data, np.uint8 if len(data) == (entries or 2**16) else "<u2")
+    return first, np.asarray(data, dtype=np.float64)
+
+
+def _depth(film: pydicom.Dataset, stored: np.ndarray) -> int:
+    """Bits stored; where a file claims all that it allocates, those that the film uses, as for 16-bit PNG."""
+    if film.BitsStored < film.BitsAllocated:
+        return film.BitsStored
+    return next(bits for bits in (8, 10, 12, 14, 16, 32) if stored.max() < 2**bits)
+
+
+def _padding(film: pydicom.Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """Where the film is padding and no picture (PS3.3 C.7.5.1.1.2), `[H, W]` bool."""
+    first = _number(film, "PixelPaddingValue")
+    if first is None:
+        return None
+    last = _number(film, "PixelPaddingRangeLimit")
+    low, high = sorted((first, first if last is None else last))
+    return (stored >= low) & (stored <= high)
+
+
+def _text(film: pydicom.Dataset, name: str) -> str | None:
+    return str(film.get(name) or "").strip().upper() or None
+
+
+def _number(film: pydicom.Dataset, name: str) -> float | None:
+    value = film.get(name)
+    value = value[0] if isinstance(value, pydicom.multival.MultiValue) and value else value
+    return None if value in (None, "") or isinstance(value, pydicom.multival.MultiValue) else float(value)
+
+
+def _age(film: pydicom.Dataset) -> float | None:
+    """PatientAge (`045Y`, `018M`, `006W`, `010D`, or a bare number of years) in years."""
+    match = re.fullmatch(r"(\d{1,3})([YMWD]?)", _text(film, "PatientAge") or "")
+    return match and round(int(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]], 2)

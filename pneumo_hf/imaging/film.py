@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pneumo_hf.imaging.dicom import is_dicom, read_dicom
+from pneumo_hf.imaging.dicom import dicom_facts, is_dicom, read_dicom
 
-FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm"}
+FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
 
 XraySource = str | Path | bytes | Image.Image | np.ndarray
@@ -22,13 +22,13 @@ class UnreadableFilmError(ValueError):
 def load_xray(source: XraySource) -> Image.Image:
     """Read a chest film as an 8-bit grey image (PIL mode "L"), whatever it came in.
 
-    PNG, JPEG, TIFF, WebP and uncompressed DICOM. 8-bit pixels pass untouched; deeper ones are rescaled to 0..255 by
+    PNG, JPEG, TIFF, WebP and DICOM. 8-bit pixels pass untouched; deeper ones are rescaled to 0..255 by
     `to_uint8`; transparency is composited on black, the colour of a film's border; the EXIF orientation is applied.
     Arrays are `[H, W]`, `[1, H, W]` or `[H, W, 3 | 4]`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UnreadableFilmError: empty, truncated, or not a picture; the message says which.
+        UnreadableFilmError: empty, truncated, no picture, or a DICOM that is no chest film; the message says which.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -39,7 +39,7 @@ def load_xray(source: XraySource) -> Image.Image:
         raise UnreadableFilmError("empty file")
     if is_dicom(content):
         try:
-            return Image.fromarray(to_uint8(read_dicom(content)))
+            return Image.fromarray(read_dicom(content))
         except ValueError as error:
             raise UnreadableFilmError(str(error)) from error
     return _decode(content)
@@ -67,6 +67,24 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     return np.round((values - low) * (255.0 / (high - low))).astype(np.uint8)
 
 
+def describe(content: bytes) -> dict:
+    """What a file is, from its first bytes: `kind` (JPEG, PNG, TIFF, WEBP, DICOM, HTML, empty or unknown), and for
+    pictures `mode` as PIL's, and `bits` a pixel and channel. The file's name plays no part."""
+    if is_dicom(content):
+        try:
+            return {"kind": "DICOM", "mode": "DICOM", "bits": dicom_facts(content)["bits"]}
+        except ValueError:
+            return {"kind": "DICOM", "mode": None, "bits": None}
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;16") else 8)
+            return {"kind": image.format, "mode": image.mode, "bits": bits}
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        start = content[:512].lstrip().lower()
+        kind = "HTML" if start.startswith((b"<!doctype", b"<html", b"<?xml")) else "unknown" if content else "empty"
+        return {"kind": kind, "mode": None, "bits": None}
+
+
 def _decode(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
@@ -75,7 +93,10 @@ def _decode(content: bytes) -> Image.Image:
             image.load()
             return _to_grey(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        raise UnreadableFilmError("not a picture that can be read (PNG, JPEG, TIFF, WebP or DICOM)") from error
+        what = (
+            "an HTML page, not a picture" if describe(content)["kind"] == "HTML" else "not a picture that can be read"
+        )
+        raise UnreadableFilmError(f"{what} (PNG, JPEG, TIFF, WebP or DICOM)") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnreadableFilmError("too many pixels for a film") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL's decoders raise on damaged files

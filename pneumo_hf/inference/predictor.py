@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,8 +12,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification
 
 from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.data.sources import read_film
 from pneumo_hf.imaging.film import UnreadableFilmError, XraySource, load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
 
@@ -75,7 +74,7 @@ class Predictor:
             try:
                 pixels.append(resize_film(load_xray(read(row["image"])), self.image_processor))
                 batch.append({**row, "error": ""})
-            except (UnreadableFilmError, OSError, BadZipFile) as error:
+            except (UnreadableFilmError, *UNREADABLE) as error:
                 batch.append({**row, "error": str(error)})
             if len(batch) == self.batch_size:
                 yield from self._score_batch(batch, pixels)

@@ -44,7 +44,7 @@ def save_calibrated(
         "clahe": False,
     }
     model.config.training_data = {
-        "dataset": Path(data.dataset).name,
+        "dataset": data.name,
         "films": {split: len(part) for split, part in films.items() if split != "test"},
         "patients": {split: len(set(part.patient_ids)) for split, part in films.items() if split != "test"},
     }

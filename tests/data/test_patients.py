@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pneumo_hf.config import InputError
-from pneumo_hf.data.patients import assert_no_leakage, parse_file_name, patient_group, split_by_patient
+from pneumo_hf.data.patients import parse_file_name, patient_group, split_by_patient
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,3 @@ def test_the_split_is_seeded_and_a_block_is_contiguous() -> None:
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(InputError, match="too few patients"):
         split_by_patient(["a", "a", "b", "c"], [0, 0, 1, 1], 0.2, 0)
-
-
-def test_leakage_stops_the_run_and_names_the_patient() -> None:
-    assert_no_leakage({"train": ["a", "b"], "validation": ["c"], "test": ["d"]})
-    with pytest.raises(InputError, match=r"leakage: 1 patients are in both train and test \(b"):
-        assert_no_leakage({"train": ["a", "b"], "validation": ["c"], "test": ["b"]})

@@ -7,8 +7,9 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from pneumo_hf.config import DataArguments, InputError
+from pneumo_hf.data.files import read_film
 from pneumo_hf.data.pixels import decode_films, decode_splits
-from pneumo_hf.data.sources import load_data, read_film
+from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import resize_film
 from tests.conftest import make_film, write_films
@@ -48,7 +49,7 @@ def test_unreadable_films_are_listed_with_reasons(tmp_path: Path) -> None:
     folder = write_films(tmp_path / "films", {"train": (12, 12), "test": (4, 4)})
     spoil(folder / "train" / "NORMAL")
     films, rejected = decode_splits(
-        load_data(folder), PROCESSOR, DataArguments(dataset=str(folder), cache_dir=str(tmp_path / "cache")), seed=0
+        load_data(folder), PROCESSOR, DataArguments(dataset=[str(folder)], cache_dir=str(tmp_path / "cache")), seed=0
     )
     assert {row["path"].split("/")[-1]: row["reason"].split(":")[0] for row in rejected} == {
         "cut.jpeg": "damaged file",
@@ -68,7 +69,7 @@ def spoil(folder: Path) -> None:
 
 
 def test_a_missing_test_split_is_held_out_and_a_missing_train_split_refused(tmp_path: Path) -> None:
-    arguments = DataArguments(dataset=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    arguments = DataArguments(dataset=[str(tmp_path)], cache_dir=str(tmp_path / "cache"))
     films, _ = decode_splits(load_data(write_films(tmp_path / "a", {"train": (40, 40)})), PROCESSOR, arguments, seed=0)
     assert {split: round(len(part) / 80, 1) for split, part in films.items()} == {
         "train": 0.6,
@@ -83,6 +84,6 @@ def test_a_patient_in_train_and_test_stops_the_run(tmp_path: Path) -> None:
     folder = write_films(tmp_path / "films", {"train": (20, 20), "test": (4, 4)})
     source = next((folder / "test" / "PNEUMONIA").iterdir())
     (folder / "train" / "PNEUMONIA" / source.name).write_bytes(source.read_bytes())
-    arguments = DataArguments(dataset=str(folder), cache_dir=str(tmp_path / "cache"))
+    arguments = DataArguments(dataset=[str(folder)], cache_dir=str(tmp_path / "cache"))
     with pytest.raises(InputError, match="leakage: 1 patients"):
         decode_splits(load_data(folder), PROCESSOR, arguments, seed=0)

@@ -6,7 +6,8 @@ import pytest
 from datasets import ClassLabel, load_dataset
 
 from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.data.sources import list_films, load_data, read_film
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.sources import list_films, load_data
 from pneumo_hf.imaging.film import load_xray
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def test_bad_sources_name_what_is_missing(tmp_path: Path, films_folder: Path) ->
     with pytest.raises(InputError, match="expected split/LABEL/file"):
         load_data(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="neither a folder nor a zip"):
+    with pytest.raises(InputError, match="neither a folder, a zip"):
         load_data(tmp_path / "notes.txt")
     shutil.copytree(films_folder / "train" / "NORMAL", tmp_path / "one" / "train" / "NORMAL")
     with pytest.raises(InputError, match="no PNEUMONIA films"):
@@ -80,16 +81,18 @@ def test_films_to_score_need_no_label(films_folder: Path, tmp_path: Path) -> Non
         list_films(tmp_path / "empty")
 
 
-def test_parquet_of_images_and_labels_alone_gets_its_columns_and_other_labels_are_refused(tmp_path: Path) -> None:
+def test_parquet_of_images_and_labels_alone_gets_its_columns_and_labels_go_by_name(tmp_path: Path) -> None:
     films = load_dataset("parquet", data_files=str(ROOT / "data/chest_xray_sample/test*.parquet"), split="train")
     films.select_columns(["image", "label"]).to_parquet(tmp_path / "a" / "test-0.parquet")
     table, whole = load_data(tmp_path / "a")["test"], load_data(ROOT / "data" / "chest_xray_sample")["test"]
     assert table.column_names == whole.column_names
     assert table["patient_id"] == whole["patient_id"]
-    other = films.cast_column("label", ClassLabel(names=["PNEUMONIA", "NORMAL"]))
-    other.to_parquet(tmp_path / "b" / "test-0.parquet")
-    with pytest.raises(InputError, match="the labels are PNEUMONIA, NORMAL"):
-        load_data(tmp_path / "b")
+    swapped = films.cast_column("label", ClassLabel(names=["Pneumonia", "normal"]))
+    swapped.to_parquet(tmp_path / "b" / "test-0.parquet")
+    assert load_data(tmp_path / "b")["test"]["label"] == [1 - label for label in whole["label"]]
+    films.cast_column("label", ClassLabel(names=["0", "1"])).to_parquet(tmp_path / "d" / "test-0.parquet")
+    with pytest.raises(InputError, match="its labels are the numbers 0, 1"):
+        load_data(tmp_path / "d")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "test-0.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot be read"):

@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from pneumo_hf.config import InputError, ModelArguments
-from pneumo_hf.data.sources import load_data, read_film
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
 from pneumo_hf.training.backbones import embedded_checkpoint

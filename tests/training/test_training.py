@@ -23,7 +23,7 @@ from tests.conftest import make_film
 def films(tiny_recipe: list[str]) -> dict[str, FilmDataset]:
     model_args, data_args, _ = parse_args(tiny_recipe)
     processor = load_model(model_args, data_args.cache_dir)[1]
-    return decode_splits(load_data(data_args.dataset), processor, data_args, seed=0)[0]
+    return decode_splits(load_data(data_args.dataset[0]), processor, data_args, seed=0)[0]
 
 
 def fresh(tiny_recipe: list[str]):

@@ -1,0 +1,167 @@
+"""Copies of films: exact ones by a hash of the pixels, near ones by a perceptual hash in an index; and leaks."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.fft import dctn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
+from sklearn.decomposition import PCA
+
+from pneumo_hf.config import InputError
+from pneumo_hf.imaging.quality import THUMBNAIL, mean_chest, standardise, thumbnail
+
+NEAR = (
+    0.95  # correlation: resized and recompressed copies keep above .957, different films of the Kermany set below .91
+)
+FREQUENCIES = 8  # a side: the perceptual hash is the 64 lowest of the film's cosine transform
+AXES = 24  # principal ones of the hashes: the tree is five times faster than on all 64
+NEIGHBOURS = 8  # looked at for each film, so that memory stays bounded whatever the films
+FILMS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells whether two films are copies, whatever their files."""
+
+    content: str  # for exact copies: BLAKE2b of the size and the 8-bit pixels, 32 hexadecimal digits
+    thumbnail: np.ndarray  # for near ones: [56, 56] uint8
+
+
+def fingerprint(film: Image.Image) -> Fingerprint:
+    digest = hashlib.blake2b(repr(film.size).encode(), digest_size=16)
+    digest.update(film.tobytes())
+    return Fingerprint(digest.hexdigest(), thumbnail(film))
+
+
+def exact_groups(contents: np.ndarray) -> list[np.ndarray]:
+    """Indices of the films of equal content, a group each, in order of their first film."""
+    order = np.argsort(contents, kind="stable")
+    groups = np.split(order, np.flatnonzero(contents[order][1:] != contents[order][:-1]) + 1)
+    return sorted((group for group in groups if len(group) > 1), key=lambda group: group[0])
+
+
+def near_pairs(contents: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
+    """Pairs of films of different content that are one picture, resized or compressed anew: `(i, j, correlation)`.
+
+    The measure is the correlation of thumbnails from which the mean chest film is taken out, since all chests look
+    alike. The index is a k-d tree of a perceptual hash, the lowest cosine coefficients as in pHash (Zauner 2010) but
+    kept as numbers and turned to their principal axes: an orthonormal projection shortens distances only, so no pair
+    above `NEAR` escapes it, unless a film has more than `NEIGHBOURS` nearer ones.
+
+    Args:
+        contents: `[N]` hashes; of films of equal content one stands for all.
+        thumbnails: `[N, 56, 56]` uint8, a memory map as well.
+    """
+    _, chosen = np.unique(contents, return_index=True)
+    hashes = np.concatenate(
+        [np.empty((0, FREQUENCIES**2), np.float32)]
+        + [_perceptual_hash(_details(thumbnails[rows])) for rows in _pieces(chosen)]
+    )
+    chosen, hashes = chosen[hashes.any(axis=1)], hashes[hashes.any(axis=1)]  # a blank film resembles nothing
+    if len(chosen) < 2:
+        return []
+    axes = PCA(min(AXES, *hashes.shape)).fit(hashes[:: len(hashes) // FILMS_AT_ONCE + 1])
+    points = axes.transform(hashes)
+    tree, radius, pairs = KDTree(points), np.sqrt(2 * (1 - NEAR)), set()
+    for piece in _pieces(np.arange(len(chosen))):
+        neighbours = tree.query(points[piece], k=NEIGHBOURS + 1, distance_upper_bound=radius, workers=-1)[1]
+        for row, position in zip(*np.nonzero(neighbours < len(chosen)), strict=True):
+            first, second = sorted((piece[row], neighbours[row, position]))
+            if first != second:
+                pairs.add((int(chosen[first]), int(chosen[second])))
+    found = []
+    for piece in _pieces(np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)):
+        similar = np.einsum("nd,nd->n", _details(thumbnails[piece[:, 0]]), _details(thumbnails[piece[:, 1]]))
+        found += [(int(i), int(j), float(r)) for (i, j), r in zip(piece, similar, strict=True) if r >= NEAR]
+    return sorted((min(i, j), max(i, j), r) for i, j, r in found)
+
+
+def copy_pairs(contents: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of films that link all copies, exact and near."""
+    exact = [(int(group[0]), int(other)) for group in exact_groups(contents) for other in group[1:]]
+    return exact + [(i, j) for i, j, _ in near_pairs(contents, thumbnails)]
+
+
+def copy_groups(pairs: Sequence[tuple[int, int]], films: int) -> np.ndarray:
+    """The number `[N]` of the group of copies that each film belongs to; a film without copies is alone in its own."""
+    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    edges = coo_array((np.ones(len(first)), (first, second)), shape=(films, films))
+    return connected_components(edges, directed=False)[1]
+
+
+def find_leaks(
+    splits: np.ndarray, patient_ids: np.ndarray, contents: np.ndarray, near: Sequence[tuple[int, int, float]]
+) -> dict[str, list]:
+    """What is in two splits: `patients` (their ids), and `exact` and `near`, lists of index pairs `(i, j)`."""
+    homes = {}
+    for patient, split in zip(patient_ids, splits, strict=True):
+        homes.setdefault(patient, set()).add(split)
+    exact = []
+    for group in exact_groups(contents):
+        first = {split: group[splits[group] == split][0] for split in dict.fromkeys(splits[group])}
+        home, *others = first
+        exact += [(int(first[home]), int(film)) for film in group if splits[film] in others]
+    return {
+        "patients": sorted(patient for patient, found in homes.items() if len(found) > 1),
+        "exact": exact,
+        "near": _near_across(splits, contents, near),
+    }
+
+
+def assert_no_leaks(
+    splits: np.ndarray, patient_ids: np.ndarray, contents: np.ndarray, thumbnails: np.ndarray, names: Sequence[str]
+) -> None:
+    """Stop the run if a patient, a film or a near-duplicate of one is in two splits.
+
+    Raises:
+        InputError: naming what leaks, with examples and the remedy.
+    """
+    leaks = find_leaks(splits, patient_ids, contents, near_pairs(contents, thumbnails))
+    told = []
+    if leaks["patients"]:
+        told.append(f"{len(leaks['patients'])} patients are in two splits ({', '.join(leaks['patients'][:3])})")
+    for kind, what in (("exact", "are exact copies"), ("near", "are near-duplicates")):
+        if leaks[kind]:
+            examples = ", ".join(f"{names[i]} = {names[j]}" for i, j in leaks[kind][:3])
+            told.append(f"{len(leaks[kind])} pairs of films in two splits {what} ({examples})")
+    if told:
+        raise InputError(
+            f"leakage: {'; '.join(told)}. Take them out of one split, or write a clean copy with "
+            "`python -m pneumo_hf prepare DATA --drop_leaks --output_dir DIR`; `audit` shows them all"
+        )
+
+
+def _near_across(
+    splits: np.ndarray, contents: np.ndarray, near: Sequence[tuple[int, int, float]]
+) -> list[tuple[int, int]]:
+    """Near-duplicates in two splits, where a film stands for all of equal content."""
+    same = {contents[group[0]]: group for group in exact_groups(contents)}
+    found = []
+    for i, j, _ in near:
+        here, there = (same.get(contents[film], np.array([film])) for film in (i, j))
+        pair = next(((a, b) for a in here for b in there if splits[a] != splits[b]), None)
+        if pair:
+            found.append((int(pair[0]), int(pair[1])))
+    return found
+
+
+def _details(thumbnails: np.ndarray) -> np.ndarray:
+    """`[N, 3136]`: thumbnails without their share of the mean chest film, of length one (zero for a blank film)."""
+    rows = standardise(thumbnails)
+    rows -= (rows @ mean_chest())[:, None] * mean_chest()
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.where(length > 1e-3, rows / np.maximum(length, 1e-3), 0)
+
+
+def _perceptual_hash(details: np.ndarray) -> np.ndarray:
+    pictures = details.reshape(-1, THUMBNAIL, THUMBNAIL)
+    return dctn(pictures, axes=(1, 2), norm="ortho")[:, :FREQUENCIES, :FREQUENCIES].reshape(len(details), -1)
+
+
+def _pieces(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + FILMS_AT_ONCE] for start in range(0, len(rows), FILMS_AT_ONCE)]

@@ -1,0 +1,144 @@
+"""Sets that others packed, on disk, on the Hub or on Kaggle: their columns and label names become ours."""
+
+import logging
+import re
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+)
+from datasets.exceptions import DatasetGenerationError
+
+from pneumo_hf.config import InputError
+from pneumo_hf.data.columns import SPLITS, LabelNames, features, film_row
+from pneumo_hf.data.patients import parse_file_name
+
+logger = logging.getLogger(__name__)
+
+Films = Dataset | IterableDataset
+
+
+def from_parquet(root: Path, shards: list[Path], names: LabelNames) -> DatasetDict:
+    files = defaultdict(list)
+    for shard in shards:
+        files[SPLITS.get(re.split(r"[-.]", shard.name)[0], "train")].append(str(shard))
+    try:
+        data = load_dataset("parquet", data_files=dict(files))
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise InputError(f"{root}: the Parquet shards cannot be read ({str(error).splitlines()[0]})") from error
+    return DatasetDict({split: complete(root.name, films, names) for split, films in data.items()})
+
+
+def complete(source: str, films: Dataset, names: LabelNames) -> Dataset:
+    """Our columns of a set of images and labels from elsewhere: what it lacks comes from its file names.
+
+    Raises:
+        InputError: no columns `image` and `label`, or labels that are numbers without names.
+    """
+    films = _rename(source, films)
+    other = films.remove_columns("image")
+    images = films.select_columns(["image"]).cast_column("image", Image(decode=False))
+    columns = _complete_batch(source, other[:], [image["path"] for image in images["image"]], 0, films.features, names)
+    kept = columns.pop("kept")
+    films = images.select(kept) if len(kept) < len(films) else images
+    for column, values in columns.items():
+        films = films.add_column(column, values, feature=features(names.labels)[column])
+    return films.select_columns(list(features())).cast(features(names.labels))
+
+
+def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    try:
+        data = load_dataset(name, streaming=streaming)
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        raise InputError(
+            f"no such data: {name} is no folder or file here, and the Hub gave no such data set "
+            "(is it spelt so, is there a network, does a private one have a token: `hf auth login`?)"
+        ) from error
+    splits = {SPLITS[split.lower()]: films for split, films in data.items() if split.lower() in SPLITS}
+    if not splits:
+        raise InputError(f"{name} has the splits {', '.join(data)}, none of train, validation and test")
+    if not streaming:
+        return DatasetDict({split: complete(name, films, names) for split, films in splits.items()})
+
+    def stream(films: IterableDataset) -> IterableDataset:
+        films = _rename(name, films)
+        described = films.features
+
+        def rows(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
+            images = batch.pop("image")
+            columns = _complete_batch(name, batch, [image["path"] for image in images], numbers[0], described, names)
+            return {"image": [images[row] for row in columns.pop("kept")], **columns}
+
+        films = films.cast_column("image", Image(decode=False))
+        drop = list(films.features)
+        return films.map(
+            rows, batched=True, batch_size=64, with_indices=True, remove_columns=drop, features=features(names.labels)
+        )
+
+    return IterableDatasetDict({split: stream(films) for split, films in splits.items()})
+
+
+def _rename(source: str, films: Films) -> Films:
+    """`image` and `label`, whatever a set calls its column of images and of labels."""
+    images = [name for name, kind in films.features.items() if isinstance(kind, Image)]
+    images = [name for name in ("image", *images) if name in films.features]
+    found = [name for name in ("label", "labels") if name in films.features]
+    if not images or not found:
+        raise InputError(f"{source}: no column of images, or none called label, among {', '.join(films.features)}")
+    renamed = {images[0]: "image", found[0]: "label"}
+    return films.rename_columns({old: new for old, new in renamed.items() if old != new})
+
+
+def _complete_batch(
+    source: str, batch: dict[str, list], paths: list[str | None], start: int, described: Features, names: LabelNames
+) -> dict[str, list]:
+    """Our columns but the image for some rows of another set, and `kept`: which of them have a label of ours."""
+    kind = described["label"]
+    if isinstance(kind, ClassLabel):
+        if all(name.isdecimal() for name in kind.names):
+            raise InputError(f"{source}: its labels are the numbers {', '.join(kind.names)}: it does not say of what")
+        called = [None if label is None or label < 0 else kind.names[label] for label in batch["label"]]
+    else:
+        called = batch["label"]
+    rows = []
+    for row, (label, path) in enumerate(zip(called, paths, strict=True)):
+        given = {column: batch[column][row] for column in features() if column in batch and column != "label"}
+        file_name = given.get("file_name") or (path and PurePosixPath(path).name) or f"row_{start + row}"
+        subtype = given.get("subtype") or parse_file_name(file_name)[1]
+        number = names.number("" if label is None else str(label), subtype)
+        if number is not None:
+            made = film_row({"bytes": None, "path": None}, file_name, number, source)
+            rows.append(made | {column: value for column, value in given.items() if value is not None} | {"kept": row})
+    columns = {column: [row[column] for row in rows] for column in ("kept", *features())}
+    columns.pop("image")
+    return columns
+
+
+def from_kaggle(handle: str) -> Path:
+    try:
+        import kagglehub
+        from kagglehub import exceptions
+    except ImportError as error:
+        raise InputError(
+            f"kaggle:{handle} needs kagglehub: pip install 'pneumo-hf[kaggle]', or download the zip from "
+            f"kaggle.com/datasets/{handle} and give its path"
+        ) from error
+    try:
+        return Path(kagglehub.dataset_download(handle))
+    except (
+        *(OSError, ValueError, exceptions.CredentialError, exceptions.UnauthenticatedError),
+        *(exceptions.NotFoundError, exceptions.BackendError, exceptions.DataCorruptionError),
+    ) as error:
+        raise InputError(
+            f"kaggle:{handle} cannot be downloaded ({type(error).__name__}): it takes a network, the spelling "
+            "owner/name, and for some sets an API token in ~/.kaggle/kaggle.json (kaggle.com/settings); or download "
+            "the zip by hand and give its path"
+        ) from error

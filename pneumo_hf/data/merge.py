@@ -1,0 +1,107 @@
+"""Several sources become one data set: what one of them already has, the others lose."""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from tqdm.auto import tqdm
+
+from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.columns import features, in_batches
+from pneumo_hf.data.duplicates import Fingerprint, copy_groups, copy_pairs, fingerprint
+from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.patients import qualify
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
+from pneumo_hf.imaging.quality import THUMBNAIL
+
+logger = logging.getLogger(__name__)
+
+
+def load_sources(
+    sources: Sequence[str], labels: Sequence[str] = LABELS, label_map: Mapping[str, str] | None = None
+) -> tuple[DatasetDict, list[dict[str, str]]]:
+    """The table of one or several sources (see `load_data`), and the films that merging dropped, `{"path", "reason"}`.
+
+    A film that is in several sources, exactly or as a near-duplicate, stays in one: in that which has it as a test
+    film, else in the first. So no film of one source's test comes back in another's train. Copies within a source
+    stay. Patient ids that are no known scheme's get the source's name before them.
+
+    Raises:
+        InputError: as `load_data`, or nothing is left of a split's label.
+    """
+    if len(sources) == 1:
+        return load_data(sources[0], labels, label_map), []
+    tables, origin, splits, titles = [], [], [], []
+    for number, source in enumerate(sources):
+        for split, table in load_data(source, labels, label_map).items():
+            title = table[0]["source"]
+            title = title if title not in titles else f"{title} ({number + 1})"
+            tables.append(_rename_source(table, title))
+            origin += [number] * len(table)
+            splits += [split] * len(table)
+        titles.append(title)
+    merged = concatenate_datasets(tables)
+    origin, splits = np.array(origin), np.array(splits)
+    keep, dropped = _drop_copies(merged, origin, splits)
+    rows = defaultdict(list)
+    for row in keep:
+        rows[splits[row]].append(row)
+    data = DatasetDict({split: merged.select(rows[split]) for split in dict.fromkeys(splits) if rows[split]})
+    counts = ", ".join(f"{len(films)} {split}" for split, films in data.items())
+    logger.info("%d sources: %s; %d copies dropped", len(sources), counts, len(dropped))
+    for split, films in data.items():
+        if missing := set(range(len(labels))) - set(films["label"]):
+            raise InputError(f"the merged {split} split has no {', '.join(labels[label] for label in missing)} films")
+    return data, dropped
+
+
+def _rename_source(table: Dataset, title: str) -> Dataset:
+    patients = [qualify(patient, title) for patient in table["patient_id"]]
+    columns = {"patient_id": patients, "source": [title] * len(table)}
+    for name, values in columns.items():
+        table = table.remove_columns(name).add_column(name, values, feature=table.features[name])
+    return table.select_columns(list(features()))
+
+
+def _drop_copies(films: Dataset, origin: np.ndarray, splits: np.ndarray) -> tuple[list[int], list[dict[str, str]]]:
+    contents, thumbnails = _fingerprints(films)
+    groups = copy_groups(copy_pairs(contents, thumbnails), len(films))
+    priority = np.lexsort((np.arange(len(films)), origin, splits != "test"))  # test films first, then by source
+    owner, keep, dropped = {}, [], []
+    names, sources = films["file_name"][:], films["source"][:]
+    for row in priority:
+        first = owner.setdefault(groups[row], row)
+        if origin[first] == origin[row]:
+            keep.append(int(row))
+        else:
+            reason = f"a copy of {names[first]} of {sources[first]}"
+            dropped.append({"path": f"{sources[row]}: {names[row]}", "reason": reason})
+    return sorted(keep), dropped
+
+
+def _fingerprints(films: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """`contents` and `thumbnails` of every film; one that cannot be read is like no other."""
+    contents = np.array([f"unreadable {row}" for row in range(len(films))])
+    thumbnails = np.zeros((len(films), THUMBNAIL, THUMBNAIL), np.uint8)
+
+    def read(row: int) -> tuple[int, Fingerprint | None]:
+        try:
+            return row, fingerprint(load_xray(read_film(films[row]["image"])))
+        except (UnreadableFilmError, *UNREADABLE):
+            return row, None
+
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(films), desc="Looking for copies", unit="film") as bar,
+    ):
+        for rows in in_batches(range(len(films)), 512):
+            for row, found in pool.map(read, rows):
+                if found:
+                    contents[row], thumbnails[row] = found.content, found.thumbnail
+                bar.update()
+    return contents, thumbnails
