@@ -6,13 +6,13 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from pneumo_hf.config import Arguments, one_line_errors, parse_args
+from pneumo_hf.config import Arguments, one_line_errors, parse_args, write_csv
 from pneumo_hf.data.columns import parse_label_map
 from pneumo_hf.data.merge import load_sources
 from pneumo_hf.data.pixels import decode_splits
 from pneumo_hf.data.shortcuts import shortcut_floors
 from pneumo_hf.evaluation.plots import save_training_curves
-from pneumo_hf.evaluation.report import evaluate_films, write_csv, write_report, write_split
+from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
 from pneumo_hf.hub.card import write_card
 from pneumo_hf.training.checkpoint import save_calibrated, write_recipe
 from pneumo_hf.training.models import load_model

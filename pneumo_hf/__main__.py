@@ -1,4 +1,4 @@
-"""The commands: `python -m pneumo_hf evaluate | predict`, also installed as `pneumo-hf`."""
+"""The commands: `python -m pneumo_hf audit | evaluate | predict | prepare`, also installed as `pneumo-hf`."""
 
 import argparse
 import csv
@@ -8,19 +8,78 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.config import LABELS, DataArguments, InputError, one_line_errors
+from pneumo_hf.config import LABELS, DataArguments, InputError, one_line_errors, write_csv
 
 logger = logging.getLogger(__name__)
+
+CLASSES = {2: LABELS, 3: ("NORMAL", "BACTERIA", "VIRUS")}
+
+
+def audit(arguments: argparse.Namespace) -> None:
+    """Read every film of a data set and write what is wrong with it."""
+    from pneumo_hf.data.audit import audit as audit_data
+
+    data, copies, title, labels = _read_data(arguments)
+    folder = Path(arguments.output_dir)
+    found = audit_data(data, title, labels, folder)
+    exact, near = found["duplicates"]["exact"], found["duplicates"]["near"]
+    leaks = found["leakage"]
+    for split, films in found["counts"].items():
+        logger.info("%s: %s", split, ", ".join(f"{count} {label}" for label, count in films.items()))
+    logger.info(
+        "%d unreadable, %d of a wrong extension, %d exact copies in %d groups, %d near-duplicate pairs",
+        *(len(found["unreadable"]), len(found["wrong_extension"])),
+        *(exact["spare_films"], exact["groups"], near["pairs"]),
+    )
+    logger.info(
+        "leakage: %d patients, %d exact copies and %d near-duplicates in two splits; %d groups of conflicting labels",
+        *(len(leaks["patients"]), len(leaks["exact"]), len(leaks["near"])),
+        exact["conflicting_labels"] + near["conflicting_labels"],
+    )
+    if copies:
+        logger.info("%d copies between the sources were left out", len(copies))
+    logger.info("the report: %s", folder / "index.html")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Write Parquet shards with the films in them, a card, and on request push them to the Hub."""
+    from pneumo_hf.data.prepare import prepare as prepare_data
+    from pneumo_hf.data.prepare import push_data
+
+    data, copies, title, labels = _read_data(arguments)
+    folder = Path(arguments.output_dir)
+    rejected = prepare_data(data, title, labels, folder, arguments.anonymize, arguments.drop_leaks)
+    listed = folder.with_name(f"{folder.name}.rejected.csv")  # beside the folder: it names files
+    write_csv(listed, ("path", "reason"), copies + rejected)
+    logger.info("%d films left out, with reasons in %s; the data set: %s", len(copies + rejected), listed, folder)
+    if arguments.push_to_hub:
+        logger.info("pushed to %s", push_data(folder, arguments.push_to_hub, arguments.private))
+
+
+def _read_data(arguments: argparse.Namespace) -> tuple:
+    """The data, the copies that merging dropped, a title without folders, and the labels."""
+    from pneumo_hf.data.columns import parse_label_map
+    from pneumo_hf.data.merge import load_sources
+    from pneumo_hf.data.sources import load_data
+
+    labels, label_map = CLASSES[arguments.classes], parse_label_map(arguments.label_map)
+    title = " + ".join(Path(source).name for source in arguments.data)
+    if arguments.streaming:
+        if len(arguments.data) > 1:
+            raise InputError("--streaming reads one Hub data set; several sources are merged only when they are whole")
+        return load_data(arguments.data[0], labels, label_map, streaming=True), [], title, labels
+    return *load_sources(arguments.data, labels, label_map), title, labels
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Score a labelled split and write the report."""
+    from pneumo_hf.data.columns import parse_label_map
     from pneumo_hf.data.pixels import decode_films
     from pneumo_hf.data.sources import load_data
-    from pneumo_hf.evaluation.report import evaluate_films, write_csv, write_report, write_split
+    from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
     from pneumo_hf.inference.predictor import Predictor
 
-    data = load_data(arguments.data)
+    data = load_data(arguments.data, label_map=parse_label_map(arguments.label_map))
     if arguments.split not in data:
         raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
     predictor = Predictor(arguments.model, arguments.device)
@@ -70,6 +129,36 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     sub = commands.add_parser(
+        "audit",
+        help="what is in a data set, broken, twice, leaking, or a give-away",
+        description="Read every film of a data set once and write audit.json, figures and index.html: counts, files "
+        "that cannot be read, exact and near duplicates, leakage between splits, sizes, grey levels, and the "
+        "shortcut floors, the ROC AUC that a linear model reaches without the lungs.",
+    )
+    sub.set_defaults(run=audit)
+    _add_data_arguments(sub)
+    sub.add_argument("--output_dir", required=True, help="where the audit goes")
+
+    sub = commands.add_parser(
+        "prepare",
+        help="write a data set as Parquet shards with the films in them",
+        description="Write any data set as Parquet shards with the films in them, a card and the audit's figures; "
+        "films that cannot be read are left out and listed. DICOM becomes 8-bit PNG, without its header.",
+    )
+    sub.set_defaults(run=prepare)
+    _add_data_arguments(sub)
+    sub.add_argument("--output_dir", required=True, help="where the shards go; emptied of earlier ones")
+    sub.add_argument(
+        "--anonymize", action="store_true",
+        help="keyed hashes for patient ids (the key stays in ~/.cache/pneumo_hf), new file names, no metadata",
+    )  # fmt: skip
+    sub.add_argument(
+        "--drop_leaks", action="store_true", help="leave out train and validation films that a later split has as well"
+    )
+    sub.add_argument("--push_to_hub", metavar="REPO_ID", help="upload the result as a Hub data set")
+    sub.add_argument("--private", action="store_true", help="make that Hub data set private")
+
+    sub = commands.add_parser(
         "evaluate",
         help="the report of a checkpoint on labelled films",
         description="Score a labelled split with a checkpoint, at the threshold that it carries, and write "
@@ -80,6 +169,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--data", required=True, help="a folder or zip of split/LABEL/file, or a folder of Parquet shards"
     )
+    sub.add_argument("--label_map", help="other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA'")
     sub.add_argument("--split", default="test", help="train, validation or test (default: test)")
     sub.add_argument("--output_dir", required=True, help="where the report goes")
     sub.add_argument("--cache_dir", default=DataArguments.cache_dir, help="where decoded films are kept")
@@ -97,6 +187,20 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
     sub.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
     return parser
+
+
+def _add_data_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "data", nargs="+", metavar="DATA",
+        help="a folder or zip of split/LABEL/file, a CSV of path and label, a folder of Parquet shards, MedMNIST's "
+        "npz, kaggle:owner/name or a Hub data set id; several are merged, without the copies",
+    )  # fmt: skip
+    sub.add_argument("--label_map", help="other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA'")
+    sub.add_argument(
+        "--classes", type=int, choices=sorted(CLASSES), default=2,
+        help="2: NORMAL and PNEUMONIA; 3: NORMAL, BACTERIA and VIRUS, from the file names (default: 2)",
+    )  # fmt: skip
+    sub.add_argument("--streaming", action="store_true", help="read a Hub data set film by film, not downloading it")
 
 
 class _Parser(argparse.ArgumentParser):

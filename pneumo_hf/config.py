@@ -1,10 +1,11 @@
 """What can be set: three dataclasses, filled by a YAML recipe whose values the command line overrides."""
 
 import argparse
+import csv
 import difflib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -235,6 +236,13 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; train_hf.py --resume_from_checkpoint goes on with a training", file=sys.stderr)
         sys.exit(130)
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 class _Parser(HfArgumentParser):

@@ -115,10 +115,7 @@ class LabelNames:
         """Log what was left out, with the remedy."""
         if self.left_out:
             counts = ", ".join(f"{count} {name or '(no label)'}" for name, count in self.left_out.most_common(8))
-            example = self.left_out.most_common(1)[0][0]
-            logger.warning(
-                "%s: left out %s: no label for them (label_map: %s=%s)", source, counts, example, self.labels[-1]
-            )
+            logger.warning("%s: left out %s (a label_map, NAME=LABEL, would keep them)", source, counts)
         return self
 
 

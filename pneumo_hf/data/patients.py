@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumo_hf.config import InputError
 
-KAGGLE_PNEUMONIA = re.compile(r"^(person\d+)_(bacteria|virus)_\d+$")
+KAGGLE_PNEUMONIA = re.compile(r"^(person\d+)_(bacteria|virus)_\d+(?:_\d+)?$")
 KAGGLE_NORMAL = re.compile(r"^((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?$")
 MENDELEY = re.compile(r"^((BACTERIA|VIRUS|NORMAL)-\d+)-\d+$")
 KAGGLE_PATIENT = re.compile(r"^(person\d+_(bacteria|virus)|(NORMAL2-)?IM-\d+)$")

@@ -1,50 +1,76 @@
 """Shortcut floors: what a linear model reaches without the lungs. A network no better has learnt the frame."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.imaging.quality import THUMBNAIL
 
-SIDE = 56  # films are averaged down to this many pixels a side
-REGIONS = ("corners", "border_ring", "outside_central_box")
+SIDE = THUMBNAIL // 2
+REGIONS = {"corners": 4, "border_ring": 3, "outside_central_box": 5}  # of 28 pixels: how far from the edge they reach
+RESAMPLES = 300
+FOLDS = 5
+
+Floors = dict[str, dict[str, float | list[float]]]
 
 
-def shortcut_floors(train: FilmDataset, test: FilmDataset) -> dict[str, float]:
-    """ROC AUC on test of ridge regression on the parts of a film that hold no lung: `{region: roc_auc}`.
+def shortcut_floors(train: FilmDataset, test: FilmDataset) -> Floors:
+    """ROC AUC on the test films of ridge regression on the parts of a film that hold no lung (see `linear_floors`)."""
+    both = [np.concatenate([getattr(films, name) for films in (train, test)]) for name in ("labels", "patient_ids")]
+    thumbnails = np.concatenate([train.thumbnails, test.thumbnails])
+    return linear_floors(region_features(thumbnails), *both, np.arange(len(thumbnails)) >= len(train))
 
-    The corners are eighths of the side; the border ring is a sixteenth wide; the central box is the middle half.
+
+def region_features(thumbnails: np.ndarray) -> dict[str, np.ndarray]:
+    """`{region: [N, D] float32}`: the grey levels there of thumbnails `[N, 56, 56]`, averaged to 28 x 28."""
+    films = np.asarray(thumbnails).reshape(len(thumbnails), SIDE, 2, SIDE, 2).mean(axis=(2, 4), dtype=np.float32)
+    return {region: films[:, region_mask(region)] for region in REGIONS}
+
+
+def linear_floors(
+    features: Mapping[str, np.ndarray], labels: np.ndarray, patient_ids: np.ndarray, is_test: np.ndarray
+) -> Floors:
+    """`{name: {"value", "ci95"}}`: the ROC AUC of ridge regression on each of `features` `[N, D]` alone.
+
+    Fitted on the films that are no test films and measured on those that are; without test films of both kinds,
+    measured by cross-validation over patients. The intervals resample patients.
+
+    Args:
+        labels: `[N]`, 0 for normal. patient_ids: `[N]`. is_test: `[N]` bool.
     """
-    pixels = {split: shrink(films) for split, films in (("train", train), ("test", test))}
-    floors = {}
-    for region in REGIONS:
-        mask = region_mask(region)
+    labels, floors = (labels > 0).astype(int), {}
+    measured = is_test if len(set(labels[is_test])) == 2 else np.ones(len(labels), bool)
+    for name, values in features.items():
         ridge = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1000.0, class_weight="balanced"))
-        ridge.fit(pixels["train"][:, mask], train.labels)
-        floors[region] = float(roc_auc_score(test.labels, ridge.decision_function(pixels["test"][:, mask])))
+        if measured is is_test:
+            scores = ridge.fit(values[~is_test], labels[~is_test]).decision_function(values[is_test])
+        else:
+            folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+            scores = cross_val_predict(ridge, values, labels, groups=patient_ids, cv=folds, method="decision_function")
+        floors[name] = _with_interval(labels[measured], scores, patient_ids[measured])
     return floors
 
 
-def shrink(films: FilmDataset) -> np.ndarray:
-    """`[N, SIDE, SIDE]` float32 by averaging blocks, the odd edge left out."""
-    block = films.pixels.shape[-1] // SIDE or 1
-    side = films.pixels.shape[-1] // block
-    side = min(side, SIDE)
-    small = np.empty((len(films), SIDE, SIDE), np.float32)
-    small.fill(0)
-    for position, row in enumerate(films.rows):
-        film = films.pixels[row, 0, : side * block, : side * block]
-        small[position, :side, :side] = film.reshape(side, block, side, block).mean(axis=(1, 3))
-    return small
-
-
 def region_mask(region: str) -> np.ndarray:
-    """Which pixels of `[SIDE, SIDE]` belong to a region."""
+    """Which of 28 x 28 pixels belong to a region."""
     edge = np.minimum(np.arange(SIDE), np.arange(SIDE)[::-1])  # distance from the nearer edge
     near_x, near_y = np.meshgrid(edge, edge)
-    if region == "corners":
-        return (near_x < SIDE // 8) & (near_y < SIDE // 8)
-    nearest = np.minimum(near_x, near_y)
-    return nearest < (SIDE // 16 if region == "border_ring" else SIDE // 4)
+    nearest = np.maximum(near_x, near_y) if region == "corners" else np.minimum(near_x, near_y)
+    return nearest < REGIONS[region]
+
+
+def _with_interval(labels: np.ndarray, scores: np.ndarray, patient_ids: np.ndarray) -> dict[str, float | list[float]]:
+    patients, numbers = np.unique(patient_ids, return_inverse=True)
+    random, resampled = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(random.integers(len(patients), size=len(patients)), minlength=len(patients))[numbers]
+        if all(weights[labels == label].any() for label in (0, 1)):
+            resampled.append(roc_auc_score(labels, scores, sample_weight=weights))
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return {"value": float(roc_auc_score(labels, scores)), "ci95": [float(low), float(high)]}

@@ -88,7 +88,8 @@ def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> Dataset
     if path.suffix.lower() == ".npz" and path.is_file():
         return _from_medmnist(path, names)
     if path.suffix.lower() == ".csv" and path.is_file():
-        return _from_csv(path.name, path.read_bytes(), lambda name: str(path.parent / name), names)
+        root, entries = list_folder(path.parent)
+        return _from_csv(path.name, path.read_bytes(), partial(_place, dict(entries), PurePosixPath()), names)
     if path.is_file() and zipfile.is_zipfile(path):
         return _from_files(*list_zip(path), names)
     if path.exists():
@@ -159,9 +160,8 @@ def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -
     )
 
 
-def _place(places: dict[str, str], folder: PurePosixPath, path: str) -> str:
-    name = str(folder / path)
-    return places.get(name, name)  # what a CSV names in vain is listed when it is decoded
+def _place(places: dict[str, str], folder: PurePosixPath, path: str) -> str | None:
+    return places.get(str(folder / path))
 
 
 def _file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
@@ -206,26 +206,32 @@ def _csv_dialect(content: bytes) -> type[csv.Dialect]:
     return Dialect
 
 
-def _from_csv(source: str, content: bytes, place: Callable[[str], str], names: LabelNames) -> DatasetDict:
-    """A table from a CSV; `place(path)` says where the file of a row lies."""
+def _from_csv(source: str, content: bytes, place: Callable[[str], str | None], names: LabelNames) -> DatasetDict:
+    """A table from a CSV; `place(path)` says where the file of a row lies, or None."""
     columns = _csv_columns(content)
     if not columns:
         raise InputError(f"{source}: the CSV has no columns path and label")
-    splits = defaultdict(list)
+    splits, absent = defaultdict(list), []
     for line in csv.DictReader(_csv_lines(content), dialect=_csv_dialect(content)):
         values = {ours: (line[theirs] or "").strip() for ours, theirs in columns.items()}
         label = names.number(values["label"], parse_file_name(values["path"])[1])
         if label is None or not values["path"]:
             continue
-        row = _file_row(place(values["path"]), values["path"], label, source)
+        file = place(values["path"])
+        if file is None:
+            absent.append(values["path"])
+            continue
+        row = _file_row(file, values["path"], label, source)
         for column in ("patient_id", "view", "sex"):
             if values.get(column):
                 row[column] = values[column].upper() if column != "patient_id" else values[column]
         if re.fullmatch(r"\d+(\.\d+)?", age := values.get("age", "").removesuffix("Y")):
             row["age"] = float(age)
         splits[SPLITS.get(values.get("split", "").lower(), "train")].append(row)
+    if absent:
+        logger.warning("%s: %d films of the CSV are not there, the first %s", source, len(absent), absent[0])
     if not splits:
-        raise InputError(f"{source}: no row of the CSV has a known label ({EXPECTED})")
+        raise InputError(f"{source}: no row of the CSV has a film that is there and a known label ({EXPECTED})")
     return DatasetDict({split: make_table(rows, names.labels) for split, rows in splits.items()})
 
 

@@ -1,30 +1,26 @@
 """The report's figures, by matplotlib, from labels and scores alone."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumo_hf.config import LABELS
+from pneumo_hf.data.figures import ACCENT, INK, SOFT, save
 from pneumo_hf.evaluation.metrics import bootstrap_weights, reliability
 
-matplotlib.use("Agg")
-
-INK, ACCENT, SOFT = "#1f2937", "#0f766e", "#99d5cf"
 BANDS = 200  # resamples behind a shaded band
 
 
 def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: dict, patient_ids: np.ndarray) -> None:
     """Write confusion_matrix.png, roc.png, pr.png and reliability.png for one split."""
     weights = bootstrap_weights(patient_ids, BANDS, seed=0)
-    _save(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, metrics["confusion_matrix"]))
-    _save(folder / "roc.png", lambda axes: roc(axes, labels, probs, metrics, weights))
-    _save(folder / "pr.png", lambda axes: precision_recall(axes, labels, probs, metrics))
-    _save(folder / "reliability.png", lambda axes: reliability_diagram(axes, labels, probs, metrics))
+    save(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, metrics["confusion_matrix"]))
+    save(folder / "roc.png", lambda axes: roc(axes, labels, probs, metrics, weights))
+    save(folder / "pr.png", lambda axes: precision_recall(axes, labels, probs, metrics))
+    save(folder / "reliability.png", lambda axes: reliability_diagram(axes, labels, probs, metrics))
 
 
 def save_training_curves(path: Path, history: list[dict]) -> None:
@@ -100,9 +96,3 @@ def reliability_diagram(axes: Axes, labels: np.ndarray, probs: np.ndarray, metri
     error = metrics["metrics"]["ece"]
     axes.set(xlabel="mean probability of a bin", ylabel="share with pneumonia", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title("Reliability, ECE {value:.3f} [{0:.3f}, {1:.3f}]".format(*error["ci95"], **error))
-
-
-def _save(path: Path, draw: Callable[[Axes], None]) -> None:
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-    draw(figure.subplots())
-    figure.savefig(path, dpi=120)

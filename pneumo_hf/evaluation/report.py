@@ -1,17 +1,16 @@
 """Scores of a labelled split become `metrics.json`, the predictions, the figures and one page that shows them."""
 
-import base64
-import csv
 import json
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 
 from pneumo_hf import DISCLAIMER
+from pneumo_hf.config import write_csv
+from pneumo_hf.data.page import write_page
 from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.shortcuts import Floors
 from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals
 from pneumo_hf.evaluation.plots import save_figures
 from pneumo_hf.evaluation.thresholds import DEFAULT, operating_points
@@ -50,7 +49,7 @@ def evaluate_films(
     model: str,
     dataset: str,
     split: str,
-    floors: dict[str, float] | None = None,
+    floors: Floors | None = None,
 ) -> tuple[dict, list[dict]]:
     """Score labelled films once: the contract's metrics dictionary and the rows of the predictions CSV.
 
@@ -110,28 +109,17 @@ def write_report(folder: Path, metrics: dict, rows: list[dict], rejected: list[d
         (row for row in rows if row["label"] != row["prediction"]),
         key=lambda row: -abs(row["probability"] - metrics["decision_threshold"]["value"]),
     )
-    page = Environment(loader=PackageLoader("pneumo_hf", "evaluation"), autoescape=True, trim_blocks=True)
-    html = page.get_template("report.html.jinja").render(
+    write_page(
+        folder,
+        "report.html.jinja",
+        FIGURES,
         metrics=metrics,
         names=METRIC_NAMES,
         validation=validation,
         rejected=rejected,
         mistakes=mistakes[:12],
         disclaimer=DISCLAIMER,
-        figures=[
-            (base64.b64encode((folder / name).read_bytes()).decode(), caption)
-            for name, caption in FIGURES.items()
-            if (folder / name).exists()
-        ],
     )
-    (folder / "index.html").write_text(html)
-
-
-def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(columns), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _without_nan(value):

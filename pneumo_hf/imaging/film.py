@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pneumo_hf.imaging.dicom import dicom_facts, is_dicom, read_dicom
+from pneumo_hf.imaging.dicom import MOST_PIXELS, dicom_facts, is_dicom, read_dicom
 
 FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a bound of our own
 
 XraySource = str | Path | bytes | Image.Image | np.ndarray
 
@@ -87,20 +89,23 @@ def describe(content: bytes) -> dict:
 
 def _decode(content: bytes) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-            image.load()
-            return _to_grey(ImageOps.exif_transpose(image))
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MOST_PIXELS:
+            raise UnreadableFilmError("too many pixels for a film")
+        image.load()
+        return _to_grey(ImageOps.exif_transpose(image))
+    except UnreadableFilmError:
+        raise
     except UnidentifiedImageError as error:
         what = (
             "an HTML page, not a picture" if describe(content)["kind"] == "HTML" else "not a picture that can be read"
         )
         raise UnreadableFilmError(f"{what} (PNG, JPEG, TIFF, WebP or DICOM)") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise UnreadableFilmError("too many pixels for a film") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL's decoders raise on damaged files
-        raise UnreadableFilmError(f"damaged file: {error}") from error
+        what = "truncated file" if "truncated" in str(error).lower() else "damaged file"
+        raise UnreadableFilmError(f"{what}: {error}") from error
 
 
 def _to_grey(image: Image.Image) -> Image.Image:

@@ -1,0 +1,141 @@
+"""The audit's figures, by matplotlib."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pneumo_hf.data.survey import SHOWN, Survey
+
+matplotlib.use("Agg")
+
+INK, ACCENT, SOFT = "#1f2937", "#0f766e", "#99d5cf"
+COLORS = (SOFT, ACCENT, "#b45309")  # of the labels, in their order
+GROUPS_SHOWN = 8
+
+
+def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequence[str]) -> None:
+    """Write counts, montage, mean_films, floors, intensity, geometry and, if there are any, duplicates as PNG."""
+    present = [number for number in range(len(labels)) if number in found.sums]
+    save(folder / "counts.png", lambda axes: counts(axes, audit["counts"], labels))
+    save(folder / "intensity.png", lambda axes: intensity(axes, found, labels, present))
+    if audit["shortcut_floors"]:
+        save(folder / "floors.png", lambda axes: floors(axes, audit["shortcut_floors"], audit["floors_measured_on"]))
+    geometry(folder / "geometry.png", found, labels, present)
+    montage(folder / "montage.png", found, labels, present)
+    mean_films(folder / "mean_films.png", found, labels, present)
+    duplicates(folder / "duplicates.png", audit["duplicates"], found)
+
+
+def save(path: Path, draw: Callable[[Axes], None]) -> None:
+    """One pair of axes, drawn by `draw`, as a PNG."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    draw(figure.subplots())
+    figure.savefig(path, dpi=120)
+
+
+def counts(axes: Axes, films: dict[str, dict[str, int]], labels: Sequence[str]) -> None:
+    bottom = np.zeros(len(films))
+    for label, color in zip(labels, COLORS, strict=False):
+        values = np.array([split[label] for split in films.values()])
+        bars = axes.bar(list(films), values, bottom=bottom, color=color, label=label)
+        axes.bar_label(bars, [f"{value:,}" if value else "" for value in values], label_type="center", fontsize=8)
+        bottom += values
+    axes.set(ylabel="films", title="Films by split and label")
+    axes.legend(frameon=False)
+
+
+def intensity(axes: Axes, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
+    for number in present:
+        shares = found.histograms[number] / found.histograms[number].sum()
+        axes.plot(range(1, 255), shares[1:-1], color=COLORS[number], label=labels[number])
+    axes.set(xlabel="grey level", ylabel="share of the pixels", title="Grey levels but 0 and 255", ylim=(0, None))
+    axes.legend(frameon=False)
+
+
+def floors(axes: Axes, values: dict[str, dict], measured_on: str) -> None:
+    names = list(values)[::-1]
+    centers = np.array([values[name]["value"] for name in names])
+    ends = np.abs(np.array([values[name]["ci95"] for name in names]).T - centers)
+    axes.barh([name.replace("_", " ") for name in names], centers, xerr=ends, color=SOFT, ecolor=INK, capsize=2)
+    for position, value in enumerate(centers):
+        axes.annotate(f"{value:.2f}", (0.02, position), va="center", fontsize=8, xycoords=("axes fraction", "data"))
+    axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
+    axes.set(xlabel="ROC AUC", xlim=(0.3, 1), title=f"Shortcut floors ({measured_on})")
+
+
+def geometry(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
+    """Width against height, and the sizes of the files, by label."""
+    figure = Figure(figsize=(9.2, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    of_label, numbers = np.array(found.labels), {name: np.array(values) for name, values in found.numbers.items()}
+    shown = np.random.default_rng(0).permutation(len(of_label))[:5000]
+    edges = np.geomspace(max(numbers["bytes"].min(), 1), numbers["bytes"].max() * 1.01 + 1, 50) / 1024
+    for number in present:
+        chosen = shown[of_label[shown] == number]
+        style = {"color": COLORS[number], "label": labels[number]}
+        left.scatter(numbers["width"][chosen], numbers["height"][chosen], s=5, alpha=0.4, **style)
+        sizes = numbers["bytes"][of_label == number] / 1024
+        right.hist(sizes, edges, weights=np.full(len(sizes), 1 / len(sizes)), histtype="step", **style)
+    left.set(xlabel="width, pixels", ylabel="height, pixels", title="Sizes of the films")
+    right.set(xlabel="KiB", ylabel="share of the files", title="Sizes of the files", xscale="log")
+    left.legend(frameon=False)
+    right.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def montage(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
+    """Films drawn at random, two rows of eight a label."""
+    columns = SHOWN // 2
+    figure = Figure(figsize=(9.2, 2.5 * len(present)), layout="constrained")
+    for part, number in zip(np.atleast_1d(figure.subfigures(len(present), 1)), present, strict=True):
+        part.suptitle(labels[number], fontsize=10)
+        for axes, film in zip(
+            part.subplots(2, columns).ravel(), found.montages[number] + [None] * SHOWN, strict=False
+        ):
+            axes.set_axis_off()
+            if film is not None:
+                axes.imshow(film, cmap="gray", vmin=0, vmax=255)
+    figure.savefig(path, dpi=120)
+
+
+def mean_films(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
+    """The mean film of each label, and the last less the first."""
+    means = {number: found.sums[number] / found.counts["label"][number] for number in present}
+    figure = Figure(figsize=(3.1 * (len(present) + 1), 3.3), layout="constrained")
+    panels = figure.subplots(1, len(present) + 1)
+    for axes, number in zip(panels, present, strict=False):
+        axes.imshow(means[number], cmap="gray")
+        axes.set_title(f"mean {labels[number]}", fontsize=10)
+    difference = means[present[-1]] - means[present[0]]
+    limit = max(np.abs(difference).max(), 1)
+    shown = panels[-1].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    panels[-1].set_title(f"{labels[present[-1]]} - {labels[present[0]]}", fontsize=10)
+    figure.colorbar(shown, ax=panels[-1], label="grey levels", shrink=0.8)
+    for axes in panels:
+        axes.set_axis_off()
+    figure.savefig(path, dpi=120)
+
+
+def duplicates(path: Path, audit: dict, found: Survey) -> None:
+    """Some groups of copies, one above the other: those across splits or labels first."""
+    groups = sorted(
+        [*audit["exact"]["list"], *audit["near"]["list"]],
+        key=lambda group: -len(group["splits"]) - len(group["labels"]),
+    )[:GROUPS_SHOWN]
+    path.unlink(missing_ok=True)
+    if not groups:
+        return
+    rows = {name: row for row, name in enumerate(found.names)}
+    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+    panels = figure.subplots(2, GROUPS_SHOWN)
+    for axes in panels.ravel():
+        axes.set_axis_off()
+    for column, group in zip(panels.T, groups, strict=False):
+        for axes, name in zip(column, group["films"], strict=False):
+            axes.imshow(found.thumbnails[rows[name]], cmap="gray", vmin=0, vmax=255)
+            axes.set_title(Path(name).stem[-18:], fontsize=5)
+    figure.savefig(path, dpi=150)

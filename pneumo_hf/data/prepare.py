@@ -1,0 +1,184 @@
+"""Any source becomes a Hub data set: Parquet shards with the films in them, a card, and the audit's figures."""
+
+import io
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, Image, IterableDataset
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from tqdm.auto import tqdm
+
+from pneumo_hf import DISCLAIMER
+from pneumo_hf.config import InputError
+from pneumo_hf.data.audit import FIGURES, audit
+from pneumo_hf.data.columns import features, in_batches
+from pneumo_hf.data.duplicates import copy_groups, exact_groups, near_pairs
+from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.patients import keyed_hash
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.data.survey import Survey, survey_films
+from pneumo_hf.imaging.dicom import is_dicom
+from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
+
+FILMS_A_SHARD = 5_000
+FILMS_AT_ONCE = 100
+OLDEST = 90  # years; a higher age names a person (45 CFR 164.514)
+LAST = ("test", "validation", "train")  # a film that two splits have stays in the first of these
+TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md.jinja"
+
+
+def prepare(
+    data: Mapping[str, Dataset | IterableDataset],
+    title: str,
+    labels: Sequence[str],
+    output_dir: Path,
+    anonymize: bool = False,
+    drop_leaks: bool = False,
+) -> list[dict[str, str]]:
+    """Write `data/*.parquet`, `audit/` and the card `README.md` into `output_dir`.
+
+    Films keep their bytes; DICOM films become 8-bit PNG, for their headers name persons. `anonymize` makes all films
+    PNG, gives them new names in an order that says nothing, hashes patient ids with a key, and caps ages at 90 years.
+    `drop_leaks` leaves out the films of a patient, or the copies of a film, that test or validation has as well.
+
+    Returns:
+        The films left out, `{"path", "reason"}`.
+
+    Raises:
+        InputError: nothing can be read, or a split has lost every film of a label.
+    """
+    leaking = leaks(survey_films(data)) if drop_leaks else {}
+    shards = output_dir / "data"
+    shutil.rmtree(shards, ignore_errors=True)
+    shards.mkdir(parents=True)
+    rejected = []
+    for split, films in data.items():
+        left_out = leaking.get(split, {})
+        _write_shards(shards, split, _film_rows(films, split, labels, anonymize, left_out, rejected), labels)
+    found = audit(load_data(output_dir, labels), title, labels, output_dir / "audit")
+    _write_card(output_dir, found, labels, anonymize)
+    return rejected
+
+
+def push_data(folder: Path, repo_id: str, private: bool) -> str:
+    """Upload a prepared folder as a Hub data set; returns its address.
+
+    Raises:
+        InputError: the Hub cannot be reached or refuses.
+    """
+    try:
+        hub = HfApi()
+        repo = hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        hub.upload_folder(folder_path=folder, repo_id=repo.repo_id, repo_type="dataset", commit_message="The data set")
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise InputError(
+            f"{repo_id} cannot be pushed ({type(error).__name__}): is there a network, and a token that may write "
+            f"(`hf auth login`)? The data set itself is in {folder}"
+        ) from error
+    return str(repo)
+
+
+def leaks(found: Survey) -> dict[str, dict[int, str]]:
+    """`{split: {position: reason}}` of the films whose patient or copy is in a split that comes first in `LAST`."""
+    splits, contents = np.array(found.splits), np.array(found.contents)
+    pairs = [(int(i), int(j)) for i, j, _ in near_pairs(contents, found.thumbnails)]
+    for column in (contents, np.array(found.patients)):
+        pairs += [(int(group[0]), int(other)) for group in exact_groups(column) for other in group[1:]]
+    groups = copy_groups(pairs, len(splits))
+    rank = np.array([LAST.index(split) for split in splits])
+    best = np.full(groups.max() + 1, len(LAST))
+    np.minimum.at(best, groups, rank)
+    result = {}
+    for row in np.flatnonzero(rank > best[groups]):
+        reason = f"its patient or a copy of it is in {LAST[best[groups[row]]]}"
+        result.setdefault(found.splits[row], {})[found.positions[row]] = reason
+    return result
+
+
+def _film_rows(
+    films: Dataset | IterableDataset,
+    split: str,
+    labels: Sequence[str],
+    anonymize: bool,
+    left_out: Mapping[int, str],
+    rejected: list[dict[str, str]],
+) -> Iterator[dict]:
+    """The rows to write, their films read in parallel; what is left out goes to `rejected`."""
+    order = enumerate(films)
+    if anonymize and isinstance(films, Dataset):
+        shuffled = sorted(range(len(films)), key=lambda row: keyed_hash(films[row]["file_name"]))
+        order = ((row, films[row]) for row in shuffled)
+    total, written = len(films) if isinstance(films, Dataset) else None, 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=total, desc=f"Writing {split}", unit="film") as bar:
+        for batch in in_batches(order, FILMS_AT_ONCE):
+            read = pool.map(partial(_embed, png=anonymize), [row["image"] for _, row in batch])
+            for (position, row), (content, suffix, reason) in zip(batch, read, strict=True):
+                bar.update()
+                if reason := reason or left_out.get(position, ""):
+                    rejected.append({"path": row["file_name"], "reason": reason})
+                    continue
+                name = PurePosixPath(row["file_name"])
+                if anonymize:
+                    name = PurePosixPath(split, labels[row["label"]], f"{split}-{written:06d}")
+                    row["patient_id"] = keyed_hash(row["patient_id"])
+                    row["age"] = row["age"] and min(row["age"], OLDEST)
+                name = name.with_suffix(suffix or name.suffix)
+                written += 1
+                yield row | {"file_name": str(name), "image": {"bytes": content, "path": name.name}}
+
+
+def _embed(image: dict, png: bool) -> tuple[bytes, str, str]:
+    """The bytes to write, the suffix that they need if it is another, and the reason if there are none."""
+    try:
+        content = read_film(image)
+        film = load_xray(content)
+    except (UnreadableFilmError, *UNREADABLE) as error:
+        return b"", "", str(error) or type(error).__name__
+    if not png and not is_dicom(content):
+        return content, "", ""
+    buffer = io.BytesIO()
+    film.save(buffer, "PNG")
+    return buffer.getvalue(), ".png", ""
+
+
+def _write_shards(folder: Path, split: str, rows: Iterator[dict], labels: Sequence[str]) -> None:
+    """`{split}-00000-of-0000N.parquet`, at most `FILMS_A_SHARD` films each, written a row group at a time."""
+    columns = Features({**features(labels), "image": Image()})
+    schema, written = columns.arrow_schema, []
+    batches = in_batches(rows, FILMS_AT_ONCE)
+    while first := next(batches, None):
+        written.append(folder / f"{split}-{len(written)}.partial")
+        with pq.ParquetWriter(written[-1], schema) as writer:
+            for batch in itertools.chain([first], itertools.islice(batches, FILMS_A_SHARD // FILMS_AT_ONCE - 1)):
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+    for number, path in enumerate(written):
+        path.rename(folder / f"{split}-{number:05d}-of-{len(written):05d}.parquet")
+
+
+def _write_card(folder: Path, found: dict, labels: Sequence[str], anonymized: bool) -> None:
+    splits = [{"split": split, "path": f"data/{split}-*.parquet"} for split in found["counts"]]
+    card = DatasetCard.from_template(
+        DatasetCardData(
+            license="unknown",
+            task_categories=["image-classification"],
+            tags=["chest-x-ray", "pneumonia", "radiology", "research-only"],
+            pretty_name=found["dataset"],
+            configs=[{"config_name": "default", "data_files": splits}],
+        ),
+        template_path=str(TEMPLATE),
+        audit=found,
+        labels=labels,
+        anonymized=anonymized,
+        disclaimer=DISCLAIMER,
+        figures={f"audit/{name}": caption for name, caption in FIGURES.items() if (folder / "audit" / name).exists()},
+    )
+    card.save(folder / "README.md")

@@ -1,0 +1,164 @@
+"""One pass over a data set: every film is read once, in parallel and in constant memory, and measured."""
+
+import os
+import tempfile
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+from PIL import Image
+from tqdm.auto import tqdm
+
+from pneumo_hf.data.duplicates import Fingerprint, fingerprint
+from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.imaging.film import UnreadableFilmError, describe, load_xray
+from pneumo_hf.imaging.quality import INVERTED, THUMBNAIL, mean_chest, standardise
+
+SIDE = 224  # of the pictures that mean films, histograms and montages are made of
+SHOWN = 16  # films of each label in the montage
+FILMS_AT_ONCE = 256
+EXTENSIONS = {
+    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **dict.fromkeys((".dcm", ".dicom"), ("DICOM",)),
+    ".png": ("PNG",),
+    ".webp": ("WEBP",),
+}
+
+
+@dataclass(frozen=True)
+class Film:
+    """What one file shows. Of a film that cannot be read, only its kind and the reason."""
+
+    kind: str
+    reason: str = ""
+    size: int = 0  # bytes
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    bits: int = 0
+    print: Fingerprint | None = None
+    picture: np.ndarray | None = None  # [SIDE, SIDE] uint8
+
+
+@dataclass
+class Survey:
+    """What the pass found. Lists and arrays have an entry a readable film, in the order of the pass."""
+
+    rows: int = 0
+    splits: list[str] = field(default_factory=list)
+    positions: array = field(default_factory=lambda: array("l"))  # in the split
+    labels: array = field(default_factory=lambda: array("b"))
+    names: list[str] = field(default_factory=list)
+    patients: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
+    numbers: dict[str, array] = field(
+        default_factory=lambda: {
+            name: array("f") for name in ("bytes", "width", "height", "brightness", "contrast", "sharpness")
+        }
+    )
+    counts: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+    wrong_extension: list[dict[str, str]] = field(default_factory=list)
+    inverted: list[dict] = field(default_factory=list)
+    histograms: dict[int, np.ndarray] = field(default_factory=lambda: defaultdict(lambda: np.zeros(256, np.int64)))
+    sums: dict[int, np.ndarray] = field(default_factory=lambda: defaultdict(lambda: np.zeros((SIDE, SIDE), np.int64)))
+    montages: dict[int, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    thumbnails: np.ndarray | None = None  # [N, 56, 56] uint8, a memory map
+
+
+def survey_films(data: Mapping[str, Dataset | IterableDataset]) -> Survey:
+    """Read every film of every split, with threads (decoding leaves Python's lock) and a progress bar."""
+    found, random = Survey(), np.random.default_rng(0)
+    total = sum(len(films) for films in data.values() if isinstance(films, Dataset)) or None
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the memory map
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=total, desc="Reading films", unit="film") as bar,
+    ):
+        for split, start, rows in _batches(data):
+            films = pool.map(_read, [row["image"] for row in rows])
+            for position, (row, film) in enumerate(zip(rows, films, strict=True), start):
+                _note(found, split, row, film, random)
+                if film.print:
+                    found.positions.append(position)
+                    file.write(film.print.thumbnail.tobytes())
+                bar.update()
+    file.flush()
+    shape = (len(found.names), THUMBNAIL, THUMBNAIL)
+    found.thumbnails = np.memmap(file, np.uint8, "r", shape=shape) if found.names else np.zeros(shape, np.uint8)
+    _note_inverted(found)
+    return found
+
+
+def _batches(data: Mapping[str, Dataset | IterableDataset]) -> Iterator[tuple[str, int, list[dict]]]:
+    """The split, the position in it, and some rows from there on."""
+    for split, films in data.items():
+        start = 0
+        for batch in films.iter(FILMS_AT_ONCE):
+            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+            yield split, start, rows
+            start += len(rows)
+
+
+def _read(image: dict) -> Film:
+    try:
+        content = read_film(image)
+    except UNREADABLE as error:
+        return Film("missing", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    kind = describe(content)
+    try:
+        film = load_xray(content)
+    except UnreadableFilmError as error:
+        return Film(kind["kind"], str(error), len(content))
+    picture = np.asarray(film.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    size = (len(content), *film.size)
+    return Film(kind["kind"], "", *size, kind["mode"], kind["bits"], fingerprint(film), picture)
+
+
+def _note(found: Survey, split: str, row: dict, film: Film, random: np.random.Generator) -> None:
+    found.rows += 1
+    name, label = row["file_name"], row["label"]
+    expected = EXTENSIONS.get(PurePosixPath(name).suffix.lower())
+    if expected and film.kind not in (*expected, "empty", "unknown", "missing"):
+        found.wrong_extension.append({"path": name, "kind": film.kind})
+    if film.reason:
+        found.unreadable.append({"path": name, "split": split, "kind": film.kind, "reason": film.reason})
+        return
+    picture = film.picture.astype(np.int16)
+    for key, value in (
+        *(("bytes", film.size), ("width", film.width), ("height", film.height)),
+        *(("brightness", picture.mean()), ("contrast", picture.std())),
+        ("sharpness", np.abs(np.diff(picture, axis=1)).mean()),
+    ):
+        found.numbers[key].append(value)
+    found.splits.append(split)
+    found.labels.append(label)
+    found.names.append(name)
+    found.patients.append(row["patient_id"])
+    found.contents.append(film.print.content)
+    for column in ("subtype", "source", "view", "sex", "modality"):
+        found.counts[column][row[column] or ""] += 1
+    for column, value in (("format", film.kind), ("mode", film.mode), ("bits", film.bits)):
+        found.counts[column][value] += 1
+    found.histograms[label] += np.bincount(film.picture.ravel(), minlength=256)
+    found.sums[label] += film.picture
+    found.counts["label"][label] += 1
+    kept, place = found.montages[label], random.integers(found.counts["label"][label])
+    if len(kept) < SHOWN:
+        kept.append(film.picture)
+    elif place < SHOWN:  # a reservoir: every film is as likely to be shown
+        kept[place] = film.picture
+
+
+def _note_inverted(found: Survey) -> None:
+    """Films that resemble the negative of a chest film: bright lungs, dark bones."""
+    for start in range(0, len(found.names), FILMS_AT_ONCE):
+        similar = standardise(found.thumbnails[start : start + FILMS_AT_ONCE]) @ mean_chest()
+        for row in np.flatnonzero(similar < INVERTED):
+            found.inverted.append({"path": found.names[start + row], "correlation": round(float(similar[row]), 3)})
