@@ -15,11 +15,13 @@ SHARED = ROOT.parent / "shared"
 
 
 def make_film(seed: int, pneumonia: bool, size: tuple[int, int] = (80, 96)) -> np.ndarray:
-    """A grey film `[H, W]` uint8: two dark lungs, noise, and for pneumonia a bright patch in one of them."""
+    """A grey film `[H, W]` uint8: dark lungs in a bright body, an anatomy of its own, and for pneumonia a patch."""
     random = np.random.default_rng(seed)
     height, width = size
     y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
-    film = 150 + 12 * random.standard_normal(size)
+    film = 40 + 120 * np.exp(-(((x - 0.5) / 0.4) ** 6)) + 12 * random.standard_normal(size)
+    anatomy = Image.fromarray(random.normal(0, 25, (7, 7)).astype(np.float32))
+    film += np.asarray(anatomy.resize((width, height), Image.Resampling.BICUBIC))
     for center in (0.3, 0.7):
         film -= 90 * np.exp(-(((x - center) / 0.12) ** 2 + ((y - 0.5) / 0.28) ** 2))
     if pneumonia:

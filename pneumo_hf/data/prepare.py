@@ -21,7 +21,7 @@ from pneumo_hf import DISCLAIMER
 from pneumo_hf.config import InputError
 from pneumo_hf.data.audit import FIGURES, audit
 from pneumo_hf.data.columns import features, in_batches
-from pneumo_hf.data.duplicates import copy_groups, exact_groups, near_pairs
+from pneumo_hf.data.duplicates import HELD_OUT, copy_groups, exact_groups, near_pairs
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.patients import keyed_hash
 from pneumo_hf.data.sources import load_data
@@ -32,7 +32,6 @@ from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 FILMS_A_SHARD = 5_000
 FILMS_AT_ONCE = 100
 OLDEST = 90  # years; a higher age names a person (45 CFR 164.514)
-LAST = ("test", "validation", "train")  # a film that two splits have stays in the first of these
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md.jinja"
 
 
@@ -88,18 +87,18 @@ def push_data(folder: Path, repo_id: str, private: bool) -> str:
 
 
 def leaks(found: Survey) -> dict[str, dict[int, str]]:
-    """`{split: {position: reason}}` of the films whose patient or copy is in a split that comes first in `LAST`."""
+    """`{split: {position: reason}}` of the films whose patient or copy an earlier split of `HELD_OUT` has."""
     splits, contents = np.array(found.splits), np.array(found.contents)
     pairs = [(int(i), int(j)) for i, j, _ in near_pairs(contents, found.thumbnails)]
     for column in (contents, np.array(found.patients)):
         pairs += [(int(group[0]), int(other)) for group in exact_groups(column) for other in group[1:]]
     groups = copy_groups(pairs, len(splits))
-    rank = np.array([LAST.index(split) for split in splits])
-    best = np.full(groups.max() + 1, len(LAST))
+    rank = np.array([HELD_OUT.index(split) for split in splits])
+    best = np.full(groups.max() + 1, len(HELD_OUT))
     np.minimum.at(best, groups, rank)
     result = {}
     for row in np.flatnonzero(rank > best[groups]):
-        reason = f"its patient or a copy of it is in {LAST[best[groups[row]]]}"
+        reason = f"its patient or a copy of it is in {HELD_OUT[best[groups[row]]]}"
         result.setdefault(found.splits[row], {})[found.positions[row]] = reason
     return result
 
