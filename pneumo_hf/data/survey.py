@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from pneumo_hf.data.duplicates import Fingerprint, fingerprint
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.imaging.film import UnreadableFilmError, describe, load_xray
-from pneumo_hf.imaging.quality import INVERTED, THUMBNAIL, mean_chest, standardise
+from pneumo_hf.imaging.quality import INVERTED, THUMBNAIL, chest_correlation
 
 SIDE = 224  # of the pictures that mean films, histograms and montages are made of
 SHOWN = 16  # films of each label in the montage
@@ -159,6 +159,6 @@ def _note(found: Survey, split: str, row: dict, film: Film, random: np.random.Ge
 def _note_inverted(found: Survey) -> None:
     """Films that resemble the negative of a chest film: bright lungs, dark bones."""
     for start in range(0, len(found.names), FILMS_AT_ONCE):
-        similar = standardise(found.thumbnails[start : start + FILMS_AT_ONCE]) @ mean_chest()
+        similar = chest_correlation(found.thumbnails[start : start + FILMS_AT_ONCE])
         for row in np.flatnonzero(similar < INVERTED):
             found.inverted.append({"path": found.names[start + row], "correlation": round(float(similar[row]), 3)})

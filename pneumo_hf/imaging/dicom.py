@@ -14,7 +14,7 @@ import pydicom
 from PIL import Image
 from pydicom.pixels import apply_modality_lut, apply_windowing
 
-from pneumo_hf.imaging.quality import INVERTED, chest_correlation
+from pneumo_hf.imaging.quality import INVERTED, chest_correlation, thumbnail
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ MODALITIES = {"CR", "DX", "DR", "RG", "SC", "OT", ""}  # projection radiographs,
 CHEST = re.compile("CHEST|THORAX|T[OÓ]RAX|LUNG|PULM|RIB")
 DAMAGE = (  # what pydicom and its decoders raise on damaged files
     *(AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, RuntimeError),
-    *(OSError, EOFError, OverflowError, MemoryError, struct.error, pydicom.errors.InvalidDicomError),
+    *(OSError, EOFError, OverflowError, MemoryError, struct.error),
+    *(pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException),
 )
 MOST_PIXELS = 100_000_000
 GREY_TOLERANCE = 8  # levels between the channels of a grey film stored in colour
@@ -48,7 +49,11 @@ def read_dicom(content: bytes) -> np.ndarray:
         ValueError: no chest film (modality, body part, colour, several frames), or damaged; the message says which.
     """
     film = _read(content)
-    if reason := _refusal(film):
+    try:
+        reason = _refusal(film)
+    except DAMAGE:
+        reason = "damaged DICOM: its header does not describe a picture"
+    if reason:
         raise ValueError(reason)
     try:
         stored = film.pixel_array
@@ -63,7 +68,7 @@ def read_dicom(content: bytes) -> np.ndarray:
         raise ValueError("a colour picture, not a film")
     if film.PhotometricInterpretation == "MONOCHROME1":
         inverted = 255 - shown
-        if chest_correlation(Image.fromarray(inverted)) >= INVERTED:
+        if chest_correlation(thumbnail(Image.fromarray(inverted))[None])[0] >= INVERTED:
             shown = inverted
         else:
             logger.info("a film tagged MONOCHROME1 has dark lungs already: not inverted")
@@ -82,16 +87,19 @@ def dicom_facts(content: bytes) -> dict:
         ValueError: the header is damaged.
     """
     film = _read(content, pixels=False)
-    sex = _text(film, "PatientSex")
-    return {
-        "patient": _text(film, "PatientID") or _text(film, "StudyInstanceUID"),
-        "view": _text(film, "ViewPosition"),
-        "age": _age(film),
-        "sex": sex if sex in ("F", "M") else None,
-        "body_part": _text(film, "BodyPartExamined"),
-        "modality": _text(film, "Modality"),
-        "bits": film.get("BitsStored"),
-    }
+    try:
+        sex = _text(film, "PatientSex")
+        return {
+            "patient": _text(film, "PatientID") or _text(film, "StudyInstanceUID"),
+            "view": _text(film, "ViewPosition"),
+            "age": _age(film),
+            "sex": sex if sex in ("F", "M") else None,
+            "body_part": _text(film, "BodyPartExamined"),
+            "modality": _text(film, "Modality"),
+            "bits": film.get("BitsStored"),
+        }
+    except DAMAGE as error:
+        raise ValueError("damaged DICOM: its header cannot be read") from error
 
 
 def _read(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
@@ -108,18 +116,13 @@ def _refusal(film: pydicom.Dataset) -> str | None:
         return f"not an X-ray film: modality {modality[:16]}"
     if body_part and not CHEST.search(body_part):
         return f"not a chest film: body part {body_part[:16]}"
-    try:
-        if "PixelData" not in film:
-            return "DICOM without pixels"
-        if int(film.get("NumberOfFrames") or 1) != 1:
-            return "DICOM of several frames, not a film"
-        if int(film.Rows) * int(film.Columns) > MOST_PIXELS:
-            return "too many pixels for a film"
-        if film.PhotometricInterpretation == "PALETTE COLOR":
-            return "a colour picture, not a film"
-    except DAMAGE:
-        return "damaged DICOM: its header does not describe a picture"
-    return None
+    if "PixelData" not in film:
+        return "DICOM without pixels"
+    if int(film.get("NumberOfFrames") or 1) != 1:
+        return "DICOM of several frames, not a film"
+    if int(film.Rows) * int(film.Columns) > MOST_PIXELS:
+        return "too many pixels for a film"
+    return "a colour picture, not a film" if film.PhotometricInterpretation == "PALETTE COLOR" else None
 
 
 def _display(film: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pneumo_hf.__main__ import main
 from pneumo_hf.config import InputError, parse_args
 from pneumo_hf.data.duplicates import near_pairs
 from pneumo_hf.data.shortcuts import linear_floors, region_features
-from pneumo_hf.imaging.quality import thumbnail
+from pneumo_hf.imaging.quality import MEAN_CHEST, thumbnail
 from tests.conftest import make_film, write_films
 from train_hf import main as train
 
@@ -130,7 +130,7 @@ def test_training_on_a_set_that_leaks_is_refused_and_prepare_mends_it(tmp_path: 
 def test_a_patient_in_two_splits_and_a_negative_film_are_found(tmp_path: Path) -> None:
     folder = write_films(tmp_path / "films", {"train": (12, 12), "test": (6, 6)}, size=(120, 140))
     Image.fromarray(make_film(900, False, (120, 140))).save(folder / "test" / "NORMAL" / "IM-0000-0099.jpeg")
-    Image.fromarray(255 - make_film(901, False, (120, 140))).save(folder / "test" / "NORMAL" / "IM-9000-0001.jpeg")
+    ImageOps.invert(Image.open(MEAN_CHEST)).resize((140, 120)).save(folder / "test" / "NORMAL" / "IM-9000-0001.jpeg")
     (folder / "test" / "NORMAL" / "IM-9001-0001.png").write_bytes(
         (folder / "test" / "NORMAL" / "IM-9000-0001.jpeg").read_bytes()
     )

@@ -2,12 +2,8 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray, to_uint8
 from tests.conftest import make_film
@@ -72,56 +68,10 @@ def test_alpha_is_composited_on_black_and_exif_is_turned() -> None:
         (b"", "empty file"),
         (b"<html>not found</html>", "not a picture"),
         (encode(Image.fromarray(FILM), "JPEG")[:700], "truncated"),
-        (encode(Image.fromarray(FILM), "PNG")[:700], "damaged file"),
+        (encode(Image.fromarray(FILM), "PNG")[:700], "truncated file"),
         (b"\0" * 128 + b"DICM" + b"\0" * 40, "DICOM"),
     ],
 )
 def test_damaged_files_say_what_is_wrong(content: bytes, reason: str) -> None:
     with pytest.raises(UnreadableFilmError, match=reason):
         load_xray(content)
-
-
-def dicom(stored: np.ndarray, photometric: str, syntax=ExplicitVRLittleEndian, **tags) -> bytes:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    film = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    film.Rows, film.Columns = stored.shape
-    film.SamplesPerPixel, film.PhotometricInterpretation = 1, photometric
-    film.BitsAllocated = 8 * stored.itemsize
-    film.BitsStored, film.HighBit = film.BitsAllocated, film.BitsAllocated - 1
-    film.PixelRepresentation = int(np.issubdtype(stored.dtype, np.signedinteger))
-    for name, value in tags.items():
-        setattr(film, name, value)
-    film.PixelData = encapsulate([stored.tobytes()]) if syntax.is_compressed else stored.tobytes()
-    film["PixelData"].VR = "OW" if stored.itemsize > 1 else "OB"
-    buffer = io.BytesIO()
-    film.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def test_dicom_8_bit_passes_and_monochrome1_is_inverted() -> None:
-    np.testing.assert_array_equal(pixels(dicom(FILM, "MONOCHROME2")), FILM)
-    np.testing.assert_array_equal(pixels(dicom(255 - FILM, "MONOCHROME1")), FILM)
-
-
-def test_dicom_slope_and_window_are_applied() -> None:
-    stored = FILM.astype(np.uint16) * 10
-    window = {"RescaleSlope": "1", "RescaleIntercept": "-100", "WindowCenter": "1000", "WindowWidth": "800"}
-    shown = pixels(dicom(stored, "MONOCHROME2", **window)).astype(float)
-    # PS3.3 C.11.2.1.2: linear between center - .5 -+ (width - 1) / 2
-    expected = np.clip(((stored - 100.0 - 999.5) / 799 + 0.5), 0, 1) * 255
-    assert np.abs(shown - expected).max() <= 1
-    np.testing.assert_array_equal(shown, 255 - pixels(dicom(stored, "MONOCHROME1", **window)))
-
-
-def test_compressed_and_pixelless_dicom_say_so() -> None:
-    with pytest.raises(UnreadableFilmError, match="pixels cannot be decoded .JPEG Baseline"):
-        load_xray(dicom(FILM, "MONOCHROME2", syntax=JPEGBaseline8Bit))
-    film = pydicom.dcmread(io.BytesIO(dicom(FILM, "MONOCHROME2")))
-    del film.PixelData
-    buffer = io.BytesIO()
-    film.save_as(buffer)
-    with pytest.raises(UnreadableFilmError, match="without pixels"):
-        load_xray(buffer.getvalue())

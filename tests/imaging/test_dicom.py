@@ -1,0 +1,324 @@
+import io
+import logging
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders import JPEGLSLosslessDecoder
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
+
+from pneumo_hf.imaging.dicom import dicom_facts
+from pneumo_hf.imaging.film import UnreadableFilmError, describe, load_xray
+from pneumo_hf.imaging.quality import MEAN_CHEST, chest_correlation, thumbnail
+from tests.conftest import make_film
+
+FILM = make_film(3, pneumonia=True)  # [80, 96] uint8
+JPEGLSLosslessDecoder.remove_plugin("pyjpegls")  # which encodes here; what is shipped decodes
+JPEG_LOSSLESS = pydicom.uid.JPEGLosslessSV1
+
+
+def dicom(stored: np.ndarray, photometric="MONOCHROME2", syntax=ExplicitVRLittleEndian, bits=None, **tags) -> bytes:
+    """A DICOM film of stored values `[H, W]` or `[H, W, 3]`, in any syntax that can be written here."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    film = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    film.Rows, film.Columns = stored.shape[:2]
+    film.SamplesPerPixel, film.PhotometricInterpretation = (3 if stored.ndim == 3 else 1), photometric
+    if stored.ndim == 3:
+        film.PlanarConfiguration = 0
+    film.BitsAllocated = 8 * stored.itemsize
+    film.BitsStored = bits or film.BitsAllocated
+    film.HighBit = film.BitsStored - 1
+    film.PixelRepresentation = int(np.issubdtype(stored.dtype, np.signedinteger))
+    for name, value in tags.items():
+        setattr(film, name, value)
+    little = stored.astype(stored.dtype.newbyteorder("<")).tobytes()
+    film.PixelData = little + b"\0" * (len(little) % 2)
+    film["PixelData"].VR = "OW" if stored.itemsize > 1 else "OB"
+    buffer = io.BytesIO()
+    if syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless):
+        film.compress(syntax, generate_instance_uid=False)
+    elif syntax == JPEGBaseline8Bit:
+        film.PixelData = encapsulate([jpeg(stored)])
+        film["PixelData"].VR = "OB"
+        meta.TransferSyntaxUID = syntax
+    elif syntax == JPEG_LOSSLESS:
+        film.PixelData = encapsulate([lossless_jpeg(stored, film.BitsStored)])
+        film["PixelData"].VR = "OB"
+        meta.TransferSyntaxUID = syntax
+    elif syntax == ExplicitVRBigEndian:
+        film.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+        meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(buffer, film, implicit_vr=False, little_endian=False, enforce_file_format=True)
+        return buffer.getvalue()
+    else:
+        meta.TransferSyntaxUID = syntax
+    film.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def jpeg(stored: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(stored).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def lossless_jpeg(stored: np.ndarray, bits: int) -> bytes:
+    """Process 14, selection value 1 (ITU T.81 annex H), with one Huffman code of five bits for every category."""
+    height, width = stored.shape
+    values, codes = stored.astype(int), []
+    for y in range(height):
+        for x in range(width):
+            above = values[y - 1, 0] if y else 1 << (bits - 1)
+            predicted = values[y, x - 1] if x else above
+            difference = int(values[y, x] - predicted + 2**15) % 2**16 - 2**15
+            category = abs(difference).bit_length()
+            extra = difference if difference >= 0 else difference + (1 << category) - 1
+            codes.append(f"{category:05b}" + (f"{extra:0{category}b}" if 0 < category < 16 else ""))
+    stream = "".join(codes)
+    stream += "1" * (-len(stream) % 8)
+    data = bytes(int(stream[i : i + 8], 2) for i in range(0, len(stream), 8)).replace(b"\xff", b"\xff\x00")
+    table = bytes([0] * 4 + [17] + [0] * 11) + bytes(range(17))
+    return (
+        b"\xff\xd8"
+        + b"\xff\xc3" + struct.pack(">HBHHB", 11, bits, height, width, 1) + b"\x01\x11\x00"
+        + b"\xff\xc4" + struct.pack(">H", 3 + len(table)) + b"\x00" + table
+        + b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\x01\x00" + b"\x01\x00\x00"
+        + data + b"\xff\xd9"
+    )  # fmt: skip
+
+
+def pixels(content: bytes) -> np.ndarray:
+    film = load_xray(content)
+    assert film.mode == "L"
+    return np.asarray(film)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [(np.uint8, 8), (np.uint16, 10), (np.uint16, 12), (np.uint16, 14), (np.uint16, 16), (np.int16, 12)],
+)
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+        RLELossless,
+        JPEG_LOSSLESS,
+        JPEGLSLossless,
+        JPEG2000Lossless,
+    ],
+    ids=lambda syntax: syntax.name.split(",")[0][:24],
+)
+def test_exact_pixels_per_syntax_depth_sign_and_photometric(syntax, dtype, bits: int, photometric: str) -> None:
+    """Stored so that the display values are the film's own: every grey level must come back."""
+    if dtype == np.int16 and syntax in (JPEG_LOSSLESS, JPEGLSLossless):
+        pytest.skip("these two codecs have no signed pixels")
+    shown = FILM if photometric == "MONOCHROME2" else 255 - FILM
+    deep = np.round(shown * ((2**bits - 1) / 255)).astype(np.uint16)
+    deep[0, :2] = 0, 2**bits - 1  # the whole depth
+    expected = FILM.copy()
+    expected[0, :2] = (0, 255) if photometric == "MONOCHROME2" else (255, 0)
+    tags = {}
+    if dtype == np.int16:
+        deep = deep.astype(np.int16) - 2 ** (bits - 1)
+        tags = {"WindowCenter": "0", "WindowWidth": str(2**bits), "VOILUTFunction": "LINEAR"}
+    content = dicom(deep.astype(dtype), photometric, syntax, bits, **tags)
+    np.testing.assert_array_equal(pixels(content), expected)
+
+
+def test_jpeg_baseline_gives_what_pil_gives() -> None:
+    expected = np.asarray(Image.open(io.BytesIO(jpeg(FILM))))
+    assert np.abs(pixels(dicom(FILM, syntax=JPEGBaseline8Bit)).astype(int) - expected).max() <= 1  # two decoders
+    assert np.abs(pixels(dicom(255 - FILM, "MONOCHROME1", JPEGBaseline8Bit)).astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_slope_and_window(function: str) -> None:
+    stored = FILM.astype(np.uint16) * 10
+    tags = {"RescaleSlope": "1", "RescaleIntercept": "-100", "WindowCenter": "1000", "WindowWidth": "800"}
+    tags["VOILUTFunction"] = function
+    values = stored - 100.0
+    expected = {  # PS3.3 C.11.2.1.2 and C.11.2.1.3
+        "LINEAR": np.clip((values - 999.5) / 799 + 0.5, 0, 1),
+        "LINEAR_EXACT": np.clip((values - 1000) / 800 + 0.5, 0, 1),
+        "SIGMOID": 1 / (1 + np.exp(-4 * (values - 1000) / 800)),
+    }[function]
+    shown = pixels(dicom(stored, "MONOCHROME2", bits=12, **tags))
+    np.testing.assert_array_equal(shown, np.round(expected * 255))
+    np.testing.assert_array_equal(pixels(dicom(stored, "MONOCHROME1", bits=12, **tags)), 255 - shown)
+
+
+def test_a_wide_window_is_not_stretched_and_the_first_of_several_is_taken() -> None:
+    stored = np.linspace(1000, 2000, 80 * 96).reshape(80, 96).astype(np.uint16)
+    shown = pixels(dicom(stored, bits=12, WindowCenter=["2048", "1500"], WindowWidth=["4096", "100"]))
+    np.testing.assert_array_equal(shown, np.round(stored / 4095 * 255))
+
+
+@pytest.mark.parametrize(("depth", "explicit_type"), [(16, "US"), (12, "OW"), (8, "US")])
+def test_voi_lut(depth: int, explicit_type: str) -> None:
+    table = np.round((np.arange(4096) / 4095) ** 2 * (2**depth - 1)).astype(np.uint16)
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 0, depth])
+    data = table.astype("<u2").tobytes() if explicit_type == "OW" else table.tolist()
+    item.add_new("LUTData", explicit_type, data)
+    stored = FILM.astype(np.uint16) * 16
+    shown = pixels(dicom(stored, bits=12, VOILUTSequence=[item]))
+    np.testing.assert_array_equal(shown, np.round(table[stored] / (2**depth - 1) * 255))
+
+
+def test_modality_lut_and_negative_slope() -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [256, 0, 16])
+    item.add_new("LUTData", "US", (np.arange(256)[::-1] * 257).tolist())  # a negative
+    item.ModalityLUTType = "US"
+    shown = pixels(dicom(FILM, ModalityLUTSequence=[item]))
+    np.testing.assert_array_equal(shown, 255 - FILM)
+    deep = FILM.astype(np.uint16) * 257
+    np.testing.assert_array_equal(pixels(dicom(deep, RescaleSlope="-1", RescaleIntercept="65535")), 255 - FILM)
+
+
+def test_padding_is_black_and_does_not_stretch() -> None:
+    stored = FILM.astype(np.int16) * 4
+    stored[:5] = -2000
+    tags = {"PixelPaddingValue": -2000}
+    inside = stored[5:].astype(float)
+    expected = np.round((inside - inside.min()) / (inside.max() - inside.min()) * 255)
+    for photometric in ("MONOCHROME2", "MONOCHROME1"):
+        shown = pixels(dicom(stored, photometric, bits=12, **tags))
+        assert not shown[:5].any()
+        np.testing.assert_array_equal(shown[5:], expected if photometric == "MONOCHROME2" else 255 - expected)
+
+
+def test_a_film_tagged_monochrome1_by_mistake_keeps_its_dark_lungs(caplog: pytest.LogCaptureFixture) -> None:
+    """The tag says: low is white. But stored as it is, this is a chest film already."""
+    film = np.asarray(Image.open(MEAN_CHEST).resize((200, 220)))
+    with caplog.at_level(logging.INFO):
+        np.testing.assert_array_equal(pixels(dicom(film, "MONOCHROME1")), film)
+    assert "not inverted" in caplog.text
+    np.testing.assert_array_equal(pixels(dicom(255 - film, "MONOCHROME1")), film)
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"Modality": "CT"}, "not an X-ray film: modality CT"),
+        ({"Modality": "DX", "BodyPartExamined": "EXTREMITY"}, "not a chest film: body part EXTREMITY"),
+        ({"NumberOfFrames": "3"}, "several frames"),
+        ({"Rows": 30000, "Columns": 30000}, "too many pixels"),
+    ],
+)
+def test_what_is_no_chest_film_is_refused_with_the_reason(tags: dict, reason: str) -> None:
+    with pytest.raises(UnreadableFilmError, match=reason):
+        load_xray(dicom(FILM, **tags))
+
+
+@pytest.mark.parametrize("part", ["CHEST", "Thorax", "PORT CHEST", "TÓRAX", "LUNG", ""])
+def test_chests_by_any_name_are_read(part: str) -> None:
+    tags = {"SpecificCharacterSet": "ISO_IR 192", "BodyPartExamined": part, "Modality": "DX"}
+    np.testing.assert_array_equal(pixels(dicom(FILM, **tags)), FILM)
+
+
+def test_colour() -> None:
+    np.testing.assert_array_equal(pixels(dicom(np.dstack([FILM] * 3), "RGB")), FILM)  # grey, stored in colour
+    with pytest.raises(UnreadableFilmError, match="a colour picture"):
+        load_xray(dicom(np.dstack([FILM, FILM // 2, FILM]), "RGB"))
+
+
+@pytest.mark.parametrize("cut", [140, 400, 3000])
+def test_truncated_and_pixelless_dicom_are_one_clear_line(cut: int) -> None:
+    with pytest.raises(UnreadableFilmError, match="DICOM") as error:
+        load_xray(dicom(FILM, syntax=RLELossless)[:cut])
+    assert "\n" not in str(error.value)
+    film = pydicom.dcmread(io.BytesIO(dicom(FILM)))
+    del film.PixelData
+    buffer = io.BytesIO()
+    film.save_as(buffer)
+    with pytest.raises(UnreadableFilmError, match="without pixels"):
+        load_xray(buffer.getvalue())
+
+
+def test_no_byte_of_a_dicom_can_raise_anything_else() -> None:
+    content, random = (
+        dicom(FILM.astype(np.uint16), bits=8, WindowCenter="100", WindowWidth="200"),
+        np.random.default_rng(0),
+    )
+    for _ in range(300):
+        broken = bytearray(content)
+        for place in random.integers(132, 900, 4):
+            broken[place] = random.integers(256)
+        try:
+            load_xray(bytes(broken))
+        except UnreadableFilmError as error:
+            assert str(error)
+
+
+def test_the_facts_of_a_header_and_nothing_that_names_a_person(caplog: pytest.LogCaptureFixture) -> None:
+    tags = {
+        "PatientName": "Secret^Person", "PatientID": "MRN-0042", "PatientBirthDate": "20190101", "PatientSex": "F",
+        "PatientAge": "018M", "ViewPosition": "PA", "BodyPartExamined": "CHEST", "Modality": "DX",
+        "InstitutionName": "Secret Hospital", "StudyDate": "not a date",
+    }  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.DEBUG):
+        facts = dicom_facts(dicom(FILM, **tags))
+        load_xray(dicom(FILM, **tags))
+    assert facts == {
+        "patient": "MRN-0042", "view": "PA", "age": 1.5, "sex": "F", "body_part": "CHEST", "modality": "DX", "bits": 8,
+    }  # fmt: skip
+    assert "secret" not in (caplog.text + " ".join(str(warning.message) for warning in caught)).lower()
+    ages = {"045Y": 45.0, "62": 62.0, "006W": 0.11, "010D": 0.03, "": None, "abc": None}
+    assert {age: dicom_facts(dicom(FILM, PatientAge=age))["age"] for age in ages} == ages
+
+
+def test_describe_goes_by_content() -> None:
+    assert describe(dicom(FILM.astype(np.uint16), bits=12)) == {"kind": "DICOM", "mode": "DICOM", "bits": 12}
+    buffer = io.BytesIO()
+    Image.fromarray(FILM.astype(np.uint16) * 257).save(buffer, "PNG")
+    assert describe(buffer.getvalue()) == {"kind": "PNG", "mode": "I;16", "bits": 16}
+    assert describe(b"  <html>")["kind"] == "HTML"
+    assert describe(b"")["kind"] == "empty"
+
+
+@pytest.mark.shared
+def test_the_real_films(shared: Path) -> None:
+    with zipfile.ZipFile(shared / "data" / "dicom_sample.zip") as archive:
+        content = {Path(name).name: archive.read(name) for name in archive.namelist() if name.endswith(".dcm")}
+    with pytest.raises(UnreadableFilmError, match="not a chest film: body part EXTREMITY"):
+        load_xray(content.pop("RG3_J2KI.dcm"))
+    assert len(content) == 3
+    for name, film in content.items():
+        assert chest_correlation(thumbnail(load_xray(film))[None])[0] > 0.15, name  # dark lungs, bright bones
+
+
+def test_pydicoms_own_films_decode_or_give_one_line() -> None:
+    folder, read = Path(pydicom.__file__).parent / "data" / "test_files", 0
+    for path in sorted(folder.glob("*.dcm")):
+        try:
+            read += load_xray(path).mode == "L"
+        except UnreadableFilmError as error:
+            assert str(error)
+            assert "\n" not in str(error)
+    assert read >= 2
