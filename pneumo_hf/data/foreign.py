@@ -45,7 +45,7 @@ def complete(source: str, films: Dataset, names: LabelNames) -> Dataset:
     """
     films = _rename(source, films)
     other = films.remove_columns("image")
-    images = films.select_columns(["image"]).cast_column("image", Image(decode=False))
+    images = films.select_columns(["image"])
     columns = _complete_batch(source, other[:], [image["path"] for image in images["image"]], 0, films.features, names)
     kept = columns.pop("kept")
     films = images.select(kept) if len(kept) < len(films) else images
@@ -77,7 +77,6 @@ def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | Ite
             columns = _complete_batch(name, batch, [image["path"] for image in images], numbers[0], described, names)
             return {"image": [images[row] for row in columns.pop("kept")], **columns}
 
-        films = films.cast_column("image", Image(decode=False))
         drop = list(films.features)
         return films.map(
             rows, batched=True, batch_size=64, with_indices=True, remove_columns=drop, features=features(names.labels)
@@ -87,14 +86,15 @@ def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | Ite
 
 
 def _rename(source: str, films: Films) -> Films:
-    """`image` and `label`, whatever a set calls its column of images and of labels."""
+    """`image` (not decoded) and `label`, whatever a set calls its columns of images and of labels."""
     images = [name for name, kind in films.features.items() if isinstance(kind, Image)]
     images = [name for name in ("image", *images) if name in films.features]
     found = [name for name in ("label", "labels") if name in films.features]
     if not images or not found:
         raise InputError(f"{source}: no column of images, or none called label, among {', '.join(films.features)}")
-    renamed = {images[0]: "image", found[0]: "label"}
-    return films.rename_columns({old: new for old, new in renamed.items() if old != new})
+    films = films.cast_column(images[0], Image(decode=False))  # first: a stream's renaming would encode films anew
+    renamed = {old: new for old, new in ((images[0], "image"), (found[0], "label")) if old != new}
+    return films.rename_columns(renamed) if renamed else films
 
 
 def _complete_batch(

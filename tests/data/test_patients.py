@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pneumo_hf.config import InputError
-from pneumo_hf.data.patients import parse_file_name, patient_group, split_by_patient
+from pneumo_hf.data.patients import keyed_hash, parse_file_name, patient_group, split_by_patient
 
 
 @pytest.mark.parametrize(
@@ -12,6 +16,7 @@ from pneumo_hf.data.patients import parse_file_name, patient_group, split_by_pat
         ("person62_virus_117.jpeg", ("person62_virus", "virus")),
         ("IM-0115-0001.jpeg", ("IM-0115", "normal")),
         ("NORMAL2-IM-0995-0001-0002.jpeg", ("NORMAL2-IM-0995", "normal")),
+        ("person447_virus_921_1.jpeg", ("person447_virus", "virus")),  # the one film of the set that is named so
         ("BACTERIA-1008087-0001.jpeg", ("BACTERIA-1008087", "bacteria")),
         ("somebody.else.png", ("somebody.else", "")),
     ],
@@ -56,3 +61,65 @@ def test_the_split_is_seeded_and_a_block_is_contiguous() -> None:
 def test_too_few_patients_are_refused() -> None:
     with pytest.raises(InputError, match="too few patients"):
         split_by_patient(["a", "a", "b", "c"], [0, 0, 1, 1], 0.2, 0)
+
+
+patients_of_a_label = st.lists(st.integers(1, 5), min_size=10, max_size=40)  # how many films each has
+
+
+@st.composite
+def named_films(draw) -> tuple[list[str], list[int], list[tuple[int, int]]]:
+    """File names of any known scheme, or of none, with their labels, and some films that are copies."""
+    names, labels, number = [], [], draw(st.integers(0, 5000))
+    for label, schemes in (
+        (0, ("IM-{0:04d}-{1:04d}.jpeg", "NORMAL2-IM-{0:04d}-0001-{1:04d}.jpeg", "NORMAL-{0}-{1:04d}.jpeg")),
+        (1, ("person{0}_bacteria_{1}.jpeg", "person{0}_virus_{1}.jpeg", "VIRUS-{0}-{1:04d}.jpeg", "a {0}_{1}.png")),
+    ):
+        for films in draw(patients_of_a_label):
+            scheme, number = draw(st.sampled_from(schemes)), number + draw(st.integers(1, 20))
+            names += [scheme.format(number, film) for film in range(films)]
+            labels += [label] * films
+    order = draw(st.permutations(range(len(names))))
+    of_label = [[i for i in range(len(names)) if labels[order[i]] == label] for label in (0, 1)]
+    copies = draw(
+        st.lists(st.sampled_from(of_label).flatmap(lambda of: st.tuples(*[st.sampled_from(of)] * 2)), max_size=3)
+    )
+    return [names[i] for i in order], [labels[i] for i in order], copies
+
+
+@settings(max_examples=150, deadline=None)
+@given(named_films(), st.integers(0, 2**16), st.sampled_from(["random", "block"]), st.integers(0, 4))
+def test_whatever_the_names_no_patient_is_in_two_splits_and_both_classes_in_each(films, seed, method, fold) -> None:
+    names, labels, copies = films
+    ids = [parse_file_name(name)[0] for name in names]
+    rest, held_out = split_by_patient(ids, labels, 0.2, seed, method, fold, copies)
+    assert sorted([*rest, *held_out]) == list(range(len(names)))
+    for group_of in (str, patient_group):
+        assert not {group_of(ids[i]) for i in rest} & {group_of(ids[i]) for i in held_out}
+    assert {labels[i] for i in rest} == {labels[i] for i in held_out} == {0, 1}
+    side = np.isin(np.arange(len(names)), held_out)
+    assert all(side[i] == side[j] for i, j in copies)
+
+
+@pytest.mark.parametrize("method", ["random", "block"])
+def test_the_folds_of_a_cross_validation_hold_out_every_film_once(method: str) -> None:
+    ids, labels = films(patients=90, seed=3)
+    parts = [split_by_patient(ids, labels, 0.2, 7, method, fold)[1] for fold in range(5)]
+    assert sorted(np.concatenate(parts)) == list(range(len(ids)))
+
+
+@given(st.text(max_size=40))
+def test_any_file_name_has_a_patient(name: str) -> None:
+    patient, subtype = parse_file_name(name)
+    assert subtype in ("", "normal", "bacteria", "virus")
+    assert patient_group(patient) in (patient, patient.rsplit("_", 1)[0])
+
+
+def test_a_keyed_hash_is_the_same_on_this_machine_and_another_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "a")
+    here = keyed_hash("MRN-0042")
+    assert here == keyed_hash("MRN-0042") != keyed_hash("MRN-0043")
+    assert (tmp_path / "a" / ".cache" / "pneumo_hf" / "patient.key").stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "b")
+    assert keyed_hash("MRN-0042") != here
