@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from pydicom.uid import RLELossless
 from transformers import pipeline
 
 from pneumo_hf import Predictor, load_data, load_xray
@@ -21,8 +22,9 @@ from pneumo_hf.data.files import read_film
 from pneumo_hf.data.sources import list_films
 from pneumo_hf.evaluation.report import METRIC_NAMES
 from pneumo_hf.training.models import load_model
-from tests.conftest import write_films
+from tests.conftest import make_film, write_films
 from tests.data.test_pixels import spoil
+from tests.imaging.test_dicom import dicom
 from train_hf import main
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +184,29 @@ def test_a_folder_with_bad_films_trains_and_predicts(tiny_run: Path, tiny_recipe
     assert len(rows) == 52
     assert {name for name, row in rows.items() if row["error"]} == {"cut.jpeg", "empty.png", "text.png"}
     assert 0 <= float(rows["deep.png"]["probability"]) <= 1
+
+
+def test_a_folder_of_dicom_with_a_labels_csv_trains_and_serves(tiny_recipe: list[str], tmp_path: Path) -> None:
+    """16-bit MONOCHROME1 films, two of a patient, whose names are nowhere in what is written."""
+    folder, lines = tmp_path / "dicom", ["file,finding"]
+    folder.mkdir()
+    for number in range(120):
+        pneumonia, patient = number % 4 > 1, number // 4 * 2 + number % 4 // 2
+        stored = (255 - make_film(number, pneumonia)).astype(np.uint16) * 257
+        tags = {"PatientName": f"Secret^{patient}", "PatientID": f"MRN-{patient}", "Modality": "DX"}
+        (folder / f"{number}.dcm").write_bytes(dicom(stored, "MONOCHROME1", RLELossless, **tags))
+        lines.append(f"{number}.dcm,{'Infiltrate' if pneumonia else 'No Finding'}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    data = ["--dataset", str(folder), "--label_map", "Infiltrate=PNEUMONIA,No Finding=NORMAL"]
+    result = run(*tiny_recipe, *data, "--num_train_epochs", "2", "--output_dir", str(tmp_path / "run"))
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    assert metrics["n"] == 2 * metrics["n_patients"] == 24
+    run_files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not [path for path in run_files if b"MRN-" in path.read_bytes() or b"Secret" in path.read_bytes()]
+    assert "Secret" not in result.stderr + result.stdout
+    scored = Predictor(tmp_path / "run")([folder / "0.dcm", folder / "2.dcm"])
+    assert all(row["error"] == "" for row in scored)
 
 
 def test_evaluate_gives_the_figures_of_the_run(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:

@@ -1,14 +1,22 @@
+import re
 import shutil
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, load_dataset
+from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.columns import parse_label_map
 from pneumo_hf.data.files import read_film
+from pneumo_hf.data.merge import load_sources
 from pneumo_hf.data.sources import list_films, load_data
 from pneumo_hf.imaging.film import load_xray
+from tests.conftest import make_film
+from tests.imaging.test_dicom import dicom
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,3 +105,159 @@ def test_parquet_of_images_and_labels_alone_gets_its_columns_and_labels_go_by_na
     (tmp_path / "c" / "test-0.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot be read"):
         load_data(tmp_path / "c")
+
+
+def test_a_csv_beside_films_says_labels_patients_and_more(films_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    films = sorted((films_folder / "train").rglob("*.jpeg"))[:6]
+    for film in films:
+        shutil.copy(film, folder / film.name)
+    lines = ["Image Index;Finding Labels;Patient ID;View Position;Patient Age;Patient Gender"]
+    lines += [f"{film.name};No Finding;p1;pa;045Y;F" for film in films[:2]]
+    lines += [f"./{film.name};Infiltrate;p2;AP;7;m" for film in films[2:4]]
+    lines += [f"{films[4].name};Hernia;p3;AP;7;m", "gone.png;No Finding;p4;AP;7;m"]
+    (folder / "labels.csv").write_text("\ufeff" + "\n".join(lines))
+    label_map = {"no finding": "NORMAL", "Infiltrate": "PNEUMONIA"}
+    archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", folder)
+    for source in (folder, folder / "labels.csv", archive):
+        data = load_data(source, label_map=label_map)["train"]
+        assert data["label"] == [0, 0, 1, 1]
+        assert data["patient_id"] == ["p1", "p1", "p2", "p2"]
+        assert [data[0][column] for column in ("view", "age", "sex")] == ["PA", 45.0, "F"]
+        assert [data[3][column] for column in ("view", "age", "sex")] == ["AP", 7.0, "M"]
+        assert read_film(data[0]["image"]) == films[0].read_bytes()
+
+
+def test_what_has_no_label_is_left_out_and_said(films_folder: Path, tmp_path: Path, caplog) -> None:
+    shutil.copytree(films_folder, tmp_path / "films")
+    (tmp_path / "films" / "train" / "NORMAL").rename(tmp_path / "films" / "train" / "No Finding")
+    (tmp_path / "films" / "test" / "PNEUMONIA").rename(tmp_path / "films" / "test" / "COVID19")
+    shutil.copytree(tmp_path / "films" / "test" / "NORMAL", tmp_path / "films" / "test" / "other")
+    data = load_data(tmp_path / "films", label_map=parse_label_map("No Finding=NORMAL, covid19=pneumonia"))
+    assert {split: np.bincount(films["label"]).tolist() for split, films in data.items()} == {
+        "train": [40, 72],
+        "test": [16, 24],
+    }
+    assert "left out 16 other" in caplog.text
+    with pytest.raises(InputError, match="the train split has no NORMAL films"):
+        load_data(tmp_path / "films", label_map={"COVID19": "PNEUMONIA"})
+    with pytest.raises(
+        InputError, match="label_map: COVID19=PNEUMONA, but the labels are NORMAL, PNEUMONIA; PNEUMONIA"
+    ):
+        load_data(tmp_path / "films", label_map={"COVID19": "PNEUMONA"})
+    for bad in ("COVID19", "{broken"):
+        with pytest.raises(InputError, match="neither JSON nor NAME=LABEL"):
+            parse_label_map(bad)
+    assert parse_label_map('{"COVID19": "PNEUMONIA"}') == {"COVID19": "PNEUMONIA"}
+
+
+def test_three_classes_come_from_the_file_names(films_folder: Path) -> None:
+    data = load_data(films_folder, labels=("NORMAL", "BACTERIA", "VIRUS"))["train"]
+    assert data.features["label"].names == ["NORMAL", "BACTERIA", "VIRUS"]
+    assert set(zip(data["label"], data["subtype"], strict=True)) == {(0, "normal"), (1, "bacteria"), (2, "virus")}
+
+
+def test_folders_by_label_alone_are_one_split(films_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(films_folder / "train", tmp_path / "films")
+    assert {split: len(films) for split, films in load_data(tmp_path / "films").items()} == {"train": 112}
+
+
+@pytest.mark.parametrize("size", [28, 64])
+def test_medmnist(size: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, films in (("train", 30), ("val", 8), ("test", 12)):
+        arrays[f"{split}_images"] = random.integers(0, 255, (films, size, size), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(films) % 2)[:, None]
+    np.savez(tmp_path / "pneumoniamnist_64.npz", **arrays)
+    data = load_data(tmp_path / "pneumoniamnist_64.npz")
+    assert {split: len(films) for split, films in data.items()} == {"train": 30, "validation": 8, "test": 12}
+    film = load_xray(read_film(data["test"][3]["image"]))
+    np.testing.assert_array_equal(film, arrays["test_images"][3])
+    assert data["test"]["label"] == arrays["test_labels"].ravel().tolist()
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "pneumoniamnist_64.npz").read_bytes()[:2000])
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    for name in ("broken.npz", "other.npz"):
+        with pytest.raises(InputError, match="not MedMNIST's"):
+            load_data(tmp_path / name)
+
+
+def test_kaggle_without_the_package_or_the_network_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, films_folder: Path
+) -> None:
+    import kagglehub
+    from requests import ConnectionError as Unreachable
+
+    def unreachable(handle: str) -> str:
+        raise Unreachable("no route")
+
+    monkeypatch.setattr(kagglehub, "dataset_download", unreachable)
+    with pytest.raises(InputError, match=r"cannot be downloaded \(ConnectionError\).*kaggle.json.*by hand"):
+        load_data("kaggle:paultimothymooney/chest-xray-pneumonia")
+    monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: str(films_folder))  # what it returns: a folder
+    assert len(load_data("kaggle:paultimothymooney/chest-xray-pneumonia")["test"]) == 40
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(InputError, match=r"pip install 'pneumo-hf\[kaggle\]'"):
+        load_data("kaggle:paultimothymooney/chest-xray-pneumonia")
+
+
+def test_dicom_without_suffix_in_a_zip_and_hashed_patients(tmp_path: Path) -> None:
+    for number in range(4):
+        tags = {"PatientID": f"MRN-{number // 2}", "PatientAge": "003Y", "PatientSex": "M", "ViewPosition": "AP"}
+        label = ("NORMAL", "PNEUMONIA")[number % 2]
+        (tmp_path / "films" / "test" / label).mkdir(parents=True, exist_ok=True)
+        name = f"IM{number:06d}" if number < 2 else f"{number}.dcm"
+        (tmp_path / "films" / "test" / label / name).write_bytes(dicom(make_film(number, True), Modality="DX", **tags))
+        (tmp_path / "films" / "test" / label / "README").write_text("no film")
+    archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "films")
+    for source in (tmp_path / "films", archive):
+        films = load_data(source)["test"]
+        assert len(films) == 4
+        patients = films["patient_id"]
+        assert len(set(patients)) == 2
+        assert all(re.fullmatch("[0-9a-f]{16}", patient) for patient in patients)
+        assert [films[0][c] for c in ("view", "age", "sex", "body_part", "modality")] == ["AP", 3.0, "M", None, "DX"]
+
+
+def test_sources_merge_without_copies_and_a_test_film_never_comes_back_in_train(
+    films_folder: Path, tmp_path: Path
+) -> None:
+    """The second source: all of the first again, resized, its test as train; and films of its own."""
+    for film in films_folder.rglob("*.jpeg"):
+        place = tmp_path / "second" / "train" / film.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        Image.open(film).resize((120, 100), Image.Resampling.BICUBIC).save(place / film.name, quality=80)
+    for number in range(6):
+        label = ("NORMAL", "PNEUMONIA")[number % 2]
+        own = Image.fromarray(make_film(7000 + number, number % 2 == 1))
+        own.save(tmp_path / "second" / "train" / label / f"own{number}.png")
+    for sources in ([films_folder, tmp_path / "second"], [tmp_path / "second", films_folder]):
+        data, dropped = load_sources([str(source) for source in sources])
+        assert len(data["test"]) == 40
+        assert len(data["train"]) == 112 + 6
+        assert len(dropped) == 152
+        assert all("a copy of" in row["reason"] for row in dropped)
+        assert {name.split("/")[-1] for name in data["train"]["file_name"]} >= {f"own{n}.png" for n in range(6)}
+        assert {p for p in data["train"]["patient_id"] if "own" in p} == {f"second/own{n}" for n in range(6)}
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_real_sets_merge_counted(shared: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copy(shared / "data" / "chest_xray_224.zip", tmp_path / "again.zip"))
+    sources = [shared / "data" / "chest_xray_224.zip", shared / "data" / "external_ieee8023.zip", again,
+               shared / "data" / "chest_xray_fullres_sample.zip"]  # fmt: skip
+    data, dropped = load_sources([str(source) for source in sources], label_map={"COVID19": "PNEUMONIA"})
+    counts = Counter(zip(data["train"]["source"], data["train"]["label"], strict=True))
+    assert counts == {
+        ("chest_xray_224.zip", 0): 1341,
+        ("chest_xray_224.zip", 1): 3875,
+        ("external_ieee8023.zip", 0): 19,
+        ("external_ieee8023.zip", 1): 74 + 140,
+    }
+    assert Counter(data["test"]["source"]) == {"chest_xray_224.zip": 624}
+    assert Counter(row["path"].split(":")[0] for row in dropped) == {
+        "again.zip": 5840,
+        "chest_xray_fullres_sample.zip": 102,
+    }
