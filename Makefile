@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo train app setup test results style style-check clean
+.PHONY: demo train app setup test results bench style style-check clean
 
 demo: train  ## fine-tune, evaluate, then serve the app on 127.0.0.1:7860
 	$(BIN)/python app.py --model $(RUN)
@@ -36,6 +36,9 @@ results: setup  ## the README's result table: three seeds of the quickstart
 	    || exit 1; \
 	done
 	$(BIN)/python docs/write_results.py
+
+bench: setup  ## the figures in benchmarks/results
+	$(BIN)/python benchmarks/audit_memory.py
 
 style: setup
 	$(BIN)/ruff check --fix .

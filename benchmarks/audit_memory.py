@@ -69,11 +69,8 @@ def write_films(archive: Path, films: int) -> None:
             buffer, patient = io.BytesIO(), number // 2
             Image.fromarray(film).save(buffer, "JPEG", quality=80)
             split = "test" if patient % 10 == 0 else "train"
-            label, name = (
-                ("NORMAL", "IM-{0:06d}-{1:04d}") if patient % 4 == 1 else ("PNEUMONIA", "person{0}_virus_{1}")
-            )
-            if split == "test" and patient % 20 == 0:
-                label, name = "NORMAL", "IM-{0:06d}-{1:04d}"
+            normal = patient % 20 in (0, 1, 5, 9, 13)  # a quarter of each split or more
+            label, name = ("NORMAL", "IM-{:06d}-{:04d}") if normal else ("PNEUMONIA", "person{}_virus_{}")
             opened.writestr(f"{split}/{label}/{name.format(patient, number)}.jpeg", buffer.getvalue())
 
 

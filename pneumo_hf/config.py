@@ -51,8 +51,8 @@ class DataArguments:
     validation: Literal["random", "block", "given"] = field(
         default="random",
         metadata={
-            "help": "How patients are held out of train: `random` (stratified), `block` (contiguous ids, nearer to "
-            "another acquisition period) or `given` (the data's own validation split)."
+            "help": "How patients are held out of train: `random` (stratified), `block` (contiguous ids, meant "
+            "to be nearer to another acquisition period) or `given` (the data's own validation split)."
         },
     )
     validation_fraction: float = field(

@@ -81,7 +81,8 @@ def geometry(path: Path, found: Survey, labels: Sequence[str], present: Sequence
         sizes = numbers["bytes"][of_label == number] / 1024
         right.hist(sizes, edges, weights=np.full(len(sizes), 1 / len(sizes)), histtype="step", **style)
     left.set(xlabel="width, pixels", ylabel="height, pixels", title="Sizes of the films")
-    right.set(xlabel="KiB", ylabel="share of the files", title="Sizes of the files", xscale="log")
+    scale = "log" if edges[-1] > 10 * edges[0] else "linear"
+    right.set(xlabel="KiB", ylabel="share of the files", title="Sizes of the files", xscale=scale)
     left.legend(frameon=False)
     right.legend(frameon=False)
     figure.savefig(path, dpi=120)
