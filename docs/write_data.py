@@ -42,11 +42,12 @@ def validation_splits(data) -> dict[str, dict]:
     films = survey_films(data)
     is_test, labels, patients = (np.array(x) for x in (films.splits, films.labels, films.patients))
     is_test = is_test == "test"
-    features = region_features(films.thumbnails)
-    whole = np.asarray(films.thumbnails).reshape(len(labels), SIDE, 2, SIDE, 2).mean(axis=(2, 4))
+    thumbnails = films.thumbnails[np.arange(len(labels))]
+    features = region_features(thumbnails)
+    whole = thumbnails.reshape(len(labels), SIDE, 2, SIDE, 2).mean(axis=(2, 4))
     features["whole_film"] = whole.reshape(len(labels), -1).astype(np.float32)
     train = np.flatnonzero(~is_test)
-    copies = copy_pairs(np.array(films.contents)[train], np.asarray(films.thumbnails[train]))
+    copies = copy_pairs(np.array(films.contents)[train], thumbnails[train])
     result = {}
     for method in ("random", "block"):
         by_fold = []

@@ -60,20 +60,20 @@ def _read_data(arguments: argparse.Namespace) -> tuple:
     """The data, the copies that merging dropped, a title without folders, and the labels."""
     from pneumo_hf.data.columns import parse_label_map
     from pneumo_hf.data.merge import load_sources
-    from pneumo_hf.data.sources import load_data
+    from pneumo_hf.data.sources import read_source
 
     labels, label_map = CLASSES[arguments.classes], parse_label_map(arguments.label_map)
     title = " + ".join(Path(source).name for source in arguments.data)
     if arguments.streaming:
         if len(arguments.data) > 1:
             raise InputError("--streaming reads one Hub data set; several sources are merged only when they are whole")
-        return load_data(arguments.data[0], labels, label_map, streaming=True), [], title, labels
+        return read_source(arguments.data[0], labels, label_map, streaming=True), [], title, labels
     return *load_sources(arguments.data, labels, label_map), title, labels
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Score a labelled split and write the report."""
-    from pneumo_hf.data.columns import parse_label_map
+    from pneumo_hf.data.columns import assert_every_label, parse_label_map
     from pneumo_hf.data.pixels import decode_films
     from pneumo_hf.data.sources import load_data
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
@@ -84,8 +84,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
     predictor = Predictor(arguments.model, arguments.device)
     films, rejected = decode_films(data[arguments.split], predictor.image_processor, arguments.cache_dir)
-    if len(set(films.labels)) < len(LABELS):
-        raise InputError(f"{arguments.data}: the {arguments.split} split has no readable films of both labels")
+    message = f"{arguments.data}: the {arguments.split} split has no {{}} films that can be read"
+    assert_every_label(films.labels, LABELS, message)
     names = (Path(arguments.model).name, Path(arguments.data).name, arguments.split)
     metrics, rows = evaluate_films(predictor, films, *names)
     folder = Path(arguments.output_dir)

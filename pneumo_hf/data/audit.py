@@ -18,7 +18,7 @@ from pneumo_hf.data.shortcuts import linear_floors, region_features
 from pneumo_hf.data.survey import Survey, survey_films
 
 PACKAGES = ("datasets", "pillow", "pydicom", "scikit-learn", "scipy", "numpy")
-FILMS_FOR_FLOORS = 10_000  # of train and of test, drawn at random: they bound the memory
+FILMS_FOR_FLOORS = 6_000  # of train and of test, drawn at random: they bound the memory
 GROUPS = {
     "geometry": ("bytes", "width", "height", "aspect_ratio"),
     "intensity": ("brightness", "contrast", "sharpness"),

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Self
 
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 
@@ -111,12 +110,18 @@ class LabelNames:
             self.left_out[name] += 1
         return number
 
-    def report(self, source: str) -> Self:
+    def report(self, source: str) -> None:
         """Log what was left out, with the remedy."""
         if self.left_out:
             counts = ", ".join(f"{count} {name or '(no label)'}" for name, count in self.left_out.most_common(8))
             logger.warning("%s: left out %s (a label_map, NAME=LABEL, would keep them)", source, counts)
-        return self
+
+
+def assert_every_label(found: Iterable[int], labels: Sequence[str], message: str) -> None:
+    """Raise InputError if a label is not among `found`; `{}` in the message is for the names of those missing."""
+    missing = set(range(len(labels))) - set(found)
+    if missing:
+        raise InputError(f"{message.format(', '.join(labels[label] for label in missing))}; every label is needed")
 
 
 def parse_label_map(text: str | None) -> dict[str, str]:

@@ -21,7 +21,7 @@ NEAR = 0.95
 FREQUENCIES = 8  # a side: the perceptual hash is the 64 lowest of the film's cosine transform
 AXES = 24  # principal ones of the hashes: the tree is five times faster than on all 64
 NEIGHBOURS = 8  # looked at for each film, so that memory stays bounded whatever the films
-FILMS_AT_ONCE = 4096
+FILMS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def near_pairs(contents: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, 
 
     Args:
         contents: `[N]` hashes; of films of equal content one stands for all.
-        thumbnails: `[N, 56, 56]` uint8, a memory map as well.
+        thumbnails: `[N, 56, 56]` uint8, in memory or a `ThumbnailFile`: rows are taken by arrays of indices.
     """
     _, chosen = np.unique(contents, return_index=True)
     hashes = np.concatenate(
@@ -65,7 +65,7 @@ def near_pairs(contents: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, 
     chosen, hashes = chosen[hashes.any(axis=1)], hashes[hashes.any(axis=1)]  # a blank film resembles nothing
     if len(chosen) < 2:
         return []
-    axes = PCA(min(AXES, *hashes.shape)).fit(hashes[:: len(hashes) // FILMS_AT_ONCE + 1])
+    axes = PCA(min(AXES, *hashes.shape)).fit(hashes[:: len(hashes) // 4096 + 1])
     points = axes.transform(hashes)
     tree, radius, pairs = KDTree(points), np.sqrt(2 * (1 - NEAR)), set()
     for piece in _pieces(np.arange(len(chosen))):

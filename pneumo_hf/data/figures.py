@@ -137,6 +137,6 @@ def duplicates(path: Path, audit: dict, found: Survey) -> None:
         axes.set_axis_off()
     for column, group in zip(panels.T, groups, strict=False):
         for axes, name in zip(column, group["films"], strict=False):
-            axes.imshow(found.thumbnails[rows[name]], cmap="gray", vmin=0, vmax=255)
+            axes.imshow(found.thumbnails[[rows[name]]][0], cmap="gray", vmin=0, vmax=255)
             axes.set_title(Path(name).stem[-18:], fontsize=5)
     figure.savefig(path, dpi=150)

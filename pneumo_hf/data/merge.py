@@ -10,12 +10,12 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from tqdm.auto import tqdm
 
-from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.config import LABELS
 from pneumo_hf.data.columns import features, in_batches
 from pneumo_hf.data.duplicates import Fingerprint, copy_groups, copy_pairs, fingerprint
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.patients import qualify
-from pneumo_hf.data.sources import load_data
+from pneumo_hf.data.sources import read_source
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.imaging.quality import THUMBNAIL
 
@@ -32,13 +32,13 @@ def load_sources(
     stay. Patient ids that are no known scheme's get the source's name before them.
 
     Raises:
-        InputError: as `load_data`, or nothing is left of a split's label.
+        InputError: no such data, or another layout than `load_data` knows.
     """
     if len(sources) == 1:
-        return load_data(sources[0], labels, label_map), []
+        return read_source(sources[0], labels, label_map), []
     tables, origin, splits, titles = [], [], [], []
     for number, source in enumerate(sources):
-        for split, table in load_data(source, labels, label_map).items():
+        for split, table in read_source(source, labels, label_map).items():
             title = table[0]["source"]
             title = title if title not in titles else f"{title} ({number + 1})"
             tables.append(_rename_source(table, title))
@@ -54,9 +54,6 @@ def load_sources(
     data = DatasetDict({split: merged.select(rows[split]) for split in dict.fromkeys(splits) if rows[split]})
     counts = ", ".join(f"{len(films)} {split}" for split, films in data.items())
     logger.info("%d sources: %s; %d copies dropped", len(sources), counts, len(dropped))
-    for split, films in data.items():
-        if missing := set(range(len(labels))) - set(films["label"]):
-            raise InputError(f"the merged {split} split has no {', '.join(labels[label] for label in missing)} films")
     return data, dropped
 
 

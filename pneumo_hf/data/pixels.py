@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config import LABELS, DataArguments, InputError
-from pneumo_hf.data.columns import in_batches
+from pneumo_hf.data.columns import assert_every_label, in_batches
 from pneumo_hf.data.duplicates import Fingerprint, assert_no_leaks, copy_pairs, fingerprint
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.patients import split_by_patient
@@ -111,8 +111,8 @@ def decode_splits(
     for split, table in data.items():
         films[split], unreadable = decode_films(table, image_processor, arguments.cache_dir)
         rejected += unreadable
-        if len(films[split]) == 0 or len(set(films[split].labels)) < len(LABELS):
-            raise InputError(f"the {split} split of {arguments.name} has no readable films of both labels")
+        message = f"the {split} split of {arguments.name} has no {{}} films that can be read"
+        assert_every_label(films[split].labels, LABELS, message)
     if rejected:
         logger.warning("%d films cannot be read; they are listed in rejected.csv", len(rejected))
     if "test" not in films:

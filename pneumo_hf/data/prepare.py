@@ -24,7 +24,7 @@ from pneumo_hf.data.columns import features, in_batches
 from pneumo_hf.data.duplicates import HELD_OUT, copy_groups, exact_groups, near_pairs
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.patients import keyed_hash
-from pneumo_hf.data.sources import load_data
+from pneumo_hf.data.sources import read_source
 from pneumo_hf.data.survey import Survey, survey_films
 from pneumo_hf.imaging.dicom import is_dicom
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
@@ -63,7 +63,7 @@ def prepare(
     for split, films in data.items():
         left_out = leaking.get(split, {})
         _write_shards(shards, split, _film_rows(films, split, labels, anonymize, left_out, rejected), labels)
-    found = audit(load_data(output_dir, labels), title, labels, output_dir / "audit")
+    found = audit(read_source(output_dir, labels), title, labels, output_dir / "audit")
     _write_card(output_dir, found, labels, anonymize)
     return rejected
 

@@ -15,7 +15,7 @@ from datasets import DatasetDict, IterableDatasetDict
 from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.data.columns import SPLITS, LabelNames, film_row, make_table
+from pneumo_hf.data.columns import SPLITS, LabelNames, assert_every_label, film_row, make_table
 from pneumo_hf.data.files import UNREADABLE, list_folder, list_zip, only_films, read_film
 from pneumo_hf.data.foreign import from_hub, from_kaggle, from_parquet
 from pneumo_hf.data.patients import parse_file_name
@@ -62,21 +62,27 @@ def load_data(
     Raises:
         InputError: no such data, a label without films in a split, or another layout.
     """
-    names = LabelNames(labels, label_map)
-    title = str(source)
+    data = read_source(source, labels, label_map, streaming)
+    if not streaming:
+        for split, films in data.items():
+            assert_every_label(films["label"], labels, f"{source}: the {split} split has no {{}} films")
+    return data
+
+
+def read_source(
+    source: str | Path,
+    labels: Sequence[str] = LABELS,
+    label_map: Mapping[str, str] | None = None,
+    streaming: bool = False,
+) -> DatasetDict | IterableDatasetDict:
+    """`load_data` of a set in which a split may lack a label: to be merged, or audited."""
+    names, title = LabelNames(labels, label_map), str(source)
     if title.startswith("kaggle:"):
-        title = title.removeprefix("kaggle:")
-        data = _from_files(*list_folder(from_kaggle(title)), names)
+        data = _from_files(*list_folder(from_kaggle(title.removeprefix("kaggle:"))), names)
     else:
         data = _load(Path(source).expanduser(), title, names, streaming)
     names.report(title)
     if not streaming:
-        for split, films in data.items():
-            present = set(films["label"])
-            if missing := [label for number, label in enumerate(labels) if number not in present]:
-                raise InputError(
-                    f"{title}: the {split} split has no {', '.join(missing)} films; every label is needed"
-                )
         logger.info("%s: %s", title, ", ".join(f"{len(films)} {split}" for split, films in data.items()))
     return data
 

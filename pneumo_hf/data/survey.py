@@ -46,6 +46,31 @@ class Film:
     picture: np.ndarray | None = None  # [SIDE, SIDE] uint8
 
 
+class ThumbnailFile:
+    """Thumbnails `[N, 56, 56]` uint8 in a temporary file: rows are read when asked for, and stay in no memory.
+
+    A memory map would do the same, but its pages count as the process's own.
+    """
+
+    def __init__(self):
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
+        self.rows = 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def append(self, thumbnail: np.ndarray) -> None:
+        self.file.write(thumbnail.tobytes())
+        self.rows += 1
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The thumbnails `[R, 56, 56]` of some rows `[R]`."""
+        self.file.flush()
+        size = THUMBNAIL * THUMBNAIL
+        read = b"".join(os.pread(self.file.fileno(), size, int(row) * size) for row in rows)
+        return np.frombuffer(read, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
+
+
 @dataclass
 class Survey:
     """What the pass found. Lists and arrays have an entry a readable film, in the order of the pass."""
@@ -69,14 +94,13 @@ class Survey:
     histograms: dict[int, np.ndarray] = field(default_factory=lambda: defaultdict(lambda: np.zeros(256, np.int64)))
     sums: dict[int, np.ndarray] = field(default_factory=lambda: defaultdict(lambda: np.zeros((SIDE, SIDE), np.int64)))
     montages: dict[int, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
-    thumbnails: np.ndarray | None = None  # [N, 56, 56] uint8, a memory map
+    thumbnails: "ThumbnailFile" = field(default_factory=lambda: ThumbnailFile())
 
 
 def survey_films(data: Mapping[str, Dataset | IterableDataset]) -> Survey:
     """Read every film of every split, with threads (decoding leaves Python's lock) and a progress bar."""
     found, random = Survey(), np.random.default_rng(0)
     total = sum(len(films) for films in data.values() if isinstance(films, Dataset)) or None
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the memory map
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=total, desc="Reading films", unit="film") as bar,
@@ -87,11 +111,8 @@ def survey_films(data: Mapping[str, Dataset | IterableDataset]) -> Survey:
                 _note(found, split, row, film, random)
                 if film.print:
                     found.positions.append(position)
-                    file.write(film.print.thumbnail.tobytes())
+                    found.thumbnails.append(film.print.thumbnail)
                 bar.update()
-    file.flush()
-    shape = (len(found.names), THUMBNAIL, THUMBNAIL)
-    found.thumbnails = np.memmap(file, np.uint8, "r", shape=shape) if found.names else np.zeros(shape, np.uint8)
     _note_inverted(found)
     return found
 
@@ -159,6 +180,7 @@ def _note(found: Survey, split: str, row: dict, film: Film, random: np.random.Ge
 def _note_inverted(found: Survey) -> None:
     """Films that resemble the negative of a chest film: bright lungs, dark bones."""
     for start in range(0, len(found.names), FILMS_AT_ONCE):
-        similar = chest_correlation(found.thumbnails[start : start + FILMS_AT_ONCE])
+        rows = np.arange(start, min(start + FILMS_AT_ONCE, len(found.names)))
+        similar = chest_correlation(found.thumbnails[rows])
         for row in np.flatnonzero(similar < INVERTED):
             found.inverted.append({"path": found.names[start + row], "correlation": round(float(similar[row]), 3)})
