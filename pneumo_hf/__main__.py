@@ -13,6 +13,11 @@ from pneumo_hf.config import LABELS, DataArguments, InputError, one_line_errors,
 logger = logging.getLogger(__name__)
 
 CLASSES = {2: LABELS, 3: ("NORMAL", "BACTERIA", "VIRUS")}
+SOURCES = (
+    "a folder or zip of split/LABEL/file or LABEL/file, films beside a CSV of path and label, a folder of Parquet "
+    "shards, MedMNIST's npz, kaggle:owner/name or a Hub data set id"
+)
+LABEL_MAP = "other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA', or JSON"
 
 
 def audit(arguments: argparse.Namespace) -> None:
@@ -127,7 +132,12 @@ def predict(arguments: argparse.Namespace) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="pneumo-hf", description=f"Pneumonia or normal on chest X-rays. {DISCLAIMER}")
     commands = parser.add_subparsers(required=True, metavar="command")
+    _add_data_commands(commands)
+    _add_checkpoint_commands(commands)
+    return parser
 
+
+def _add_data_commands(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
         "audit",
         help="what is in a data set, broken, twice, leaking, or a give-away",
@@ -153,11 +163,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="keyed hashes for patient ids (the key stays in ~/.cache/pneumo_hf), new file names, no metadata",
     )  # fmt: skip
     sub.add_argument(
-        "--drop_leaks", action="store_true", help="leave out train and validation films that a later split has as well"
-    )
+        "--drop_leaks", action="store_true",
+        help="leave out train films whose patient, or a copy of which, validation or test has (test comes first)",
+    )  # fmt: skip
     sub.add_argument("--push_to_hub", metavar="REPO_ID", help="upload the result as a Hub data set")
     sub.add_argument("--private", action="store_true", help="make that Hub data set private")
 
+
+def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
         "evaluate",
         help="the report of a checkpoint on labelled films",
@@ -166,10 +179,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.set_defaults(run=evaluate)
     sub.add_argument("--model", required=True, help="a run folder of train_hf.py, or a Hub id")
-    sub.add_argument(
-        "--data", required=True, help="a folder or zip of split/LABEL/file, or a folder of Parquet shards"
-    )
-    sub.add_argument("--label_map", help="other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA'")
+    sub.add_argument("--data", required=True, help=f"the films: {SOURCES}")
+    sub.add_argument("--label_map", help=LABEL_MAP)
     sub.add_argument("--split", default="test", help="train, validation or test (default: test)")
     sub.add_argument("--output_dir", required=True, help="where the report goes")
     sub.add_argument("--cache_dir", default=DataArguments.cache_dir, help="where decoded films are kept")
@@ -186,16 +197,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards")
     sub.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
     sub.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
-    return parser
 
 
 def _add_data_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "data", nargs="+", metavar="DATA",
-        help="a folder or zip of split/LABEL/file, a CSV of path and label, a folder of Parquet shards, MedMNIST's "
-        "npz, kaggle:owner/name or a Hub data set id; several are merged, without the copies",
-    )  # fmt: skip
-    sub.add_argument("--label_map", help="other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA'")
+    sub.add_argument("data", nargs="+", metavar="DATA", help=f"{SOURCES}; several are merged, without the copies")
+    sub.add_argument("--label_map", help=LABEL_MAP)
     sub.add_argument(
         "--classes", type=int, choices=sorted(CLASSES), default=2,
         help="2: NORMAL and PNEUMONIA; 3: NORMAL, BACTERIA and VIRUS, from the file names (default: 2)",

@@ -20,7 +20,7 @@ def make_film(seed: int, pneumonia: bool, size: tuple[int, int] = (80, 96)) -> n
     height, width = size
     y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
     film = 40 + 120 * np.exp(-(((x - 0.5) / 0.4) ** 6)) + 12 * random.standard_normal(size)
-    anatomy = Image.fromarray(random.normal(0, 25, (7, 7)).astype(np.float32))
+    anatomy = Image.fromarray(random.normal(0, 14, (7, 7)).astype(np.float32))
     film += np.asarray(anatomy.resize((width, height), Image.Resampling.BICUBIC))
     for center in (0.3, 0.7):
         film -= 90 * np.exp(-(((x - center) / 0.12) ** 2 + ((y - 0.5) / 0.28) ** 2))

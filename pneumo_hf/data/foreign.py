@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
+import pyarrow.compute as pc
 from datasets import (
     ClassLabel,
     Dataset,
@@ -44,9 +45,9 @@ def complete(source: str, films: Dataset, names: LabelNames) -> Dataset:
         InputError: no columns `image` and `label`, or labels that are numbers without names.
     """
     films = _rename(source, films)
-    other = films.remove_columns("image")
-    images = films.select_columns(["image"])
-    columns = _complete_batch(source, other[:], [image["path"] for image in images["image"]], 0, films.features, names)
+    other, images = films.remove_columns("image"), films.select_columns(["image"])
+    paths = pc.struct_field(images.data.column("image"), "path").to_pylist()  # without reading a film
+    columns = _complete_batch(source, other[:], paths, 0, films.features, names)
     kept = columns.pop("kept")
     films = images.select(kept) if len(kept) < len(films) else images
     for column, values in columns.items():

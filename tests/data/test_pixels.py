@@ -52,7 +52,7 @@ def test_unreadable_films_are_listed_with_reasons(tmp_path: Path) -> None:
         load_data(folder), PROCESSOR, DataArguments(dataset=[str(folder)], cache_dir=str(tmp_path / "cache")), seed=0
     )
     assert {row["path"].split("/")[-1]: row["reason"].split(":")[0] for row in rejected} == {
-        "cut.jpeg": "damaged file",
+        "cut.jpeg": "truncated file",
         "empty.png": "empty file",
         "text.png": "not a picture that can be read (PNG, JPEG, TIFF, WebP or DICOM)",
     }
