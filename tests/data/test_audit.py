@@ -162,7 +162,7 @@ def test_near_duplicates_are_the_pairs_that_all_pairs_would_give() -> None:
     random = np.random.default_rng(0)
     films = [make_film(seed, seed % 2 == 0, (112, 112)).astype(float) for seed in range(150)]
     films += [
-        film + random.normal(0, noise, film.shape) for film, noise in zip(films, np.linspace(0, 90, 60), strict=False)
+        film + random.normal(0, noise, film.shape) for film, noise in zip(films, np.linspace(0, 40, 60), strict=False)
     ]
     thumbnails = np.stack([thumbnail(Image.fromarray(film.clip(0, 255).astype(np.uint8))) for film in films])
     similar = _details(thumbnails) @ _details(thumbnails).T
