@@ -114,6 +114,29 @@ class XrayTrainingArguments(TrainingArguments):
     class_weights: bool = field(
         default=True, metadata={"help": "Weight the loss by the inverse frequency of the labels in train."}
     )
+    loss: Literal["cross_entropy", "focal"] = field(
+        default="cross_entropy", metadata={"help": "`focal` turns to the films that are still called wrong."}
+    )
+    focal_gamma: float = field(default=2.0, metadata={"help": "How sharply the focal loss turns to them."})
+    label_smoothing_factor: float = field(
+        default=0.0, metadata={"help": "Share of a label spread over all labels, against overconfidence."}
+    )
+    mixup: float = field(
+        default=0.0, metadata={"help": "Alpha of mixup: pairs of films and their labels are blended; 0 for none."}
+    )
+    sampling: Literal["all", "undersample", "balanced"] = field(
+        default="all",
+        metadata={
+            "help": "`undersample`: as many films of each label as of the rarest; `balanced`: each drawn as often."
+        },
+    )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "Decay of the running average of the weights that is validated and saved; 0: none."},
+    )
+    step_epochs: int = field(
+        default=0, metadata={"help": "Divide the rate by ten every so many epochs, in place of lr_scheduler_type."}
+    )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many epochs without a better validation ROC AUC; 0 for never."}
     )
@@ -216,6 +239,11 @@ def check_ranges(values: dict) -> None:
         "layer_decay": (0.01, 1),
         "probe_epochs": (0, 10_000),
         "unfreeze_layers": (-1, 10_000),
+        "focal_gamma": (0, 10),
+        "label_smoothing_factor": (0, 0.5),
+        "mixup": (0, 10),
+        "ema_decay": (0, 0.99999),
+        "step_epochs": (0, 10_000),
     }
     for key, (low, high) in ranges.items():
         if not low <= values[key] <= high:

@@ -1,8 +1,8 @@
-"""The weighted loss."""
+"""The weighted loss, plain or focal, for labels or for mixtures of them."""
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import log_softmax, one_hot
 
 
 def class_weights(labels: np.ndarray) -> torch.Tensor:
@@ -11,10 +11,30 @@ def class_weights(labels: np.ndarray) -> torch.Tensor:
     return torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float32)
 
 
-def weighted_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """The mean over the films of weight x cross-entropy.
+def weighted_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, focal_gamma: float = 0.0
+) -> torch.Tensor:
+    """The mean over the films of weight x (1 - p)^gamma x cross-entropy; gamma 0 is the plain cross-entropy.
 
     torch's own mean divides by the weights of the batch, so that a batch in four parts has another loss than the
     whole; divided by the films, gradient accumulation and several processes give the loss of the one large batch.
+
+    Args:
+        logits: `[B, C]`. targets: `[B, C]`, shares of the labels (see `soft_targets`). weights: `[C]`.
+        focal_gamma: Lin et al. 2017, equation 4.
     """
-    return cross_entropy(logits, labels, weight=weights, reduction="sum") / len(labels)
+    log_probs = log_softmax(logits, dim=1)
+    terms = targets * log_probs * (1 - log_probs.exp()) ** focal_gamma  # [B, C]
+    return -(terms if weights is None else terms * weights).sum() / len(logits)
+
+
+def soft_targets(labels: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:
+    """Labels `[B]` as shares `[B, C]`, of which `smoothing` is spread over all labels (Szegedy et al. 2016)."""
+    return one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+
+
+def mix(pixels: torch.Tensor, targets: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixup (Zhang et al. 2018): films and shares blended with those of the batch in another order."""
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(pixels), device=pixels.device)
+    return share * pixels + (1 - share) * pixels[order], share * targets + (1 - share) * targets[order]

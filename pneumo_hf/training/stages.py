@@ -3,10 +3,12 @@
 import csv
 import json
 import logging
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -19,6 +21,7 @@ from pneumo_hf.config import InputError, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.training.augmentation import XrayAugment
+from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.models import final_linear, freeze_below, freeze_statistics, weight_layers
 from pneumo_hf.training.trainer import XrayTrainer
@@ -59,6 +62,8 @@ def train(
         The log: a dictionary for each logged step and each evaluation, with `stage`.
     """
     resumed = find_checkpoint(arguments)
+    if arguments.sampling == "undersample":
+        films = {**films, "train": undersample(films["train"], arguments.seed)}
     (Path(arguments.output_dir) / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     if arguments.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -98,6 +103,7 @@ def train_probe(
             load_best_model_at_end=False,
             gradient_accumulation_steps=1,
             bf16=False,
+            mixup=0.0,
             resume_from_checkpoint=None,
         ),
         train_dataset=features["train"],
@@ -123,20 +129,41 @@ def fine_tune(
     if arguments.freeze_batch_norm:
         freeze_statistics(model)
     size = (image_processor.size["height"], image_processor.size["width"])
-    patience = arguments.early_stopping_patience
+    callbacks = [EarlyStoppingCallback(arguments.early_stopping_patience)] if arguments.early_stopping_patience else []
+    if arguments.ema_decay:
+        callbacks.append(WeightAverage(arguments.ema_decay))
     trainer = XrayTrainer(
         model=model,
         args=replace(arguments, output_dir=str(Path(arguments.output_dir) / CHECKPOINTS), resume_from_checkpoint=None),
         train_dataset=films["train"],
         eval_dataset=films["validation"],
-        optimizers=(make_optimizer(model, arguments), None),
-        callbacks=[EarlyStoppingCallback(patience)] if patience else [],
+        optimizers=make_optimizer_and_schedule(model, films["train"], arguments),
+        callbacks=callbacks,
         prepare=Normalize(image_processor),
         augment=XrayAugment(arguments, size),
         class_weights=_weights(films, arguments),
     )
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     return trainer.state.log_history
+
+
+def undersample(films: FilmDataset, seed: int) -> FilmDataset:
+    """As many films of each label as of the rarest, drawn at random."""
+    random, rarest = np.random.default_rng(seed), np.bincount(films.labels).min()
+    of_label = [np.flatnonzero(films.labels == label) for label in np.unique(films.labels)]
+    return films.select(np.sort(np.concatenate([random.permutation(rows)[:rarest] for rows in of_label])))
+
+
+def make_optimizer_and_schedule(
+    model: PreTrainedModel, films: FilmDataset, arguments: XrayTrainingArguments
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    """The optimizer and, for `step_epochs`, its schedule by steps; None leaves the schedule to Trainer."""
+    optimizer = make_optimizer(model, arguments)
+    if not arguments.step_epochs:
+        return optimizer, None
+    films_a_step = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    steps = arguments.step_epochs * math.ceil(len(films) / films_a_step)
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, steps, gamma=0.1)
 
 
 def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> torch.optim.Optimizer:

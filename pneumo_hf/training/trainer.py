@@ -1,13 +1,16 @@
 """Trainer with this project's loss: films are normalised (and augmented) on the device, labels are weighted."""
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Sampler, WeightedRandomSampler
 from transformers import EvalPrediction, Trainer
 from transformers.utils import ModelOutput
 
+from pneumo_hf.config import LABELS
 from pneumo_hf.evaluation.metrics import ranking_metrics
 from pneumo_hf.inference.predictor import probability_of
-from pneumo_hf.training.losses import weighted_cross_entropy
+from pneumo_hf.training.losses import mix, soft_targets, weighted_loss
 
 
 class XrayTrainer(Trainer):
@@ -31,10 +34,25 @@ class XrayTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
-        pixels = self.augment(inputs["pixel_values"]) if model.training else inputs["pixel_values"]
+        pixels, arguments = inputs["pixel_values"], self.args
+        targets = soft_targets(inputs["labels"], len(LABELS), arguments.label_smoothing_factor * model.training)
+        if model.training:
+            pixels = self.augment(pixels)
+            if arguments.mixup:
+                pixels, targets = mix(pixels, targets, arguments.mixup)
         outputs = model(pixel_values=self.prepare(pixels))
-        loss = weighted_cross_entropy(outputs.logits.float(), inputs["labels"], self.class_weights)
+        gamma = arguments.focal_gamma if arguments.loss == "focal" else 0.0
+        loss = weighted_loss(outputs.logits.float(), targets, self.class_weights, gamma)
         return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
+        if self.args.sampling != "balanced":
+            return super()._get_train_sampler(train_dataset)
+        films = train_dataset if train_dataset is not None else self.train_dataset
+        generator = torch.Generator().manual_seed(self.args.data_seed or self.args.seed)
+        labels = np.asarray(films.labels)
+        chances = 1 / np.bincount(labels)[labels]
+        return WeightedRandomSampler(chances, len(films), generator=generator)
 
 
 def _as_gathered(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

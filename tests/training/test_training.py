@@ -5,16 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from transformers import TrainerCallback
 
 from pneumo_hf.config import XrayTrainingArguments, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.training.augmentation import XrayAugment
-from pneumo_hf.training.losses import class_weights, weighted_cross_entropy
+from pneumo_hf.training.ema import WeightAverage
+from pneumo_hf.training.losses import class_weights, mix, soft_targets, weighted_loss
 from pneumo_hf.training.models import final_linear, load_model, weight_layers
-from pneumo_hf.training.stages import extract_features, make_optimizer, train_probe
+from pneumo_hf.training.stages import extract_features, fine_tune, make_optimizer, train_probe, undersample
 from pneumo_hf.training.trainer import XrayTrainer
 from tests.conftest import make_film
 
@@ -41,8 +44,33 @@ def test_weights_average_one_and_balance_the_labels() -> None:
 
 def test_the_weighted_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
     logits, labels, weights = torch.randn(32, 2), torch.randint(0, 2, (32,)), torch.tensor([2.0, 0.6])
-    parts = [weighted_cross_entropy(logits[i : i + 8], labels[i : i + 8], weights) for i in range(0, 32, 8)]
-    torch.testing.assert_close(torch.stack(parts).mean(), weighted_cross_entropy(logits, labels, weights))
+    targets = soft_targets(labels, 2)
+    parts = [weighted_loss(logits[i : i + 8], targets[i : i + 8], weights) for i in range(0, 32, 8)]
+    torch.testing.assert_close(torch.stack(parts).mean(), weighted_loss(logits, targets, weights))
+    plain = torch.nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum") / 32
+    torch.testing.assert_close(weighted_loss(logits, targets, weights), plain)
+    smooth = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(weighted_loss(logits, soft_targets(labels, 2, 0.1)), smooth)
+
+
+def test_the_focal_loss_turns_from_what_is_right_already() -> None:
+    logits, targets = torch.tensor([[0.0, 3.0], [0.0, -1.0]]), soft_targets(torch.tensor([1, 1]), 2)
+    truth = torch.softmax(logits, dim=1)[:, 1]
+    expected = -((1 - truth) ** 2 * truth.log()).mean()  # Lin et al. 2017, equation 4
+    torch.testing.assert_close(weighted_loss(logits, targets, focal_gamma=2.0), expected)
+    right, wrong = (weighted_loss(logits[i : i + 1], targets[:1], focal_gamma=2.0) / weighted_loss(
+        logits[i : i + 1], targets[:1]) for i in (0, 1))  # fmt: skip
+    assert right < 0.01 < 0.5 < wrong
+
+
+def test_mixup_blends_films_and_labels_alike() -> None:
+    labels = torch.tensor([0, 1] * 8)
+    pixels = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4) * 200
+    torch.manual_seed(0)
+    mixed, targets = mix(pixels, soft_targets(labels, 2), alpha=1.0)
+    torch.testing.assert_close(mixed[:, 0, 0, 0] / 200, targets[:, 1])
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(16))
+    assert 0 < targets[:, 1].min() < targets[:, 1].max() < 1 or len(targets[:, 1].unique()) > 2
 
 
 def train_steps(
@@ -138,3 +166,80 @@ def test_augmentation_switched_off_leaves_the_film() -> None:
     film = torch.from_numpy(make_film(1, pneumonia=True, size=(64, 64)))[None, None]
     off = XrayTrainingArguments(crop_scale=1, rotation=0, shift=0, jitter=0, blur=0)
     assert (XrayAugment(off, (64, 64))(film) - film).abs().max() < 1
+
+
+def test_undersampling_keeps_as_many_of_each_label_and_balanced_draws_them_alike(films, tiny_recipe, tmp_path) -> None:
+    train = films["train"]
+    fewer = undersample(train, seed=0)
+    assert np.bincount(fewer.labels).tolist() == [np.bincount(train.labels).min()] * 2
+    assert np.array_equal(fewer.rows, undersample(train, seed=0).rows)
+    assert not np.array_equal(fewer.rows, undersample(train, seed=1).rows)
+    model, processor = fresh(tiny_recipe)
+    arguments = XrayTrainingArguments(output_dir=str(tmp_path), sampling="balanced", use_cpu=True, seed=3)
+    sampler = XrayTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=train, prepare=Normalize(processor),
+        augment=None, class_weights=None,
+    )._get_train_sampler()  # fmt: skip
+    drawn = np.concatenate([train.labels[list(sampler)] for _ in range(20)])
+    assert abs(drawn.mean() - 0.5) < 0.05 < train.labels.mean() - 0.5
+
+
+def test_the_rate_falls_to_a_tenth_every_so_many_epochs(films, tiny_recipe, tmp_path: Path) -> None:
+    history = tuned(films, tiny_recipe, tmp_path, "--step_epochs", "2", "--num_train_epochs", "4")[1]
+    rates = {round(row["epoch"]): row["learning_rate"] for row in history if "learning_rate" in row}
+    assert rates[1] == pytest.approx(5e-3)
+    assert rates[4] == pytest.approx(5e-4)
+
+
+def test_the_plateau_schedule_falls_when_the_auc_does_not_rise(films, tiny_recipe, tmp_path: Path) -> None:
+    options = [
+        "--lr_scheduler_type",
+        "reduce_lr_on_plateau",
+        "--learning_rate",
+        "1e-12",
+        "--freeze_batch_norm",
+        "true",
+    ]
+    kwargs = ["--lr_scheduler_kwargs", '{"mode": "max", "factor": 0.1, "patience": 0, "eps": 0}']
+    history = tuned(films, tiny_recipe, tmp_path, *options, *kwargs)[1]
+    rates = [row["learning_rate"] for row in history if "learning_rate" in row]
+    assert rates[-1] < 0.2 * rates[0]
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_saved(films, tiny_recipe, tmp_path: Path) -> None:
+    """By hand: every step's weights, averaged as the callback says, are those of the epoch's checkpoint."""
+    seen = []
+
+    class Recorder(TrainerCallback):
+        def on_step_end(self, *_, model, **__) -> None:
+            seen.append(final_linear(model).weight.detach().clone())
+
+    model, processor = fresh(tiny_recipe)
+    arguments = parse_args([*tiny_recipe, "--num_train_epochs", "2", "--output_dir", str(tmp_path)])[2]
+    arguments.save_total_limit, average = None, final_linear(model).weight.detach().clone()
+    trainer = XrayTrainer(
+        model=model, args=arguments, train_dataset=films["train"], eval_dataset=films["validation"],
+        prepare=Normalize(processor), augment=None, class_weights=None, callbacks=[WeightAverage(0.9), Recorder()],
+        optimizers=(make_optimizer(model, arguments), None),
+    )  # fmt: skip
+    trainer.train()
+    half = len(seen) // 2
+    for step, weight in enumerate(seen, start=1):
+        decay = 0.0 if step == 1 else min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+        if step in (half, 2 * half):
+            saved = tmp_path / f"checkpoint-{step}"
+            kept = load_file(saved / "model.safetensors")["classifier.1.weight"]
+            torch.testing.assert_close(kept, average)
+            raw = torch.load(saved / "weights_before_averaging.pt", weights_only=True)["classifier.1.weight"]
+            torch.testing.assert_close(raw, weight)
+            assert not torch.allclose(kept, raw)
+
+
+def tuned(films, tiny_recipe: list[str], folder: Path, *options: str):
+    """A fine-tuning of the tiny recipe with other options: the model and the log."""
+    arguments = parse_args([*tiny_recipe, *options, "--logging_steps", "1", "--output_dir", str(folder)])[2]
+    arguments.warmup_steps = 0
+    model, processor = fresh(tiny_recipe)
+    (folder / "checkpoints").mkdir()
+    return model, fine_tune(model, processor, films, arguments, None)

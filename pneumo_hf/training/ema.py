@@ -1,0 +1,53 @@
+"""A running average of the weights, which is validated, kept as the best epoch, and saved."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+RAW_WEIGHTS = "weights_before_averaging.pt"
+
+
+class WeightAverage(TrainerCallback):
+    """Averages weights and BatchNorm statistics at every step (Polyak and Juditsky 1992, exponentially weighted).
+
+    From the end of an epoch to the start of the next the model holds the average, so that the validation and the
+    checkpoint in between are the average's; the weights that training goes on with are kept beside the checkpoint.
+    Early in a training the decay is (1 + step) / (10 + step), so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, decay: float):
+        self.decay, self.step, self.raw = decay, 0, None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_
+    ) -> None:
+        self.average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
+        self.step = state.global_step
+        kept = Path(args.output_dir) / f"checkpoint-{state.global_step}" / RAW_WEIGHTS
+        if state.global_step and kept.exists():  # resumed: the checkpoint's own weights are the average
+            self.average.update_parameters(model)
+            model.load_state_dict(torch.load(kept, weights_only=True))
+
+    def on_epoch_begin(self, *_, model: nn.Module, **__) -> None:
+        if self.raw is not None:
+            model.load_state_dict(self.raw)
+            self.raw = None
+
+    def on_step_end(self, *_, model: nn.Module, **__) -> None:
+        self.step += 1
+        self.average.update_parameters(model)
+
+    def on_epoch_end(self, *_, model: nn.Module, **__) -> None:
+        self.raw = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.average.module.state_dict())
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_, **__) -> None:
+        if self.raw is not None and state.is_world_process_zero:
+            torch.save(self.raw, Path(args.output_dir) / f"checkpoint-{state.global_step}" / RAW_WEIGHTS)
+
+    def _update(self, average: list[torch.Tensor], current: list[torch.Tensor], _: torch.Tensor) -> None:
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        get_ema_multi_avg_fn(decay)(average, current, None)
