@@ -51,8 +51,12 @@ def prepare(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.prepare import prepare as prepare_data
     from pneumo_hf.data.prepare import push_data
 
-    data, copies, title, labels = _read_data(arguments)
     folder = Path(arguments.output_dir)
+    for source in map(Path, arguments.data):
+        here, there = source.resolve(), folder.resolve()
+        if source.exists() and (here == there or here in there.parents or there in here.parents):
+            raise InputError(f"{folder} and {source} lie in one another: choose another --output_dir")
+    data, copies, title, labels = _read_data(arguments)
     rejected = prepare_data(data, title, labels, folder, arguments.anonymize, arguments.drop_leaks)
     listed = folder.with_name(f"{folder.name}.rejected.csv")  # beside the folder: it names files
     write_csv(listed, ("path", "reason"), copies + rejected)

@@ -109,7 +109,8 @@ class XrayTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Keep every BatchNorm's statistics in stage two: steadier on few films."}
     )
     layer_decay: float = field(
-        default=0.9, metadata={"help": "Each block below the classifier learns at this share of the one above it."}
+        default=0.97,
+        metadata={"help": "Each layer with weights learns at this share of the rate of the next."},
     )
     class_weights: bool = field(
         default=True, metadata={"help": "Weight the loss by the inverse frequency of the labels in train."}
@@ -239,6 +240,9 @@ def check_ranges(values: dict) -> None:
         "layer_decay": (0.01, 1),
         "probe_epochs": (0, 10_000),
         "unfreeze_layers": (-1, 10_000),
+        "early_stopping_patience": (0, 10_000),
+        "rotation": (0, 180),
+        "shift": (0, 1),
         "focal_gamma": (0, 10),
         "label_smoothing_factor": (0, 0.5),
         "mixup": (0, 10),
@@ -248,6 +252,12 @@ def check_ranges(values: dict) -> None:
     for key, (low, high) in ranges.items():
         if not low <= values[key] <= high:
             raise InputError(f"{key} is {values[key]}, but goes from {low} to {high}")
+    if values["unfreeze_layers"] == 0 and values["num_train_epochs"] > 0:
+        raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
+    if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:
+        raise InputError("ema_decay needs eval_strategy and save_strategy epoch")
+    if values["early_stopping_patience"] and not values["load_best_model_at_end"]:
+        raise InputError("early stopping looks for the best epoch: load_best_model_at_end true, or patience 0")
 
 
 @contextmanager

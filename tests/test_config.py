@@ -36,6 +36,20 @@ def test_bad_recipes_are_refused_in_one_line(tmp_path: Path, text: str, message:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unfreeze_layers", "0"], "stage two would train nothing"),
+        (["--ema_decay", "0.99", "--eval_strategy", "steps", "--save_strategy", "steps"], "ema_decay needs"),
+        (["--load_best_model_at_end", "false"], "early stopping looks for the best epoch"),
+        (["--early_stopping_patience", "-1"], "goes from 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_args(arguments)
+
+
 def test_a_missing_recipe_is_named() -> None:
     with pytest.raises(InputError, match=r"no such recipe: nowhere\.yaml"):
         parse_args(["--config", "nowhere.yaml"])

@@ -61,11 +61,13 @@ def read_film_file(predictor: Predictor, path: str | None) -> tuple[Image.Image 
         return None, f'<div class="decision unread">Not read: {html.escape(str(error))}</div>'
     result = predictor([film])[0]
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
-    return film, verdict_html(result["probability"], predictor.threshold, flagged=result["flag"] == "review")
+    flagged = result["flag"] == "review"
+    return film, verdict_html(result["probability"], predictor.threshold, flagged, predictor.calibrated)
 
 
-def verdict_html(probability: float, threshold: float, flagged: bool) -> str:
+def verdict_html(probability: float, threshold: float, flagged: bool, calibrated: bool) -> str:
     """The decision in words, and the probability as a bar with the threshold drawn on it."""
+    how = "calibrated on validation films" if calibrated else "as the checkpoint gives it, not calibrated"
     words = "Flag for review: at or above the threshold" if flagged else "No flag: below the threshold"
     return f"""
 <div class="decision {"flag" if flagged else "clear"}">{words}</div>
@@ -73,7 +75,7 @@ def verdict_html(probability: float, threshold: float, flagged: bool) -> str:
   <div class="bar {"flag" if flagged else "clear"}" style="width: {100 * probability:.2f}%"></div>
   <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
 </div>
-<p><b>Probability of pneumonia: {probability:.1%}</b>, calibrated on validation films.
+<p><b>Probability of pneumonia: {probability:.1%}</b>, {how}.
 Decision threshold: {threshold:.1%}.</p>
 """
 

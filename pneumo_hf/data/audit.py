@@ -48,7 +48,7 @@ def audit(data: Mapping[str, Dataset | IterableDataset], title: str, labels: Seq
         reason = found.unreadable[0]["reason"] if found.unreadable else "it is empty"
         raise InputError(f"{title}: no film can be read ({reason})")
     contents, splits = np.array(found.contents), np.array(found.splits)
-    near = near_pairs(contents, found.thumbnails)
+    near = near_pairs(contents, found.thumbnails, splits)
     result = {
         "dataset": title,
         "n": found.rows,

@@ -15,7 +15,11 @@ from pneumo_hf.imaging.dicom import dicom_facts
 
 logger = logging.getLogger(__name__)
 
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 ROWS_AT_ONCE = 10_000  # so that a table of any length is built in little memory
 
 
@@ -86,10 +90,12 @@ class LabelNames:
     def __init__(self, labels: Sequence[str], label_map: Mapping[str, str] | None = None):
         self.labels = tuple(labels)
         self.left_out = Counter()
+        self.mapped = set(label_map or {})  # the names that the user gave
         kinds = {"bacteria": "PNEUMONIA", "virus": "PNEUMONIA"} if "PNEUMONIA" in labels else {}
         self.numbers = {name.lower(): labels.index(label) for name, label in kinds.items()}
         self.numbers |= {label.lower(): number for number, label in enumerate(labels)}
-        self.numbers |= {str(number): number for number in range(len(labels))}
+        if len(labels) == 2:
+            self.numbers |= {"0": 0, "1": 1}  # pneumonia: no, yes
         for name, label in (label_map or {}).items():
             if label.upper() not in self.labels:
                 near = difflib.get_close_matches(label.upper(), self.labels, n=1, cutoff=0)[0]

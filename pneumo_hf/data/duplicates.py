@@ -45,19 +45,24 @@ def exact_groups(contents: np.ndarray) -> list[np.ndarray]:
     return sorted((group for group in groups if len(group) > 1), key=lambda group: group[0])
 
 
-def near_pairs(contents: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
+def near_pairs(
+    contents: np.ndarray, thumbnails: np.ndarray, groups: np.ndarray | None = None
+) -> list[tuple[int, int, float]]:
     """Pairs of films of different content that are one picture, resized or compressed anew: `(i, j, correlation)`.
 
     The measure is the correlation of thumbnails from which the mean chest film is taken out, since all chests look
     alike. The index is a k-d tree of a perceptual hash, the lowest cosine coefficients as in pHash (Zauner 2010) but
     kept as numbers and turned to their principal axes: an orthonormal projection shortens distances only, so no pair
-    above `NEAR` escapes it, unless a film has more than `NEIGHBOURS` nearer ones.
+    above `NEAR` escapes it, unless a film has more than `NEIGHBOURS` nearer ones in the same group.
 
     Args:
-        contents: `[N]` hashes; of films of equal content one stands for all.
+        contents: `[N]` hashes; of films of equal content in a group one stands for all.
         thumbnails: `[N, 56, 56]` uint8, in memory or a `ThumbnailFile`: rows are taken by arrays of indices.
+        groups: `[N]`, splits or sources: each has a tree of its own, so that many copies here hide none there.
     """
-    _, chosen = np.unique(contents, return_index=True)
+    groups = np.zeros(len(contents), np.int64) if groups is None else np.unique(groups, return_inverse=True)[1]
+    _, same = np.unique(contents, return_inverse=True)
+    _, chosen = np.unique(same * (groups.max(initial=0) + 1) + groups, return_index=True)
     hashes = np.concatenate(
         [np.empty((0, FREQUENCIES**2), np.float32)]
         + [_perceptual_hash(_details(thumbnails[rows])) for rows in _pieces(chosen)]
@@ -66,25 +71,35 @@ def near_pairs(contents: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, 
     if len(chosen) < 2:
         return []
     axes = PCA(min(AXES, *hashes.shape)).fit(hashes[:: len(hashes) // 4096 + 1])
-    points = axes.transform(hashes)
-    tree, radius, pairs = KDTree(points), np.sqrt(2 * (1 - NEAR)), set()
-    for piece in _pieces(np.arange(len(chosen))):
-        neighbours = tree.query(points[piece], k=NEIGHBOURS + 1, distance_upper_bound=radius, workers=-1)[1]
-        for row, position in zip(*np.nonzero(neighbours < len(chosen)), strict=True):
-            first, second = sorted((piece[row], neighbours[row, position]))
-            if first != second:
-                pairs.add((int(chosen[first]), int(chosen[second])))
+    pairs = _neighbours(axes.transform(hashes), chosen, groups[chosen])
     found = []
-    for piece in _pieces(np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)):
+    pairs = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
+    for piece in _pieces(pairs[same[pairs[:, 0]] != same[pairs[:, 1]]]):
         similar = np.einsum("nd,nd->n", _details(thumbnails[piece[:, 0]]), _details(thumbnails[piece[:, 1]]))
         found += [(int(i), int(j), float(r)) for (i, j), r in zip(piece, similar, strict=True) if r >= NEAR]
-    return sorted((min(i, j), max(i, j), r) for i, j, r in found)
+    return found
 
 
-def copy_pairs(contents: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of films that link all copies, exact and near."""
+def _neighbours(points: np.ndarray, films: np.ndarray, groups: np.ndarray) -> set[tuple[int, int]]:
+    """Pairs of `films` `[M]`, the smaller first, whose `points` `[M, D]` lie near enough, by a tree for each group."""
+    radius, pairs = np.sqrt(2 * (1 - NEAR)), set()
+    for group in np.unique(groups):
+        members = films[groups == group]
+        tree = KDTree(points[groups == group])
+        for piece in _pieces(np.arange(len(films))):
+            nearest = tree.query(points[piece], k=NEIGHBOURS + 1, distance_upper_bound=radius, workers=-1)[1]
+            rows, columns = np.nonzero(nearest < len(members))
+            first, second = films[piece[rows]], members[nearest[rows, columns]]
+            pairs |= {(min(i, j), max(i, j)) for i, j in zip(first.tolist(), second.tolist(), strict=True) if i != j}
+    return pairs
+
+
+def copy_pairs(
+    contents: np.ndarray, thumbnails: np.ndarray, groups: np.ndarray | None = None
+) -> list[tuple[int, int]]:
+    """Pairs of films that link all copies, exact and near (`groups` as in `near_pairs`)."""
     exact = [(int(group[0]), int(other)) for group in exact_groups(contents) for other in group[1:]]
-    return exact + [(i, j) for i, j, _ in near_pairs(contents, thumbnails)]
+    return exact + [(i, j) for i, j, _ in near_pairs(contents, thumbnails, groups)]
 
 
 def copy_groups(pairs: Sequence[tuple[int, int]], films: int) -> np.ndarray:
@@ -111,7 +126,7 @@ def find_leaks(
     return {
         "patients": sorted(patient for patient, found in homes.items() if len(found) > 1),
         "exact": exact,
-        "near": _near_across(splits, contents, near),
+        "near": [(i, j) for i, j, _ in near if splits[i] != splits[j]],
     }
 
 
@@ -123,7 +138,7 @@ def assert_no_leaks(
     Raises:
         InputError: naming what leaks, with examples and the remedy.
     """
-    leaks = find_leaks(splits, patient_ids, contents, near_pairs(contents, thumbnails))
+    leaks = find_leaks(splits, patient_ids, contents, near_pairs(contents, thumbnails, splits))
     told = []
     if leaks["patients"]:
         told.append(f"{len(leaks['patients'])} patients are in two splits ({', '.join(leaks['patients'][:3])})")
@@ -136,20 +151,6 @@ def assert_no_leaks(
             f"leakage: {'; '.join(told)}. Take them out of one split, or write a clean copy with "
             "`python -m pneumo_hf prepare DATA --drop_leaks --output_dir DIR`; `audit` shows them all"
         )
-
-
-def _near_across(
-    splits: np.ndarray, contents: np.ndarray, near: Sequence[tuple[int, int, float]]
-) -> list[tuple[int, int]]:
-    """Near-duplicates in two splits, where a film stands for all of equal content."""
-    same = {contents[group[0]]: group for group in exact_groups(contents)}
-    found = []
-    for i, j, _ in near:
-        here, there = (same.get(contents[film], np.array([film])) for film in (i, j))
-        pair = next(((a, b) for a in here for b in there if splits[a] != splits[b]), None)
-        if pair:
-            found.append((int(pair[0]), int(pair[1])))
-    return found
 
 
 def _details(thumbnails: np.ndarray) -> np.ndarray:

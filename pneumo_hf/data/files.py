@@ -1,11 +1,14 @@
 """Where films lie: the files of a folder or zip, which of them are films, and their bytes."""
 
+import lzma
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
 
 import fsspec
 
@@ -13,33 +16,70 @@ from pneumo_hf.config import InputError
 from pneumo_hf.imaging.dicom import PREAMBLE, is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
-UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError)  # what `read_film` may raise
+UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
+    *(OSError, EOFError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
-def read_film(image: dict) -> bytes:
+def read_film(image: dict | None) -> bytes:
     """The bytes of a value of the `image` column: embedded, in a file, in a zip (`zip://inside::archive`) or remote.
 
     Raises:
         OSError, BadZipFile, zlib.error: it is missing or damaged (`UNREADABLE` holds them all).
     """
-    if image["bytes"] is not None:
-        return image["bytes"]
-    path = image["path"]
-    if path.startswith("zip://") and "://" not in path.removeprefix("zip://"):
-        inside, archive = path.removeprefix("zip://").split("::")
+    if image is None or (image["bytes"] is None and not image["path"]):
+        raise FileNotFoundError("no picture")
+    return read_head(image["path"], None) if image["bytes"] is None else image["bytes"]
+
+
+def read_head(file: str, size: int | None) -> bytes:
+    """The first bytes of a file, or all of it for None. Raises what `read_film` does."""
+    if is_in_zip(file):
+        inside, archive = split_zip_path(file)
         try:
-            return _open_zip(archive).read(inside)
+            with _open_zip(archive).open(inside) as opened:
+                return opened.read(size)
         except KeyError as error:
             raise FileNotFoundError(f"not in {Path(archive).name}") from error
-    if "://" in path:
-        with fsspec.open(path) as file:
-            return file.read()
-    return Path(path).read_bytes()
+    if "://" in file:
+        with fsspec.open(file) as opened:
+            return opened.read(-1 if size is None else size)
+    if not stat.S_ISREG(os.stat(file).st_mode):
+        raise FileNotFoundError("not a file")
+    with open(file, "rb") as opened:
+        return opened.read(size)
+
+
+def file_size(file: str) -> int:
+    """Bytes of a file on disk or in a zip."""
+    if is_in_zip(file):
+        inside, archive = split_zip_path(file)
+        return _open_zip(archive).getinfo(inside).file_size
+    return os.stat(file).st_size
+
+
+def is_in_zip(file: str) -> bool:
+    """Whether it is a path of `list_zip`; remote ones are fsspec's."""
+    return file.startswith("zip://") and "://" not in file.removeprefix("zip://")
+
+
+def split_zip_path(file: str) -> tuple[str, str]:
+    """The name inside, in which a colon is written %3A, and the archive."""
+    inside, archive = file.removeprefix("zip://").split("::", 1)
+    return unquote(inside), archive
 
 
 def list_folder(root: Path) -> tuple[Path, list[tuple[str, str]]]:
-    """The root and `(name below it, path)` of each file."""
-    files = [os.path.join(folder, file) for folder, _, files in os.walk(root, followlinks=True) for file in files]
+    """The root and `(name below it, path)` of each file; links are followed, but no folder is entered twice."""
+    files, entered = [], set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            below.clear()
+            continue
+        entered.add(real)
+        files += [os.path.join(folder, name) for name in names]
     return root, [(Path(os.path.relpath(file, root)).as_posix(), file) for file in sorted(files)]
 
 
@@ -48,26 +88,25 @@ def list_zip(archive: Path) -> tuple[Path, list[tuple[str, str]]]:
         names = sorted(info.filename for info in _open_zip(str(archive)).infolist() if not info.is_dir())
     except zipfile.BadZipFile as error:
         raise InputError(f"{archive} is a damaged zip ({error})") from error
-    return archive, [(name, f"zip://{name}::{archive}") for name in names]
+    return archive, [(name, f"zip://{quote(name)}::{archive}") for name in names]
 
 
 def only_films(entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The entries that are films: by their suffix, or without one by DICOM's magic word."""
+    """The entries that are films: by their suffix, or, of files that have none or a number, by DICOM's magic word."""
     for name, file in entries:
         path = PurePosixPath(name)
         if "__MACOSX" in path.parts or path.name.startswith("."):
             continue
-        if path.suffix.lower() in FILM_SUFFIXES or (not path.suffix and is_dicom(_head(file))):
+        suffix = path.suffix.lower()
+        if suffix in FILM_SUFFIXES or ((not suffix or suffix[1:].isdigit()) and _is_dicom_file(file)):
             yield name, file
 
 
-def _head(file: str) -> bytes:
-    if file.startswith("zip://"):
-        inside, archive = file.removeprefix("zip://").split("::")
-        with _open_zip(archive).open(inside) as opened:
-            return opened.read(PREAMBLE + 4)
-    with open(file, "rb") as opened:
-        return opened.read(PREAMBLE + 4)
+def _is_dicom_file(file: str) -> bool:
+    try:
+        return is_dicom(read_head(file, PREAMBLE + 4))
+    except UNREADABLE:
+        return False
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 from pneumo_hf.config import InputError
 from pneumo_hf.data.columns import SPLITS, LabelNames, features, film_row
 from pneumo_hf.data.patients import parse_file_name
+from pneumo_hf.imaging.dicom import years
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +31,16 @@ Films = Dataset | IterableDataset
 def from_parquet(root: Path, shards: list[Path], names: LabelNames) -> DatasetDict:
     files = defaultdict(list)
     for shard in shards:
-        files[SPLITS.get(re.split(r"[-.]", shard.name)[0], "train")].append(str(shard))
+        words = re.split(r"[-._/]", shard.relative_to(root if root.is_dir() else root.parent).as_posix().lower())
+        files[next((SPLITS[word] for word in words if word in SPLITS), "train")].append(str(shard))
     try:
         data = load_dataset("parquet", data_files=dict(files))
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise InputError(f"{root}: the Parquet shards cannot be read ({str(error).splitlines()[0]})") from error
-    return DatasetDict({split: complete(root.name, films, names) for split, films in data.items()})
+    return DatasetDict({split: complete(root.name, split, films, names) for split, films in data.items()})
 
 
-def complete(source: str, films: Dataset, names: LabelNames) -> Dataset:
+def complete(source: str, split: str, films: Dataset, names: LabelNames) -> Dataset:
     """Our columns of a set of images and labels from elsewhere: what it lacks comes from its file names.
 
     Raises:
@@ -47,7 +49,7 @@ def complete(source: str, films: Dataset, names: LabelNames) -> Dataset:
     films = _rename(source, films)
     other, images = films.remove_columns("image"), films.select_columns(["image"])
     paths = pc.struct_field(images.data.column("image"), "path").to_pylist()  # without reading a film
-    columns = _complete_batch(source, other[:], paths, 0, films.features, names)
+    columns = _complete_batch(source, split, other[:], paths, 0, films.features, names)
     kept = columns.pop("kept")
     films = images.select(kept) if len(kept) < len(films) else images
     for column, values in columns.items():
@@ -67,15 +69,16 @@ def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | Ite
     if not splits:
         raise InputError(f"{name} has the splits {', '.join(data)}, none of train, validation and test")
     if not streaming:
-        return DatasetDict({split: complete(name, films, names) for split, films in splits.items()})
+        return DatasetDict({split: complete(name, split, films, names) for split, films in splits.items()})
 
-    def stream(films: IterableDataset) -> IterableDataset:
+    def stream(split: str, films: IterableDataset) -> IterableDataset:
         films = _rename(name, films)
         described = films.features
 
         def rows(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
             images = batch.pop("image")
-            columns = _complete_batch(name, batch, [image["path"] for image in images], numbers[0], described, names)
+            paths = [image["path"] for image in images]
+            columns = _complete_batch(name, split, batch, paths, numbers[0], described, names)
             return {"image": [images[row] for row in columns.pop("kept")], **columns}
 
         drop = list(films.features)
@@ -83,7 +86,7 @@ def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | Ite
             rows, batched=True, batch_size=64, with_indices=True, remove_columns=drop, features=features(names.labels)
         )
 
-    return IterableDatasetDict({split: stream(films) for split, films in splits.items()})
+    return IterableDatasetDict({split: stream(split, films) for split, films in splits.items()})
 
 
 def _rename(source: str, films: Films) -> Films:
@@ -99,28 +102,45 @@ def _rename(source: str, films: Films) -> Films:
 
 
 def _complete_batch(
-    source: str, batch: dict[str, list], paths: list[str | None], start: int, described: Features, names: LabelNames
+    source: str,
+    split: str,
+    batch: dict[str, list],
+    paths: list[str | None],
+    start: int,
+    described: Features,
+    names: LabelNames,
 ) -> dict[str, list]:
     """Our columns but the image for some rows of another set, and `kept`: which of them have a label of ours."""
+    batch = {name: _plain(values, described[name]) for name, values in batch.items() if name in features()}
     kind = described["label"]
-    if isinstance(kind, ClassLabel):
-        if all(name.isdecimal() for name in kind.names):
-            raise InputError(f"{source}: its labels are the numbers {', '.join(kind.names)}: it does not say of what")
-        called = [None if label is None or label < 0 else kind.names[label] for label in batch["label"]]
-    else:
-        called = batch["label"]
+    called = set(kind.names if isinstance(kind, ClassLabel) else batch["label"]) - {None, ""}
+    if all(name.isdecimal() for name in called) and not called <= names.mapped:
+        raise InputError(
+            f"{source}: its labels are the numbers {', '.join(sorted(called))}, and it does not say of what; "
+            "a label_map like 0=NORMAL,1=PNEUMONIA does"
+        )
     rows = []
-    for row, (label, path) in enumerate(zip(called, paths, strict=True)):
-        given = {column: batch[column][row] for column in features() if column in batch and column != "label"}
-        file_name = given.get("file_name") or (path and PurePosixPath(path).name) or f"row_{start + row}"
+    for row, path in enumerate(paths):
+        given = {column: values[row] for column, values in batch.items() if column != "label"}
+        file_name = given.get("file_name") or (path and PurePosixPath(path).name) or f"{split}-row_{start + row}"
         subtype = given.get("subtype") or parse_file_name(file_name)[1]
-        number = names.number("" if label is None else str(label), subtype)
+        number = names.number(batch["label"][row] or "", subtype)
         if number is not None:
             made = film_row({"bytes": None, "path": None}, file_name, number, source)
+            if not made["subtype"]:  # a name of no known scheme may come again in another split
+                made["patient_id"] = f"{split}/{made['patient_id']}"
+            given["age"] = years(given.get("age"))
             rows.append(made | {column: value for column, value in given.items() if value is not None} | {"kept": row})
     columns = {column: [row[column] for row in rows] for column in ("kept", *features())}
     columns.pop("image")
     return columns
+
+
+def _plain(values: list, kind: object) -> list[str | None]:
+    """A column as text: class names for their numbers, None for what is missing."""
+    if isinstance(kind, ClassLabel):
+        return [None if value is None or value < 0 else kind.names[value] for value in values]
+    return [None if value is None else str(value) for value in values]
 
 
 def from_kaggle(handle: str) -> Path:

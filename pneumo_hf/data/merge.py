@@ -67,7 +67,7 @@ def _rename_source(table: Dataset, title: str) -> Dataset:
 
 def _drop_copies(films: Dataset, origin: np.ndarray, splits: np.ndarray) -> tuple[list[int], list[dict[str, str]]]:
     contents, thumbnails = _fingerprints(films)
-    groups = copy_groups(copy_pairs(contents, thumbnails), len(films))
+    groups = copy_groups(copy_pairs(contents, thumbnails, origin), len(films))
     priority = np.lexsort((np.arange(len(films)), origin, splits != "test"))  # test films first, then by source
     owner, keep, dropped = {}, [], []
     names, sources = films["file_name"][:], films["source"][:]
@@ -83,7 +83,7 @@ def _drop_copies(films: Dataset, origin: np.ndarray, splits: np.ndarray) -> tupl
 
 def _fingerprints(films: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """`contents` and `thumbnails` of every film; one that cannot be read is like no other."""
-    contents = np.array([f"unreadable {row}" for row in range(len(films))])
+    contents = np.array([f"unreadable {row}" for row in range(len(films))], dtype="U32")
     thumbnails = np.zeros((len(films), THUMBNAIL, THUMBNAIL), np.uint8)
 
     def read(row: int) -> tuple[int, Fingerprint | None]:

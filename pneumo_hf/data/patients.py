@@ -1,9 +1,12 @@
 """Who is on a film: patient ids from file names, splits that keep a patient together, and the check that they did."""
 
 import hashlib
+import os
 import re
 import secrets
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +22,7 @@ KAGGLE_NORMAL = re.compile(r"^((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?$")
 MENDELEY = re.compile(r"^((BACTERIA|VIRUS|NORMAL)-\d+)-\d+$")
 KAGGLE_PATIENT = re.compile(r"^(person\d+_(bacteria|virus)|(NORMAL2-)?IM-\d+)$")
 MENDELEY_PATIENT = re.compile(r"^(BACTERIA|VIRUS|NORMAL)-\d+$")
+KEY_BYTES = 32
 HASHED = re.compile(r"^[0-9a-f]{16}$")
 
 
@@ -26,8 +30,8 @@ def parse_file_name(file_name: str) -> tuple[str, str]:
     """`(patient_id, subtype)` from a file name of the Kermany set, Kaggle's or Mendeley's.
 
     The number in `personN_bacteria_K` counts per subtype, so the subtype is part of the id; in
-    `NORMAL2-IM-n-0001-0002` the prefix is, and the last numbers are further films of one child. Any other name is a
-    patient of its own, without a subtype.
+    `NORMAL2-IM-n-0001-0002` the prefix is, and the last numbers are further films of one child. Any other film is a
+    patient of its own, called by its whole name, folders too, and without a subtype.
     """
     stem = PurePosixPath(file_name).stem
     if match := KAGGLE_PNEUMONIA.match(stem):
@@ -36,7 +40,7 @@ def parse_file_name(file_name: str) -> tuple[str, str]:
         return match[1], "normal"
     if match := MENDELEY.match(stem):
         return match[1], match[2].lower()
-    return stem, ""
+    return str(PurePosixPath(file_name).with_suffix("")) if stem else file_name, ""
 
 
 def patient_group(patient_id: str) -> str:
@@ -58,9 +62,16 @@ def _key(home: Path) -> bytes:
     path = home / ".cache" / "pneumo_hf" / "patient.key"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_bytes(secrets.token_bytes(32))
-    return path.read_bytes()
+        file, drawn = tempfile.mkstemp(dir=path.parent)  # readable by the owner alone
+        with os.fdopen(file, "wb") as opened:
+            opened.write(secrets.token_bytes(KEY_BYTES))
+        with suppress(FileExistsError):  # another process was first: its key counts
+            os.link(drawn, path)
+        os.unlink(drawn)
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise InputError(f"{path} is damaged: remove it, and a new key is drawn")
+    return key
 
 
 def qualify(patient_id: str, source: str) -> str:

@@ -17,8 +17,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config import LABELS, DataArguments, InputError
 from pneumo_hf.data.columns import assert_every_label, in_batches
-from pneumo_hf.data.duplicates import Fingerprint, assert_no_leaks, copy_pairs, fingerprint
-from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.duplicates import Fingerprint, assert_no_leaks, copy_pairs, fingerprint, near_pairs
+from pneumo_hf.data.files import UNREADABLE, is_in_zip, read_film, split_zip_path
 from pneumo_hf.data.patients import split_by_patient
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
@@ -26,7 +26,7 @@ from pneumo_hf.imaging.quality import THUMBNAIL
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "2"  # raise it when load_xray, resize_film or fingerprint gives something else
+CODE_VERSION = "3"  # raise it when load_xray, resize_film or fingerprint gives something else
 
 
 class FilmDataset(torch.utils.data.Dataset):
@@ -134,10 +134,15 @@ def _identity(films: FilmDataset) -> tuple[np.ndarray, ...]:
 def _hold_out(
     films: FilmDataset, arguments: DataArguments, seed: int, method: str, fold: int = 0
 ) -> tuple[FilmDataset, FilmDataset]:
-    copies = copy_pairs(films.contents, films.thumbnails)
-    rest, held_out = split_by_patient(
-        films.patient_ids, films.labels, arguments.validation_fraction, seed, method, fold, copies
-    )
+    copies, crossing = copy_pairs(films.contents, films.thumbnails), [(0, 0)]
+    while crossing:  # of many copies of one film the first search may not have linked all
+        rest, held_out = split_by_patient(
+            films.patient_ids, films.labels, arguments.validation_fraction, seed, method, fold, copies
+        )
+        side = np.isin(np.arange(len(films)), held_out)
+        near = near_pairs(films.contents, films.thumbnails, side)
+        crossing = [(i, j) for i, j, _ in near if side[i] != side[j]]
+        copies += crossing
     return films.select(rest), films.select(held_out)
 
 
@@ -158,7 +163,7 @@ def _decode_all(
             pixels[index] = resize_film(film, image_processor)
             return fingerprint(film)
         except (UnreadableFilmError, *UNREADABLE) as error:
-            reasons[index] = str(error)
+            reasons[index] = str(error) or type(error).__name__
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -186,12 +191,20 @@ def _fingerprint(images: Sequence[dict], image_processor: BaseImageProcessor) ->
         if image["bytes"] is not None:
             digest.update(hashlib.blake2b(image["bytes"]).digest())
             continue
-        file = image["path"].split("::")[-1]
-        if "::" not in image["path"] or file not in archives:
-            status = os.stat(file)
-            archives[file] = f"{status.st_size} {status.st_mtime_ns}"
+        in_zip = is_in_zip(image["path"])
+        file = split_zip_path(image["path"])[1] if in_zip else image["path"]
+        if not in_zip or file not in archives:
+            archives[file] = _status(file)
         digest.update(f"{image['path']} {archives[file]}".encode())
     return digest.hexdigest()
+
+
+def _status(file: str) -> str:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return "missing"  # whoever decodes the film lists it
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _replace(path: Path, write) -> None:

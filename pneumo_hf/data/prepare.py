@@ -3,13 +3,14 @@
 import io
 import itertools
 import os
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, IterableDataset
@@ -26,11 +27,19 @@ from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.patients import keyed_hash
 from pneumo_hf.data.sources import read_source
 from pneumo_hf.data.survey import Survey, survey_films
-from pneumo_hf.imaging.dicom import is_dicom
+from pneumo_hf.imaging.dicom import CHEST, MODALITIES, is_dicom
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 
+SHARD = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet|\w+-\d+\.partial")
+UPLOADED = ["data/*.parquet", "audit/*", "README.md"]
 FILMS_A_SHARD = 5_000
 FILMS_AT_ONCE = 100
+KNOWN = {
+    "view": ("PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "LPO", "RPO", "AP SUPINE"),
+    "sex": ("F", "M"),
+    "modality": tuple(sorted(MODALITIES - {""})),
+}
+ANONYMOUS = "Chest X-rays"  # the title: a source could be called after somebody
 OLDEST = 90  # years; a higher age names a person (45 CFR 164.514)
 TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md.jinja"
 
@@ -46,7 +55,8 @@ def prepare(
     """Write `data/*.parquet`, `audit/` and the card `README.md` into `output_dir`.
 
     Films keep their bytes; DICOM films become 8-bit PNG, for their headers name persons. `anonymize` makes all films
-    PNG, gives them new names in an order that says nothing, hashes patient ids with a key, and caps ages at 90 years.
+    PNG without metadata, gives them new names (in an order that says nothing, but for a stream), hashes patient ids
+    with a key, caps ages at 90 years, numbers the sources, and keeps of the other columns only what is a known term.
     `drop_leaks` leaves out the films of a patient, or the copies of a film, that test or validation has as well.
 
     Returns:
@@ -55,14 +65,18 @@ def prepare(
     Raises:
         InputError: nothing can be read, or a split has lost every film of a label.
     """
-    leaking = leaks(survey_films(data)) if drop_leaks else {}
     shards = output_dir / "data"
-    shutil.rmtree(shards, ignore_errors=True)
-    shards.mkdir(parents=True)
+    shards.mkdir(parents=True, exist_ok=True)
+    if foreign := [path.name for path in shards.iterdir() if not SHARD.fullmatch(path.name)]:
+        raise InputError(f"{shards} holds {foreign[0]}, which prepare did not write: choose another --output_dir")
+    leaking = leaks(survey_films(data)) if drop_leaks else {}
+    for path in shards.iterdir():
+        path.unlink()
     rejected = []
     for split, films in data.items():
         left_out = leaking.get(split, {})
         _write_shards(shards, split, _film_rows(films, split, labels, anonymize, left_out, rejected), labels)
+    title = ANONYMOUS if anonymize else title
     found = audit(read_source(output_dir, labels), title, labels, output_dir / "audit")
     _write_card(output_dir, found, labels, anonymize)
     return rejected
@@ -77,7 +91,7 @@ def push_data(folder: Path, repo_id: str, private: bool) -> str:
     try:
         hub = HfApi()
         repo = hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        hub.upload_folder(folder_path=folder, repo_id=repo.repo_id, repo_type="dataset", commit_message="The data set")
+        hub.upload_folder(folder_path=folder, repo_id=repo.repo_id, repo_type="dataset", allow_patterns=UPLOADED)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise InputError(
             f"{repo_id} cannot be pushed ({type(error).__name__}): is there a network, and a token that may write "
@@ -89,7 +103,7 @@ def push_data(folder: Path, repo_id: str, private: bool) -> str:
 def leaks(found: Survey) -> dict[str, dict[int, str]]:
     """`{split: {position: reason}}` of the films whose patient or copy an earlier split of `HELD_OUT` has."""
     splits, contents = np.array(found.splits), np.array(found.contents)
-    pairs = [(int(i), int(j)) for i, j, _ in near_pairs(contents, found.thumbnails)]
+    pairs = [(int(i), int(j)) for i, j, _ in near_pairs(contents, found.thumbnails, splits)]
     for column in (contents, np.array(found.patients)):
         pairs += [(int(group[0]), int(other)) for group in exact_groups(column) for other in group[1:]]
     groups = copy_groups(pairs, len(splits))
@@ -116,6 +130,7 @@ def _film_rows(
     if anonymize and isinstance(films, Dataset):
         shuffled = sorted(range(len(films)), key=lambda row: keyed_hash(films[row]["file_name"]))
         order = ((row, films[row]) for row in shuffled)
+    sources = {}
     total, written = len(films) if isinstance(films, Dataset) else None, 0
     with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=total, desc=f"Writing {split}", unit="film") as bar:
         for batch in in_batches(order, FILMS_AT_ONCE):
@@ -128,11 +143,22 @@ def _film_rows(
                 name = PurePosixPath(row["file_name"])
                 if anonymize:
                     name = PurePosixPath(split, labels[row["label"]], f"{split}-{written:06d}")
-                    row["patient_id"] = keyed_hash(row["patient_id"])
-                    row["age"] = row["age"] and min(row["age"], OLDEST)
+                    row |= _anonymous(row, sources)
                 name = name.with_suffix(suffix or name.suffix)
                 written += 1
                 yield row | {"file_name": str(name), "image": {"bytes": content, "path": name.name}}
+
+
+def _anonymous(row: dict, sources: dict[str, str]) -> dict:
+    """The columns of a row that could name somebody, so that they do not."""
+    known = {column: row[column] if row[column] in terms else None for column, terms in KNOWN.items()}
+    return known | {
+        "patient_id": keyed_hash(row["patient_id"]),
+        "age": row["age"] and min(row["age"], OLDEST),
+        "source": sources.setdefault(row["source"], f"source-{len(sources) + 1}"),
+        "subtype": row["subtype"] if row["subtype"] in ("normal", "bacteria", "virus") else "",
+        "body_part": "CHEST" if CHEST.search(row["body_part"] or "") else None,
+    }
 
 
 def _embed(image: dict, png: bool) -> tuple[bytes, str, str]:
@@ -145,7 +171,7 @@ def _embed(image: dict, png: bool) -> tuple[bytes, str, str]:
     if not png and not is_dicom(content):
         return content, "", ""
     buffer = io.BytesIO()
-    film.save(buffer, "PNG")
+    PIL.Image.fromarray(np.asarray(film)).save(buffer, "PNG")  # a new picture: no profile, comment or text of the old
     return buffer.getvalue(), ".png", ""
 
 

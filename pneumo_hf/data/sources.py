@@ -1,13 +1,11 @@
 """Folders, zips, CSVs, Parquet, MedMNIST, Kaggle and the Hub become one `DatasetDict`, no film being decoded."""
 
-import csv
 import io
 import logging
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,10 +14,11 @@ from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import SPLITS, LabelNames, assert_every_label, film_row, make_table
-from pneumo_hf.data.files import UNREADABLE, list_folder, list_zip, only_films, read_film
+from pneumo_hf.data.files import UNREADABLE, file_size, list_folder, list_zip, only_films, read_film, read_head
 from pneumo_hf.data.foreign import from_hub, from_kaggle, from_parquet
 from pneumo_hf.data.patients import parse_file_name
-from pneumo_hf.imaging.dicom import is_dicom
+from pneumo_hf.data.tables import locate, read_table
+from pneumo_hf.imaging.dicom import is_dicom, years
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -29,15 +28,6 @@ EXPECTED = (
     "labels other than NORMAL and PNEUMONIA need a label_map"
 )
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-CSV_COLUMNS = {  # as written without spaces, hyphens and underscores
-    "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imageindex"),
-    "label": ("label", "finding", "findinglabels", "class", "target", "diagnosis"),
-    "patient_id": ("patientid", "patient", "subjectid"),
-    "split": ("split", "subset"),
-    "view": ("view", "viewposition"),
-    "age": ("age", "patientage"),
-    "sex": ("sex", "gender", "patientsex", "patientgender"),
-}
 
 
 def load_data(
@@ -94,8 +84,7 @@ def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> Dataset
     if path.suffix.lower() == ".npz" and path.is_file():
         return _from_medmnist(path, names)
     if path.suffix.lower() == ".csv" and path.is_file():
-        root, entries = list_folder(path.parent)
-        return _from_csv(path.name, path.read_bytes(), partial(_place, dict(entries), PurePosixPath()), names)
+        return _from_csv(path, names)
     if path.is_file() and zipfile.is_zipfile(path):
         return _from_files(*list_zip(path), names)
     if path.exists():
@@ -134,27 +123,25 @@ def list_films(source: str | Path) -> list[dict]:
 
 
 def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -> DatasetDict:
-    """A table from what lies in a folder or archive: split/LABEL/file before a CSV, and that before LABEL/file."""
-    films = sorted(only_films(entries), key=lambda entry: (entry[0].count("/"), entry[0]))  # a nested copy comes later
-    splits, found, seen = defaultdict(list), [], set()
-    for name, file in films:
-        split, label, base = ("", "", *PurePosixPath(name).parts)[-3:]
-        if split.lower() in SPLITS and (split.lower(), label.lower(), base) not in seen:
-            seen.add((split.lower(), label.lower(), base))
-            found.append((SPLITS[split.lower()], label, base, file))
-    tables = [entry for entry in entries if entry[0].lower().endswith(".csv") and "__MACOSX" not in entry[0]]
-    if not any(label in names for _, label, _, _ in found):
-        places = dict(entries)
-        for name, file in tables:
-            content = read_film({"bytes": None, "path": file})
-            if _csv_columns(content):
-                return _from_csv(root.name, content, partial(_place, places, PurePosixPath(name).parent), names)
-        found = [("train", PurePosixPath(name).parent.name, PurePosixPath(name).name, file) for name, file in films]
-    for split, label, base, file in found:
-        number = names.number(label, parse_file_name(base)[1])
+    """A table of what lies in a folder or archive: split/LABEL/file, else CSVs of most films, else LABEL/file."""
+    films = list(only_films(entries))
+    found = _by_split_and_label(films, names)
+    if not found:
+        tables = [(name, read_table(read_head(file, None))) for name, file in entries if name.lower().endswith(".csv")]
+        tables = [(name, rows) for name, rows in tables if rows is not None and "__MACOSX" not in name]
+        rows = locate(tables, entries, root.name)
+        by_folder = [("train", *_label_and_rest(name), file) for name, file in films]
+        known = any(label in names for _, label, _, _ in by_folder)
+        if rows and (2 * len(rows) >= len(films) or not known):
+            logger.info("%s: labels from %s", root.name, ", ".join(name for name, _ in tables))
+            return _from_rows(root.name, rows, names)
+        found = by_folder
+    splits = defaultdict(list)
+    for split, label, name, file in found:
+        number = names.number(label, parse_file_name(name)[1])
         if number is not None:
             stored = label.upper() if label.upper() in names.labels else label
-            splits[split].append((file, f"{split}/{stored}/{base}", number))
+            splits[split].append((file, f"{split}/{stored}/{name}", number))
     if not splits:
         labels = f" of a known label (found {', '.join(list(names.left_out)[:5])})" if names.left_out else ""
         raise InputError(f"no films{labels} in {root}: {EXPECTED}")
@@ -166,15 +153,75 @@ def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -
     )
 
 
-def _place(places: dict[str, str], folder: PurePosixPath, path: str) -> str | None:
-    return places.get(str(folder / path))
+def _label_and_rest(name: str) -> tuple[str, str]:
+    """The folder that a film lies in, and its name without it."""
+    *above, label, base = ("", *PurePosixPath(name).parts)[-max(2, name.count("/") + 1) :]
+    return label, "/".join((*above, base))
+
+
+def _by_split_and_label(films: list[tuple[str, str]], names: LabelNames) -> list[tuple[str, str, str, str]]:
+    """`(split, label, name, file)` of the films below a split/LABEL pair of folders; nothing if no label is known.
+
+    A nested copy, the same name with as many bytes deeper down, counts once, as Kaggle's `chest_xray/chest_xray` must.
+    """
+    found, seen, elsewhere = [], {}, []
+    for name, file in sorted(films, key=lambda entry: (entry[0].count("/"), entry[0])):
+        parts = PurePosixPath(name).parts
+        at = next((i for i in range(len(parts) - 2) if parts[i].lower() in SPLITS), None)
+        if at is None:
+            elsewhere.append(name)
+            continue
+        split, label, below = SPLITS[parts[at].lower()], parts[at + 1], "/".join(parts[at + 2 :])
+        key = (split, label.lower(), below)
+        if key in seen and file_size(file) == file_size(seen[key]):
+            continue
+        found.append((split, label, below if key not in seen else "/".join((*parts[:at], below)), file))
+        seen.setdefault(key, file)
+    if not any(label in names for _, label, _, _ in found):
+        return []
+    if elsewhere:
+        logger.warning(
+            "%d films lie outside split/LABEL and are passed over, the first %s", len(elsewhere), elsewhere[0]
+        )
+    return found
+
+
+def _from_rows(source: str, rows: list[dict[str, str]], names: LabelNames) -> DatasetDict:
+    """A table from the rows of CSVs, each with the `file` that it means."""
+    splits = defaultdict(list)
+    for values in rows:
+        label = names.number(values["label"], parse_file_name(values["path"])[1])
+        split = values["split"].lower()
+        if label is None:
+            continue
+        if split not in SPLITS:
+            raise InputError(
+                f"{source}: the CSV puts {values['path']} into {values['split']}, none of {', '.join(SPLITS)}"
+            )
+        row = _file_row(values["file"], values["path"].replace("\\", "/"), label, source)
+        for column in ("view", "sex"):
+            if values.get(column):
+                row[column] = values[column].upper()
+        row["patient_id"] = values.get("patient_id") or row["patient_id"]
+        row["age"] = years(values.get("age")) or row["age"]
+        splits[SPLITS[split]].append(row)
+    if not splits:
+        raise InputError(f"{source}: no row of the CSV has a film that is there and a known label ({EXPECTED})")
+    return DatasetDict({split: make_table(rows, names.labels) for split, rows in splits.items()})
+
+
+def _from_csv(path: Path, names: LabelNames) -> DatasetDict:
+    rows = read_table(path.read_bytes())
+    if rows is None:
+        raise InputError(f"{path} is no CSV with the columns path and label")
+    return _from_rows(path.name, locate([(path.name, rows)], list_folder(path.parent)[1], path.name), names)
 
 
 def _file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
     """A row for a film in a file; of DICOM the header is read."""
     image = {"bytes": None, "path": file}
     dicom = None
-    if PurePosixPath(file_name).suffix.lower() in (".dcm", ".dicom", ""):
+    if PurePosixPath(file_name).suffix.lower() not in FILM_SUFFIXES - {".dcm", ".dicom"}:
         try:
             dicom = read_film(image)
         except UNREADABLE:  # whoever decodes the film lists it
@@ -183,67 +230,17 @@ def _file_row(file: str, file_name: str, label: int | None, source: str) -> dict
 
 
 def _row_to_score(file: str, name: str) -> dict:
-    folder = Path(name).parent.name.upper()
-    return _file_row(file, name, LABELS.index(folder) if folder in LABELS else None, "")
-
-
-def _csv_columns(content: bytes) -> dict[str, str]:
-    """`{our column: theirs}` of a CSV with at least path and label, else nothing."""
-    header = next(csv.reader(_csv_lines(content), _csv_dialect(content)), [])
-    plain = {re.sub(r"[\s_-]", "", name).lower(): name for name in header}
-    found = {
-        ours: next(plain[alias] for alias in theirs if alias in plain)
-        for ours, theirs in CSV_COLUMNS.items()
-        if any(alias in plain for alias in theirs)
-    }
-    return found if {"path", "label"} <= found.keys() else {}
-
-
-def _csv_lines(content: bytes) -> io.StringIO:
-    return io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")
-
-
-def _csv_dialect(content: bytes) -> type[csv.Dialect]:
-    first = _csv_lines(content).readline()
-
-    class Dialect(csv.excel):
-        delimiter = max(",;\t", key=first.count)
-
-    return Dialect
-
-
-def _from_csv(source: str, content: bytes, place: Callable[[str], str | None], names: LabelNames) -> DatasetDict:
-    """A table from a CSV; `place(path)` says where the file of a row lies, or None."""
-    columns = _csv_columns(content)
-    if not columns:
-        raise InputError(f"{source}: the CSV has no columns path and label")
-    splits, absent = defaultdict(list), []
-    for line in csv.DictReader(_csv_lines(content), dialect=_csv_dialect(content)):
-        values = {ours: (line[theirs] or "").strip() for ours, theirs in columns.items()}
-        label = names.number(values["label"], parse_file_name(values["path"])[1])
-        if label is None or not values["path"]:
-            continue
-        file = place(values["path"])
-        if file is None:
-            absent.append(values["path"])
-            continue
-        row = _file_row(file, values["path"], label, source)
-        for column in ("patient_id", "view", "sex"):
-            if values.get(column):
-                row[column] = values[column].upper() if column != "patient_id" else values[column]
-        if re.fullmatch(r"\d+(\.\d+)?", age := values.get("age", "").removesuffix("Y")):
-            row["age"] = float(age)
-        splits[SPLITS.get(values.get("split", "").lower(), "train")].append(row)
-    if absent:
-        logger.warning("%s: %d films of the CSV are not there, the first %s", source, len(absent), absent[0])
-    if not splits:
-        raise InputError(f"{source}: no row of the CSV has a film that is there and a known label ({EXPECTED})")
-    return DatasetDict({split: make_table(rows, names.labels) for split, rows in splits.items()})
+    folder, film = Path(name).parent.name.upper(), Path(name).name
+    row = _file_row(file, film, LABELS.index(folder) if folder in LABELS else None, "")
+    known = row["subtype"] or row["patient_id"] != parse_file_name(film)[0]
+    return {**row, "file_name": name, "patient_id": row["patient_id"] if known else ""}
 
 
 def _from_medmnist(path: Path, names: LabelNames) -> DatasetDict:
     """MedMNIST's arrays, each film as a PNG: `{split}_images` `[N, S, S]` uint8, `{split}_labels` `[N, 1]`."""
     data = DatasetDict()
+    if "pneumonia" not in path.name.lower():
+        raise InputError(f"{path.name} is not MedMNIST's pneumoniamnist npz: its other sets are not of chests")
     try:
         with np.load(path) as arrays:
             for theirs, split in SPLITS.items():

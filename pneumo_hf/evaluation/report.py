@@ -67,7 +67,11 @@ def evaluate_films(
         "n_patients": len(set(films.patient_ids)),
         "prevalence": float(labels.mean()),
         "metrics": metrics_with_intervals(labels, probs, predictor.threshold, films.patient_ids),
-        "decision_threshold": {"value": predictor.threshold, "method": DEFAULT, "chosen_on": "validation"},
+        "decision_threshold": {
+            "value": predictor.threshold,
+            "method": DEFAULT if predictor.calibrated else "default",
+            "chosen_on": "validation" if predictor.calibrated else "nothing: the checkpoint carries none",
+        },
         "confusion_matrix": confusion(labels, probs >= predictor.threshold),
         "operating_points": operating_points(labels, probs, thresholds),
         "shortcut_floors": floors or {},

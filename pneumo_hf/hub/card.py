@@ -1,13 +1,12 @@
 """The model card: `model_card.md` filled from the run's own files, so that no number is typed by hand."""
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from pneumo_hf import DISCLAIMER
+from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.evaluation.report import METRIC_NAMES
 
 
@@ -50,6 +49,6 @@ def write_card(run: Path, template: Path) -> None:
         training_data=config["training_data"],
         temperature=config["calibration_temperature"],
         disclaimer=DISCLAIMER,
-        package_version=version("pneumo-hf"),
+        package_version=__version__,
     )
     card.save(run / "README.md")

@@ -8,10 +8,12 @@ import logging
 import re
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom._uid_dict import UID_dictionary
 from pydicom.pixels import apply_modality_lut, apply_windowing
 
 from pneumo_hf.imaging.quality import INVERTED, chest_correlation, thumbnail
@@ -21,9 +23,14 @@ logger = logging.getLogger(__name__)
 PREAMBLE = 128  # bytes before the magic word "DICM"
 MODALITIES = {"CR", "DX", "DR", "RG", "SC", "OT", ""}  # projection radiographs, captures of them, or not said
 CHEST = re.compile("CHEST|THORAX|T[OÓ]RAX|LUNG|PULM|RIB")
+NOT_SAID = {"", "UNKNOWN", "OTHER", "UNSPECIFIED", "NONE", "NA", "N/A"}
+QUOTED = re.compile(  # what a message may quote of a header: anything else could be a name
+    "CT|MR|US|MG|NM|PT|XA|RF|PX|IO|SEG|SR|ECG|RTDOSE|RTPLAN|RTSTRUCT|RTIMAGE|EXTREMITY|ABDOMEN|PELVIS|SKULL|HEAD|NECK"
+    "|[CTL]?SPINE|SHOULDER|ELBOW|WRIST|HAND|HIP|KNEE|ANKLE|FOOT|BREAST|BRAIN|ARM|LEG|HEART"
+)
 DAMAGE = (  # what pydicom and its decoders raise on damaged files
     *(AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, RuntimeError),
-    *(OSError, EOFError, OverflowError, MemoryError, struct.error),
+    *(OSError, EOFError, OverflowError, MemoryError, struct.error, zlib.error),
     *(pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException),
 )
 MOST_PIXELS = 100_000_000
@@ -59,11 +66,11 @@ def read_dicom(content: bytes) -> np.ndarray:
         stored = film.pixel_array
         if stored.ndim == 3 and int(np.ptp(stored.astype(np.int32), axis=2).max()) <= GREY_TOLERANCE:
             return stored[..., 1].astype(np.uint8)  # a grey film stored in colour, which pydicom has made RGB
-        shown = _display(film, stored) if stored.ndim == 2 else None
+        padding = _padding(film, stored)
+        shown = _display(film, stored, padding) if stored.ndim == 2 else None
     except DAMAGE as error:
-        syntax = film.file_meta.get("TransferSyntaxUID")
-        name = syntax.name if syntax else "no transfer syntax"
-        raise ValueError(f"damaged DICOM: its pixels cannot be decoded ({name})") from error
+        syntax = UID_dictionary.get(str(film.file_meta.get("TransferSyntaxUID")), ("no known transfer syntax",))[0]
+        raise ValueError(f"damaged DICOM: its pixels cannot be decoded ({syntax})") from error
     if shown is None:
         raise ValueError("a colour picture, not a film")
     if film.PhotometricInterpretation == "MONOCHROME1":
@@ -72,9 +79,7 @@ def read_dicom(content: bytes) -> np.ndarray:
             shown = inverted
         else:
             logger.info("a film tagged MONOCHROME1 has dark lungs already: not inverted")
-    if (padding := _padding(film, stored)) is not None:
-        shown = np.where(padding, np.uint8(0), shown)
-    return shown
+    return shown if padding is None else np.where(padding, np.uint8(0), shown)
 
 
 def dicom_facts(content: bytes) -> dict:
@@ -92,7 +97,7 @@ def dicom_facts(content: bytes) -> dict:
         return {
             "patient": _text(film, "PatientID") or _text(film, "StudyInstanceUID"),
             "view": _text(film, "ViewPosition"),
-            "age": _age(film),
+            "age": years(_text(film, "PatientAge")),
             "sex": sex if sex in ("F", "M") else None,
             "body_part": _text(film, "BodyPartExamined"),
             "modality": _text(film, "Modality"),
@@ -100,6 +105,12 @@ def dicom_facts(content: bytes) -> dict:
         }
     except DAMAGE as error:
         raise ValueError("damaged DICOM: its header cannot be read") from error
+
+
+def years(text: str | None) -> float | None:
+    """An age as `45`, `45.5` or DICOM's `045Y`, `018M`, `006W`, `010D`, in years; None for anything else."""
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([YMWD]?)", (text or "").strip().upper())
+    return match and round(float(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]], 2)
 
 
 def _read(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
@@ -111,11 +122,11 @@ def _read(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
 
 def _refusal(film: pydicom.Dataset) -> str | None:
     """Why a file is no chest film, or None."""
-    modality, body_part = _text(film, "Modality") or "", _text(film, "BodyPartExamined")
+    modality, body_part = _text(film, "Modality") or "", _text(film, "BodyPartExamined") or ""
     if modality not in MODALITIES:
-        return f"not an X-ray film: modality {modality[:16]}"
-    if body_part and not CHEST.search(body_part):
-        return f"not a chest film: body part {body_part[:16]}"
+        return f"not an X-ray film: {'modality ' + modality if QUOTED.fullmatch(modality) else 'another modality'}"
+    if body_part not in NOT_SAID and not CHEST.search(body_part):
+        return f"not a chest film: {'body part ' + body_part if QUOTED.fullmatch(body_part) else 'another body part'}"
     if "PixelData" not in film:
         return "DICOM without pixels"
     if int(film.get("NumberOfFrames") or 1) != 1:
@@ -125,35 +136,37 @@ def _refusal(film: pydicom.Dataset) -> str | None:
     return "a colour picture, not a film" if film.PhotometricInterpretation == "PALETTE COLOR" else None
 
 
-def _display(film: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
+def _display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
     window = _number(film, "WindowWidth") or 0
     plain = not any(name in film for name in ("VOILUTSequence", "ModalityLUTSequence", "RescaleSlope"))
     if plain and window <= 0 and film.BitsStored <= 8 and not film.PixelRepresentation and stored.max() < 256:
         return stored.astype(np.uint8)
-    values = np.asarray(apply_modality_lut(stored, film), dtype=np.float64)
+    inside = stored if padding is None or padding.all() else stored[~padding]
+    if "ModalityLUTSequence" in film:
+        table = _table(film.ModalityLUTSequence[0])
+        values, low, high = _look_up(table, stored), table[1].min(), table[1].max()
+    else:
+        values = np.asarray(apply_modality_lut(stored, film), dtype=np.float64)
+        # Signed values say nothing of their range; unsigned ones fill the depth that they are stored in.
+        ends = [inside.min(), inside.max()] if film.PixelRepresentation else [0, 2 ** _depth(film, inside) - 1]
+        low, high = sorted(np.asarray(apply_modality_lut(np.array(ends, stored.dtype), film), dtype=np.float64))
     if "VOILUTSequence" in film:
-        first, table = _voi_table(film)
-        values = table[(values - first).clip(0, len(table) - 1).astype(np.int64)]
-        low, high = table.min(), table.max()
+        table = _table(film.VOILUTSequence[0])
+        values, low, high = _look_up(table, values), table[1].min(), table[1].max()
     elif window > 0 and _number(film, "WindowCenter") is not None:
         with np.errstate(over="ignore"):
             low, high = apply_windowing(np.array([-1e9, 1e9]), film)  # the ends of its output range
-        values = apply_windowing(values, film)
-    elif film.PixelRepresentation:  # signed values, whose range says nothing
-        padding = _padding(film, stored)
-        inside = values if padding is None or padding.all() else values[~padding]
-        low, high = inside.min(), inside.max()
-    else:
-        ends = np.array([0, 2 ** _depth(film, stored) - 1], stored.dtype)
-        low, high = sorted(np.asarray(apply_modality_lut(ends, film), dtype=np.float64))
+            values = apply_windowing(values, film)
     if low == high:
         return np.zeros(stored.shape, np.uint8)
     return np.round(((values - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
 
 
-def _voi_table(film: pydicom.Dataset) -> tuple[int, np.ndarray]:
-    """The first value mapped and the table (pydicom 3.0's own `apply_voi` wraps 8-bit tables of many entries)."""
-    item = film.VOILUTSequence[0]
+def _table(item: pydicom.Dataset) -> tuple[int, np.ndarray]:
+    """The first value mapped, and what the values from there on become.
+
+    (pydicom 3.0's own functions wrap 8-bit tables of many entries, and refuse modality tables of 10 or 12 bits.)
+    """
     entries, first, _ = item.LUTDescriptor
     data = item.LUTData
     if isinstance(data, bytes):
@@ -161,11 +174,17 @@ def _voi_table(film: pydicom.Dataset) -> tuple[int, np.ndarray]:
     return first, np.asarray(data, dtype=np.float64)
 
 
-def _depth(film: pydicom.Dataset, stored: np.ndarray) -> int:
-    """Bits stored; where a file claims all that it allocates, those that the film uses, as for 16-bit PNG."""
+def _look_up(table: tuple[int, np.ndarray], values: np.ndarray) -> np.ndarray:
+    first, entries = table
+    return entries[(values.astype(np.float64) - first).clip(0, len(entries) - 1).astype(np.int64)]
+
+
+def _depth(film: pydicom.Dataset, inside: np.ndarray) -> int:
+    """Bits stored; where a file claims all that it allocates, those that the film but its brightest specks uses."""
     if film.BitsStored < film.BitsAllocated:
         return film.BitsStored
-    return next(bits for bits in (8, 10, 12, 14, 16, 32) if stored.max() < 2**bits)
+    most = np.percentile(inside, 99.9)
+    return next(bits for bits in (8, 10, 12, 14, 16, 32) if most < 2**bits)
 
 
 def _padding(film: pydicom.Dataset, stored: np.ndarray) -> np.ndarray | None:
@@ -186,9 +205,3 @@ def _number(film: pydicom.Dataset, name: str) -> float | None:
     value = film.get(name)
     value = value[0] if isinstance(value, pydicom.multival.MultiValue) and value else value
     return None if value in (None, "") or isinstance(value, pydicom.multival.MultiValue) else float(value)
-
-
-def _age(film: pydicom.Dataset) -> float | None:
-    """PatientAge (`045Y`, `018M`, `006W`, `010D`, or a bare number of years) in years."""
-    match = re.fullmatch(r"(\d{1,3})([YMWD]?)", _text(film, "PatientAge") or "")
-    return match and round(int(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]], 2)

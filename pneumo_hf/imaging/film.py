@@ -1,6 +1,7 @@
 """A file, bytes, a PIL picture or an array becomes a film: one 8-bit grey PIL image of the whole film."""
 
 import io
+import struct
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pneumo_hf.imaging.dicom import MOST_PIXELS, dicom_facts, is_dicom, read_dicom
 
 FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
+PIL_DAMAGE = (  # what PIL's decoders raise on damaged files
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error),
+    ZeroDivisionError,
+)
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a bound of our own
@@ -81,7 +86,7 @@ def describe(content: bytes) -> dict:
         with Image.open(io.BytesIO(content)) as image:
             bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;16") else 8)
             return {"kind": image.format, "mode": image.mode, "bits": bits}
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except (*PIL_DAMAGE, Image.DecompressionBombError):
         start = content[:512].lstrip().lower()
         kind = "HTML" if start.startswith((b"<!doctype", b"<html", b"<?xml")) else "unknown" if content else "empty"
         return {"kind": kind, "mode": None, "bits": None}
@@ -103,7 +108,7 @@ def _decode(content: bytes) -> Image.Image:
         raise UnreadableFilmError(f"{what} (PNG, JPEG, TIFF, WebP or DICOM)") from error
     except Image.DecompressionBombError as error:
         raise UnreadableFilmError("too many pixels for a film") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL's decoders raise on damaged files
+    except PIL_DAMAGE as error:
         what = "truncated file" if "truncated" in str(error).lower() else "damaged file"
         raise UnreadableFilmError(f"{what}: {error}") from error
 

@@ -26,6 +26,8 @@ def make_image_processor(checkpoint: str | Path | None, image_size: int) -> ViTI
     if checkpoint is not None:
         own = load_image_processor(checkpoint)
         mean, std = own.image_mean, own.image_std
+        if own.to_dict().get("include_top"):  # EfficientNet's own normalises by the deviation twice
+            std = [value * value for value in std]
     return ViTImageProcessorPil(
         size={"height": image_size, "width": image_size}, image_mean=list(mean), image_std=list(std)
     )

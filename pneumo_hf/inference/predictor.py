@@ -44,10 +44,13 @@ class Predictor:
                 f"cannot load the checkpoint {checkpoint}: neither a run folder of train_hf.py nor a Hub id that can "
                 "be reached"
             ) from error
-        if POSITIVE not in self.model.config.label2id:
-            raise InputError(f"{checkpoint} is no pneumonia classifier: it has no label {POSITIVE}")
-        self.positive = self.model.config.label2id[POSITIVE]
+        numbers = {label: int(number) for number, label in self.model.config.id2label.items()}
+        if set(numbers) != set(LABELS):
+            found = ", ".join(list(numbers)[:5])
+            raise InputError(f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {found}")
+        self.positive = numbers[POSITIVE]
         settings = self.model.config.to_dict()
+        self.calibrated = "decision_threshold" in settings  # else it was not made here, and nothing was chosen
         self.threshold = float(settings.get("decision_threshold", 0.5))
         self.operating_points = settings.get("operating_points", [])
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -75,7 +78,7 @@ class Predictor:
                 pixels.append(resize_film(load_xray(read(row["image"])), self.image_processor))
                 batch.append({**row, "error": ""})
             except (UnreadableFilmError, *UNREADABLE) as error:
-                batch.append({**row, "error": str(error)})
+                batch.append({**row, "error": str(error) or type(error).__name__})
             if len(batch) == self.batch_size:
                 yield from self._score_batch(batch, pixels)
                 batch, pixels = [], []
@@ -91,7 +94,8 @@ class Predictor:
 
     def logits(self, pixels: torch.Tensor) -> np.ndarray:
         """Logits `[B, 2]` of resized films `[B, 1, H, W]` uint8, in the order NORMAL, PNEUMONIA."""
-        with torch.inference_mode():
+        # Convolutions in full float32, so that a score from a GPU is the score from a CPU.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pixel_values = self.normalize(pixels.to(self.device))
             logits = self.model(pixel_values=pixel_values.contiguous(memory_format=torch.channels_last)).logits
         return logits.float().cpu().numpy()[:, [1 - self.positive, self.positive]]

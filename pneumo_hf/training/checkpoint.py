@@ -45,6 +45,7 @@ def save_calibrated(
     }
     model.config.training_data = {
         "dataset": data.name,
+        "kermany": all(films["train"].table["subtype"]),  # whose file names alone say bacteria, virus or normal
         "films": {split: len(part) for split, part in films.items() if split != "test"},
         "patients": {split: len(set(part.patient_ids)) for split, part in films.items() if split != "test"},
     }

@@ -18,18 +18,17 @@ class WeightAverage(TrainerCallback):
     Early in a training the decay is (1 + step) / (10 + step), so that the first weights are soon forgotten.
     """
 
-    def __init__(self, decay: float):
-        self.decay, self.step, self.raw = decay, 0, None
+    def __init__(self, decay: float, resumed: Path | None = None):
+        self.decay, self.step, self.raw, self.resumed = decay, 0, None, resumed
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_
     ) -> None:
         self.average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
         self.step = state.global_step
-        kept = Path(args.output_dir) / f"checkpoint-{state.global_step}" / RAW_WEIGHTS
-        if state.global_step and kept.exists():  # resumed: the checkpoint's own weights are the average
+        if self.resumed and (self.resumed / RAW_WEIGHTS).exists():  # the checkpoint's own weights are the average
             self.average.update_parameters(model)
-            model.load_state_dict(torch.load(kept, weights_only=True))
+            model.load_state_dict(torch.load(self.resumed / RAW_WEIGHTS, map_location="cpu", weights_only=True))
 
     def on_epoch_begin(self, *_, model: nn.Module, **__) -> None:
         if self.raw is not None:

@@ -24,7 +24,9 @@ def weighted_loss(
         focal_gamma: Lin et al. 2017, equation 4.
     """
     log_probs = log_softmax(logits, dim=1)
-    terms = targets * log_probs * (1 - log_probs.exp()) ** focal_gamma  # [B, C]
+    terms = (
+        targets * log_probs * (1 - log_probs.exp()).clamp_min(1e-6) ** focal_gamma
+    )  # [B, C]; no slope at 0 is infinite
     return -(terms if weights is None else terms * weights).sum() / len(logits)
 
 

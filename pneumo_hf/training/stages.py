@@ -104,6 +104,7 @@ def train_probe(
             gradient_accumulation_steps=1,
             bf16=False,
             mixup=0.0,
+            max_steps=-1,
             resume_from_checkpoint=None,
         ),
         train_dataset=features["train"],
@@ -131,7 +132,7 @@ def fine_tune(
     size = (image_processor.size["height"], image_processor.size["width"])
     callbacks = [EarlyStoppingCallback(arguments.early_stopping_patience)] if arguments.early_stopping_patience else []
     if arguments.ema_decay:
-        callbacks.append(WeightAverage(arguments.ema_decay))
+        callbacks.append(WeightAverage(arguments.ema_decay, resumed))
     trainer = XrayTrainer(
         model=model,
         args=replace(arguments, output_dir=str(Path(arguments.output_dir) / CHECKPOINTS), resume_from_checkpoint=None),
@@ -269,7 +270,8 @@ def write_history(history: list[dict], path: Path) -> None:
 
 
 def _weights(films: dict[str, FilmDataset], arguments: XrayTrainingArguments) -> torch.Tensor | None:
-    return class_weights(films["train"].labels) if arguments.class_weights else None
+    wanted = arguments.class_weights and arguments.sampling != "balanced"  # which weights the labels already
+    return class_weights(films["train"].labels) if wanted else None
 
 
 def _write_history(history: list[dict], arguments: XrayTrainingArguments) -> None:

@@ -49,7 +49,8 @@ class XrayTrainer(Trainer):
         if self.args.sampling != "balanced":
             return super()._get_train_sampler(train_dataset)
         films = train_dataset if train_dataset is not None else self.train_dataset
-        generator = torch.Generator().manual_seed(self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        generator = torch.Generator().manual_seed(seed)
         labels = np.asarray(films.labels)
         chances = 1 / np.bincount(labels)[labels]
         return WeightedRandomSampler(chances, len(films), generator=generator)

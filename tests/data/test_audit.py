@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from pneumo_hf.__main__ import main
 from pneumo_hf.config import InputError, parse_args
-from pneumo_hf.data.duplicates import near_pairs
+from pneumo_hf.data.duplicates import assert_no_leaks, find_leaks, near_pairs
 from pneumo_hf.data.shortcuts import linear_floors, region_features
 from pneumo_hf.imaging.quality import MEAN_CHEST, thumbnail
 from tests.conftest import make_film, write_films
@@ -170,6 +170,19 @@ def test_near_duplicates_are_the_pairs_that_all_pairs_would_give() -> None:
     contents = np.array([str(number) for number in range(len(films))])
     assert {(i, j) for i, j, _ in near_pairs(contents, thumbnails)} == plain
     assert 10 < len(plain) < 60
+
+
+def test_a_leak_is_found_among_more_copies_than_neighbours() -> None:
+    """A dozen near-copies of one film in train and a dozen in test, each nearer to its own than to the others."""
+    film = make_film(1, True, (112, 112)).astype(float)
+    shade, random = np.linspace(-6, 6, 112)[:, None], np.random.default_rng(0)
+    films = [film + shade * (number >= 12) + random.normal(0, 1, film.shape) for number in range(24)]
+    thumbnails = np.stack([thumbnail(Image.fromarray(film.clip(0, 255).astype(np.uint8))) for film in films])
+    contents, splits = np.arange(24).astype(str), np.repeat(["train", "test"], 12)
+    near = near_pairs(contents, thumbnails, splits)
+    assert find_leaks(splits, contents, contents, near)["near"]
+    with pytest.raises(InputError, match="near-duplicates"):
+        assert_no_leaks(splits, contents, contents, thumbnails, contents)
 
 
 def test_blank_films_are_no_duplicates_of_one_another(tmp_path: Path) -> None:

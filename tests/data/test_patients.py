@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumo_hf.config import InputError
+from pneumo_hf.data import patients
 from pneumo_hf.data.patients import keyed_hash, parse_file_name, patient_group, split_by_patient
 
 
@@ -123,3 +125,14 @@ def test_a_keyed_hash_is_the_same_on_this_machine_and_another_on_another(
     assert (tmp_path / "a" / ".cache" / "pneumo_hf" / "patient.key").stat().st_mode & 0o077 == 0
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "b")
     assert keyed_hash("MRN-0042") != here
+
+
+def test_the_key_is_one_though_many_ask_at_once(tmp_path: Path) -> None:
+    for number in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            keys = list(pool.map(patients._key.__wrapped__, [tmp_path / str(number)] * 8))
+        assert len(set(keys)) == 1
+        assert len(keys[0]) == 32
+    (tmp_path / "0" / ".cache" / "pneumo_hf" / "patient.key").write_bytes(b"")
+    with pytest.raises(InputError, match="patient.key is damaged"):
+        patients._key.__wrapped__(tmp_path / "0")

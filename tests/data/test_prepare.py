@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exif = Image.Exif()
     exif[0x010E] = "Secret Person"
     named = min((folder / "train" / "PNEUMONIA").iterdir())
-    Image.fromarray(make_film(500, True)).save(named, exif=exif)
+    Image.fromarray(make_film(500, True)).save(named, exif=exif, icc_profile=b"Secret profile", comment=b"Secret")
     tags = {"PatientName": "Secret^Person", "PatientID": "MRN-0042", "PatientAge": "094Y", "PatientSex": "F"}
     (folder / "test" / "PNEUMONIA" / "secret-person.dcm").write_bytes(
         dicom(make_film(600, True), "MONOCHROME2", Modality="DX", **tags)
@@ -63,7 +63,7 @@ def test_shards_hold_the_films_themselves_and_load_with_datasets_alone(folder: P
 def test_anonymised_shards_name_nobody_in_any_byte(folder: Path, tmp_path: Path) -> None:
     main(["prepare", str(folder), "--anonymize", "--output_dir", str(tmp_path / "set")])
     before, after = load_data(folder), load_data(tmp_path / "set")
-    secret = {"MRN-0042", "Secret", "secret"}
+    secret = {"MRN-0042", "Secret", "secret", folder.name}
     for films in before.values():
         secret |= {Path(name).stem for name in films["file_name"]}
         secret |= set(films["patient_id"])
@@ -82,6 +82,19 @@ def test_anonymised_shards_name_nobody_in_any_byte(folder: Path, tmp_path: Path)
     assert max(age for age in after["test"]["age"] if age) == 90
     for image in after["train"]["image"]:
         assert not Image.open(io.BytesIO(image["bytes"])).info
+
+
+def test_nothing_that_prepare_did_not_write_is_lost(folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "film.png").write_bytes(b"precious")
+    for output in (tmp_path / "mine", folder, folder / "set", folder.parent):
+        with pytest.raises(SystemExit) as stop:
+            main(["prepare", str(folder), "--output_dir", str(output)])
+        assert stop.value.code == 2
+        assert "choose another --output_dir" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "data" / "film.png").read_bytes() == b"precious"
+    for _ in range(2):  # what it wrote itself it writes again
+        main(["prepare", str(folder), "--output_dir", str(tmp_path / "set")])
 
 
 @pytest.mark.slow

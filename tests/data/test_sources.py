@@ -1,12 +1,15 @@
+import itertools
 import re
 import shutil
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, load_dataset
+from datasets import ClassLabel, Dataset, Features, Value, load_dataset
+from datasets import Image as ImageColumn
 from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
@@ -239,7 +242,9 @@ def test_sources_merge_without_copies_and_a_test_film_never_comes_back_in_train(
         assert len(dropped) == 152
         assert all("a copy of" in row["reason"] for row in dropped)
         assert {name.split("/")[-1] for name in data["train"]["file_name"]} >= {f"own{n}.png" for n in range(6)}
-        assert {p for p in data["train"]["patient_id"] if "own" in p} == {f"second/own{n}" for n in range(6)}
+        assert {p for p in data["train"]["patient_id"] if "own" in p} == {
+            f"second/train/{('NORMAL', 'PNEUMONIA')[n % 2]}/own{n}" for n in range(6)
+        }
 
 
 @pytest.mark.shared
@@ -261,3 +266,105 @@ def test_the_real_sets_merge_counted(shared: Path, tmp_path: Path) -> None:
         "again.zip": 5840,
         "chest_xray_fullres_sample.zip": 102,
     }
+
+
+def write(path: Path, seed: int, pneumonia: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(make_film(seed, pneumonia)).save(path, "PNG")
+    return path
+
+
+def test_films_numbered_anew_in_each_split_are_different_patients(tmp_path: Path) -> None:
+    for number, (split, label) in enumerate(itertools.product(("train", "test"), LABELS)):
+        for film in range(3):
+            write(tmp_path / "films" / split / label / f"{film}.png", 10 * number + film)
+    data = load_data(tmp_path / "films")
+    assert len({patient for films in data.values() for patient in films["patient_id"]}) == 12
+    shards = tmp_path / "hub" / "default"
+    for split, films in data.items():
+        (shards / split).mkdir(parents=True)  # the layout of the Hub's own conversion to Parquet
+        rows = [{"image": {"bytes": read_film(film["image"]), "path": None}, "label": film["label"]} for film in films]
+        columns = Features({"image": ImageColumn(), "label": ClassLabel(names=["normal", "Pneumonia"])})
+        Dataset.from_list(rows, features=columns).to_parquet(shards / split / "0000.parquet")
+    again = load_data(tmp_path / "hub")
+    assert {split: len(films) for split, films in again.items()} == {"train": 6, "test": 6}
+    assert not set(again["train"]["patient_id"]) & set(again["test"]["patient_id"])
+
+
+def test_films_of_one_name_in_two_folders_and_in_folders_below_the_label_are_all_kept(tmp_path: Path, caplog) -> None:
+    for seed, place in enumerate(("hospA/train", "hospB/train", "train")):
+        write(tmp_path / place / "NORMAL" / "1.png", seed)
+        write(tmp_path / place / "PNEUMONIA" / "patient7" / "1.png", 100 + seed, True)
+    write(tmp_path / "lost.png", 50)
+    (tmp_path / "train" / "NORMAL" / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "train" / "loop").symlink_to(tmp_path)
+    films = load_data(tmp_path)["train"]
+    assert sorted(films["label"]) == [0] * 3 + [1] * 3
+    assert len(set(films["file_name"])) == len(set(films["patient_id"])) == 6
+    assert "1 films lie outside split/LABEL and are passed over, the first lost.png" in caplog.text
+
+
+def test_odd_names_in_a_zip(tmp_path: Path) -> None:
+    for number, name in enumerate(("a::b.png", "c d%3A.png", "1.2.840.113619.2")):
+        for label in LABELS:
+            content = write(tmp_path / "film", number + 10 * (label == "PNEUMONIA")).read_bytes()
+            content = dicom(make_film(number, True)) if name[0] == "1" else content
+            with zipfile.ZipFile(tmp_path / "odd::.zip", "a") as archive:
+                archive.writestr(f"train/{label}/{name}", content)
+    films = load_data(tmp_path / "odd::.zip")["train"]
+    assert len(films) == 6
+    assert all(load_xray(read_film(film["image"])) for film in films)
+
+
+def test_tables_for_each_split_and_tables_that_are_not_meant(tmp_path: Path) -> None:
+    films = [write(tmp_path / "set" / "images" / f"{n}.png", n) for n in range(8)]
+    for split, of in (("train", films[:4]), ("test", films[4:])):
+        lines = [f"images\\{film.name},{LABELS[n % 2]}" for n, film in enumerate(of)]
+        (tmp_path / "set" / f"{split}.csv").write_text("path,label\n" + "\n".join(lines))
+    data = load_data(tmp_path / "set")
+    assert {split: sorted(f[-5:] for f in films["file_name"]) for split, films in data.items()} == {
+        "train": ["0.png", "1.png", "2.png", "3.png"],
+        "test": ["4.png", "5.png", "6.png", "7.png"],
+    }
+    for n in range(8):
+        write(tmp_path / "plain" / LABELS[n % 2] / f"{n}.png", n)
+    (tmp_path / "plain" / "preds.csv").write_text("path,label\nNORMAL/0.png,PNEUMONIA")
+    (tmp_path / "plain" / "junk.csv").write_text("path,label\n" + 'x,"' + "y" * 200_000)
+    assert load_data(tmp_path / "plain")["train"]["label"].count(0) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["0.png,NORMAL,holdout", "1.png,PNEUMONIA,train"], "the CSV puts 0.png into holdout, none of train"),
+        (["0.png,NORMAL,train", "./0.png,PNEUMONIA,train"], "says two things of"),
+        (["0.png,NORMAL,train", "0.png,NORMAL,test"], "says two things of"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused(rows: list[str], message: str, tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"{number}.png", number)
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    with pytest.raises(InputError, match=message):
+        load_data(tmp_path)
+
+
+def test_columns_of_other_types_and_labels_that_are_numbers(tmp_path: Path) -> None:
+    content = write(tmp_path / "film.png", 1).read_bytes()
+    row = {"image": {"bytes": content, "path": "a.png"}, "patient_id": 7, "sex": 0, "age": "045Y"}
+    columns = Features(
+        {
+            "image": ImageColumn(),
+            "label": Value("int64"),
+            "patient_id": Value("int64"),
+            "sex": ClassLabel(names=["F", "M"]),
+            "age": Value("string"),
+        }
+    )
+    rows = [{**row, "label": number} for number in (0, 1)]
+    (tmp_path / "set").mkdir()
+    Dataset.from_list(rows, features=columns).to_parquet(tmp_path / "set" / "train.parquet")
+    with pytest.raises(InputError, match="numbers 0, 1.*label_map like 0=NORMAL,1=PNEUMONIA"):
+        load_data(tmp_path / "set")
+    films = load_data(tmp_path / "set", label_map={"0": "NORMAL", "1": "PNEUMONIA"})["train"]
+    assert [films[1][column] for column in ("label", "patient_id", "sex", "age")] == [1, "7", "F", 45.0]

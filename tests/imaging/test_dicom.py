@@ -201,6 +201,42 @@ def test_modality_lut_and_negative_slope() -> None:
     np.testing.assert_array_equal(pixels(dicom(deep, RescaleSlope="-1", RescaleIntercept="65535")), 255 - FILM)
 
 
+def test_a_modality_table_of_12_bits() -> None:
+    item = Dataset()
+    table = np.round(np.sqrt(np.arange(4096) / 4095) * 4095).astype(np.uint16)
+    item.add_new("LUTDescriptor", "US", [4096, 0, 12])
+    item.add_new("LUTData", "US", table.tolist())
+    item.ModalityLUTType = "US"
+    stored = FILM.astype(np.uint16) * 16
+    shown = pixels(dicom(stored, bits=12, ModalityLUTSequence=[item]))
+    np.testing.assert_array_equal(shown, np.round(table[stored] / 4095 * 255))
+
+
+def test_neither_padding_nor_a_speck_makes_a_film_dark() -> None:
+    stored = FILM.astype(np.uint16) * 16
+    stored[:3] = 65535
+    expected = np.round(stored / 4095 * 255)
+    expected[:3] = 0
+    np.testing.assert_array_equal(pixels(dicom(stored, PixelPaddingValue=65535)), expected)
+    stored[:3], stored[5, 5] = 0, 5000  # one pixel over the 12 bits that the film uses
+    assert np.abs(pixels(dicom(stored)).astype(int) - np.round(stored / 4095 * 255).clip(0, 255)).max() == 0
+
+
+def test_messages_quote_nothing_that_could_be_a_name() -> None:
+    for tags in ({"BodyPartExamined": "MUELLER HANS"}, {"Modality": "MUELLER"}):
+        with pytest.raises(UnreadableFilmError) as error:
+            load_xray(dicom(FILM, **tags))
+        assert "MUELLER" not in str(error.value)
+
+
+def test_a_damaged_deflated_film_is_one_line() -> None:
+    content = dicom(FILM, syntax=DeflatedExplicitVRLittleEndian)
+    broken = content[:-2000] + bytes(2000)
+    with pytest.raises(UnreadableFilmError, match="damaged DICOM"):
+        load_xray(broken)
+    assert describe(broken)["kind"] == "DICOM"
+
+
 def test_padding_is_black_and_does_not_stretch() -> None:
     stored = FILM.astype(np.int16) * 4
     stored[:5] = -2000
@@ -236,7 +272,7 @@ def test_what_is_no_chest_film_is_refused_with_the_reason(tags: dict, reason: st
         load_xray(dicom(FILM, **tags))
 
 
-@pytest.mark.parametrize("part", ["CHEST", "Thorax", "PORT CHEST", "TÓRAX", "LUNG", ""])
+@pytest.mark.parametrize("part", ["CHEST", "Thorax", "PORT CHEST", "TÓRAX", "LUNG", "UNKNOWN", ""])
 def test_chests_by_any_name_are_read(part: str) -> None:
     tags = {"SpecificCharacterSet": "ISO_IR 192", "BodyPartExamined": part, "Modality": "DX"}
     np.testing.assert_array_equal(pixels(dicom(FILM, **tags)), FILM)

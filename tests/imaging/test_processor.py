@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTImageProcessorPil
+from transformers import EfficientNetImageProcessorPil, ViTImageProcessorPil
 
 from pneumo_hf.imaging.processor import Normalize, make_image_processor, resize_film
 from tests.conftest import make_film
@@ -24,3 +24,12 @@ def test_the_whole_film_in_a_square_with_the_checkpoints_own_mean(tmp_path) -> N
     processor = make_image_processor(tmp_path, 160)
     assert (processor.size["height"], processor.size["width"]) == (160, 160)
     assert (list(processor.image_mean), list(processor.image_std)) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+
+
+def test_an_efficientnet_that_normalises_twice_keeps_its_scale(tmp_path) -> None:
+    own = EfficientNetImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    own.save_pretrained(tmp_path)
+    film = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    ours = make_image_processor(tmp_path, 64)
+    expected = np.asarray(own(film)["pixel_values"])
+    assert np.abs(np.asarray(ours(film)["pixel_values"]) - expected).max() < 1e-3

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,5 +48,29 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         Predictor(tmp_path / "nowhere")
     ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1] * 4)).save_pretrained(tmp_path)
     ViTImageProcessorPil().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="no pneumonia classifier"):
+    with pytest.raises(InputError, match="is no classifier of NORMAL and PNEUMONIA"):
+        Predictor(tmp_path)
+
+
+def test_a_film_without_a_message_takes_no_other_films_score(tiny_run: Path) -> None:
+    """zipfile raises a bare EOFError for a cut member, whose text is empty."""
+    predictor, film = Predictor(tiny_run), make_film(1, True)
+    alone = predictor([film])[0]["probability"]
+
+    def read(image: object) -> object:
+        if image is None:
+            raise EOFError
+        return image
+
+    rows = list(predictor.score_rows([{"image": image} for image in (None, film, None, film)], read))
+    assert [row["error"] for row in rows] == ["EOFError", "", "EOFError", ""]
+    assert [row["probability"] for row in rows] == [None, pytest.approx(alone), None, pytest.approx(alone)]
+
+
+def test_a_classifier_of_three_labels_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    names = {"id2label": {0: "NORMAL", 1: "COVID", 2: "PNEUMONIA"}}
+    model = ResNetForImageClassification(ResNetConfig(layer_type="basic", hidden_sizes=[8, 8], depths=[1, 1], **names))
+    model.save_pretrained(tmp_path)
+    shutil.copy(tiny_run / "preprocessor_config.json", tmp_path)
+    with pytest.raises(InputError, match="its labels are NORMAL, COVID, PNEUMONIA"):
         Predictor(tmp_path)

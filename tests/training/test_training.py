@@ -63,6 +63,13 @@ def test_the_focal_loss_turns_from_what_is_right_already() -> None:
     assert right < 0.01 < 0.5 < wrong
 
 
+def test_no_film_is_so_sure_that_its_gradient_is_not_a_number() -> None:
+    for gamma in (0.0, 0.5, 2.0):
+        logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+        weighted_loss(logits, soft_targets(torch.tensor([1]), 2), focal_gamma=gamma).backward()
+        assert torch.isfinite(logits.grad).all()
+
+
 def test_mixup_blends_films_and_labels_alike() -> None:
     labels = torch.tensor([0, 1] * 8)
     pixels = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4) * 200

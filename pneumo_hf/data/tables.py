@@ -1,0 +1,91 @@
+"""CSVs that say which film is what: their columns by any usual name, and the files that their paths mean."""
+
+import csv
+import io
+import logging
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from pneumo_hf.config import InputError
+from pneumo_hf.data.columns import SPLITS
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = {  # as written without spaces, hyphens and underscores
+    "path": ("path", "file", "filename", "filepath", "image", "imagepath", "imageindex"),
+    "label": ("label", "finding", "findinglabels", "class", "target", "diagnosis"),
+    "patient_id": ("patientid", "patient", "subjectid"),
+    "split": ("split", "subset"),
+    "view": ("view", "viewposition"),
+    "age": ("age", "patientage"),
+    "sex": ("sex", "gender", "patientsex", "patientgender"),
+}
+
+
+def read_table(content: bytes) -> list[dict[str, str]] | None:
+    """The rows of a CSV with at least the columns path and label, under our column names; None if it is no such table.
+
+    Commas, semicolons or tabs; UTF-8 with or without a byte order mark.
+    """
+    text = content.decode("utf-8-sig", errors="replace")
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        plain = {re.sub(r"[\s_-]", "", name or "").lower(): name for name in reader.fieldnames or []}
+        columns = {
+            ours: next(plain[alias] for alias in theirs if alias in plain)
+            for ours, theirs in COLUMNS.items()
+            if any(alias in plain for alias in theirs)
+        }
+        if not {"path", "label"} <= columns.keys():
+            return None
+        return [{ours: (line[theirs] or "").strip() for ours, theirs in columns.items()} for line in reader]
+    except csv.Error:
+        return None
+
+
+def locate(
+    tables: Iterable[tuple[str, list[dict[str, str]]]], entries: list[tuple[str, str]], title: str
+) -> list[dict[str, str]]:
+    """The rows whose film is there, each with its `file`, once; a table called train, val or test says the split.
+
+    A path may be relative to its table or to the root, absolute, or the bare name of a film that lies anywhere below.
+
+    Args:
+        tables: `(name below the root, rows)`. entries: `(name below the root, file)` of everything there.
+
+    Raises:
+        InputError: two rows say different things of one film.
+    """
+    places = dict(entries)
+    bare = Counter(PurePosixPath(name).name for name, _ in entries)
+    unique = {PurePosixPath(name).name: file for name, file in entries if bare[PurePosixPath(name).name] == 1}
+    said, absent = {}, []
+    for table, rows in tables:
+        of_table = PurePosixPath(table).stem if PurePosixPath(table).stem.lower() in SPLITS else "train"
+        for row in rows:
+            path = row["path"].replace("\\", "/")
+            tried = (posixpath.normpath(posixpath.join(posixpath.dirname(table), path)), posixpath.normpath(path))
+            file = next((places[name] for name in tried if name in places), None) or unique.get(
+                PurePosixPath(path).name
+            )
+            if file is None and os.path.isabs(path) and os.path.isfile(path):
+                file = path
+            if file is None:
+                absent.append(row["path"])
+                continue
+            row = {**row, "split": row.get("split") or of_table, "file": file}
+            before = said.setdefault(file, row)
+            if (before["label"], before["split"]) != (row["label"], row["split"]):
+                raise InputError(
+                    f"{title}: the CSV says two things of {row['path']}: {before['label']} in {before['split']}, and "
+                    f"{row['label']} in {row['split']}"
+                )
+    if absent:
+        logger.warning("%s: %d films of the CSV are not there, the first %s", title, len(absent), absent[0])
+    return list(said.values())
