@@ -149,7 +149,7 @@ def from_kaggle(handle: str) -> Path:
         from kagglehub import exceptions
     except ImportError as error:
         raise InputError(
-            f"kaggle:{handle} needs kagglehub: pip install 'pneumo-hf[kaggle]', or download the zip from "
+            f"kaggle:{handle} needs kagglehub: pip install kagglehub, or download the zip from "
             f"kaggle.com/datasets/{handle} and give its path"
         ) from error
     try:

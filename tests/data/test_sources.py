@@ -201,7 +201,7 @@ def test_kaggle_without_the_package_or_the_network_says_what_to_do(
     monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: str(films_folder))  # what it returns: a folder
     assert len(load_data("kaggle:paultimothymooney/chest-xray-pneumonia")["test"]) == 40
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    with pytest.raises(InputError, match=r"pip install 'pneumo-hf\[kaggle\]'"):
+    with pytest.raises(InputError, match=r"pip install kagglehub"):
         load_data("kaggle:paultimothymooney/chest-xray-pneumonia")
 
 
