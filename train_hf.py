@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from pathlib import Path
 
 from transformers import set_seed
@@ -14,7 +15,7 @@ from pneumo_hf.data.shortcuts import shortcut_floors
 from pneumo_hf.evaluation.plots import save_training_curves
 from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
 from pneumo_hf.hub.card import write_card
-from pneumo_hf.training.checkpoint import save_calibrated, write_recipe
+from pneumo_hf.training.checkpoint import save_calibrated, training_facts, write_recipe
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.stages import end_processes, remove_checkpoints, start_run, train, write_history
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Arguments) -> None:
+    start = time.monotonic()
     model_args, data_args, training_args = arguments
     run, report = Path(training_args.output_dir), Path(training_args.output_dir) / "report"
     start_run(training_args)
@@ -32,6 +34,7 @@ def main(arguments: Arguments) -> None:
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
     history = train(model, image_processor, films, training_args)
+    facts = training_facts(training_args, time.monotonic() - start)
 
     if training_args.process_index == 0:
         predictor = save_calibrated(model, image_processor, films, arguments)
@@ -41,7 +44,7 @@ def main(arguments: Arguments) -> None:
         write_split(report, validation, rows, suffix="_validation")
         floors = shortcut_floors(films["train"], films["test"])
         metrics, rows = evaluate_films(predictor, films["test"], run.name, data_args.name, "test", floors)
-        write_split(report, metrics, rows)
+        write_split(report, {**metrics, "training": facts}, rows)
         write_history(history, report / "history.csv")
         save_training_curves(report / "training_curves.png", history)
         write_report(report, metrics, rows, rejected, validation)

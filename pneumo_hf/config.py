@@ -122,6 +122,13 @@ class XrayTrainingArguments(TrainingArguments):
     label_smoothing_factor: float = field(
         default=0.0, metadata={"help": "Share of a label spread over all labels, against overconfidence."}
     )
+    subtype_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of an auxiliary target, bacterial or viral, where file names tell it; it is dropped when "
+            "the checkpoint is saved."
+        },
+    )
     mixup: float = field(
         default=0.0, metadata={"help": "Alpha of mixup: pairs of films and their labels are blended; 0 for none."}
     )
@@ -134,6 +141,10 @@ class XrayTrainingArguments(TrainingArguments):
     ema_decay: float = field(
         default=0.0,
         metadata={"help": "Decay of the running average of the weights that is validated and saved; 0: none."},
+    )
+    fine_tuned_share: float = field(
+        default=1.0,
+        metadata={"help": "Below 1, the saved weights lie so far on the way from the probed to the fine-tuned ones."},
     )
     step_epochs: int = field(
         default=0, metadata={"help": "Divide the rate by ten every so many epochs, in place of lr_scheduler_type."}
@@ -149,6 +160,16 @@ class XrayTrainingArguments(TrainingArguments):
     jitter: float = field(default=0.3, metadata={"help": "Strength of random brightness, contrast and gamma, 0 to 1."})
     blur: float = field(default=0.2, metadata={"help": "Share of the films that are blurred."})
     horizontal_flip: float = field(default=0.0, metadata={"help": "Share of the films that are mirrored."})
+    style_mix: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the films whose amplitude spectrum, the machine's hand, is blended with another's."
+        },
+    )
+    coarsen: float = field(
+        default=0.0, metadata={"help": "Share of the films that lose sharpness by scaling down and up again."}
+    )
+    noise: float = field(default=0.0, metadata={"help": "Share of the films that get grain."})
     channels_last: bool = field(default=True, metadata={"help": "Memory layout that convolutions run faster in."})
 
 
@@ -237,6 +258,11 @@ def check_ranges(values: dict) -> None:
         "jitter": (0, 0.95),
         "blur": (0, 1),
         "horizontal_flip": (0, 1),
+        "style_mix": (0, 1),
+        "coarsen": (0, 1),
+        "noise": (0, 1),
+        "fine_tuned_share": (0, 1),
+        "subtype_weight": (0, 10),
         "layer_decay": (0.01, 1),
         "probe_epochs": (0, 10_000),
         "unfreeze_layers": (-1, 10_000),

@@ -29,11 +29,15 @@ logger = logging.getLogger(__name__)
 CODE_VERSION = "3"  # raise it when load_xray, resize_film or fingerprint gives something else
 
 
+VIRAL = {"bacteria": 0, "virus": 1}
+
+
 class FilmDataset(torch.utils.data.Dataset):
     """Films of one split, decoded: `table` (the columns of load_data but the image) beside a pixel memory map.
 
-    A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64}`. `contents`
-    `[N]` and `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found.
+    A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64, "viral": [B]
+    int64}`; `viral` is 1 for virus, 0 for bacteria and -1 where the file name tells neither. `contents` `[N]` and
+    `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class FilmDataset(torch.utils.data.Dataset):
         self.contents, self.thumbnails = contents, thumbnails
         self.labels = np.asarray(table["label"], dtype=np.int64)
         self.patient_ids = np.asarray(table["patient_id"])
+        self.viral = np.array([VIRAL.get(subtype, -1) for subtype in table["subtype"]], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,6 +59,7 @@ class FilmDataset(torch.utils.data.Dataset):
         return {
             "pixel_values": torch.from_numpy(self.pixels[self.rows[indices]]),  # [B, 1, H, W] uint8
             "labels": torch.from_numpy(self.labels[indices]),
+            "viral": torch.from_numpy(self.viral[indices]),
         }
 
     def select(self, indices: np.ndarray) -> "FilmDataset":

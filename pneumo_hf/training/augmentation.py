@@ -3,8 +3,11 @@
 import kornia.augmentation as K
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
 from pneumo_hf.config import XrayTrainingArguments
+
+STRONGEST_GRAIN = 0.08  # of the range from black to white: 20 grey levels
 
 
 class XrayAugment(nn.Module):
@@ -29,7 +32,45 @@ class XrayAugment(nn.Module):
         if arguments.blur:
             steps.append(K.RandomGaussianBlur((7, 7), (0.3, 2.0), p=arguments.blur))
         self.steps = K.AugmentationSequential(*steps, data_keys=["input"])
+        self.style_mix, self.coarsen, self.noise = arguments.style_mix, arguments.coarsen, arguments.noise
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.steps(pixels.float() / 255).clamp(0, 1) * 255
+        films = pixels.float() / 255
+        if self.style_mix:  # first: the spectrum of the whole film is the machine's, that of a crop is not
+            films = mix_styles(films, self.style_mix)
+        films = self.steps(films)
+        if self.coarsen:
+            films = coarsen(films, self.coarsen)
+        if self.noise:  # last, as in a detector: what is scaled or blurred afterwards has no grain left
+            films = add_grain(films, self.noise)
+        return films.clamp(0, 1) * 255
+
+
+def mix_styles(films: torch.Tensor, share: float) -> torch.Tensor:
+    """Blend the amplitude spectrum of a share of the films with another film's; the phase, what is where, stays.
+
+    The amplitudes carry exposure, sharpness and grain, which tell the machine and the day rather than the disease
+    (Xu et al. 2021, "A Fourier-based framework for domain generalization").
+    """
+    spectrum = torch.fft.rfft2(films)
+    amplitude = spectrum.abs()
+    chosen = torch.rand(len(films), 1, 1, 1, device=films.device) < share
+    blend = torch.rand_like(chosen, dtype=films.dtype) * chosen
+    mixed = torch.lerp(amplitude, amplitude[torch.randperm(len(films), device=films.device)], blend)
+    return torch.fft.irfft2(torch.polar(mixed, spectrum.angle()), s=films.shape[-2:]).clamp(0, 1)
+
+
+def coarsen(films: torch.Tensor, share: float) -> torch.Tensor:
+    """Scale a share of the films down, to .25 to 1 of the side, and up again: sharpness tells their original size."""
+    side = round(films.shape[-1] * float(torch.empty(()).uniform_(0.25, 1)))
+    small = interpolate(films, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    coarse = interpolate(small, size=films.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(torch.rand(len(films), 1, 1, 1, device=films.device) < share, coarse, films)
+
+
+def add_grain(films: torch.Tensor, share: float) -> torch.Tensor:
+    """Gaussian noise on a share of the films, of a deviation of up to STRONGEST_GRAIN drawn for each."""
+    chosen = torch.rand(len(films), 1, 1, 1, device=films.device) < share
+    deviation = STRONGEST_GRAIN * torch.rand_like(films[:, :1, :1, :1]) * chosen
+    return films + deviation * torch.randn_like(films)

@@ -1,5 +1,7 @@
 """The trained model becomes a calibrated checkpoint folder that carries its operating points."""
 
+import os
+import platform
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import yaml
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from pneumo_hf.config import Arguments
+from pneumo_hf.config import Arguments, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.thresholds import DEFAULT, choose_thresholds, operating_points
@@ -51,6 +53,21 @@ def save_calibrated(
     }
     model.config.save_pretrained(folder)
     return Predictor(folder, device=str(device))
+
+
+def training_facts(arguments: XrayTrainingArguments, seconds: float) -> dict:
+    """What a table of runs says beside the figures: the seed, the time this process took, and the machine."""
+    if arguments.device.type == "cuda":
+        machine = f"{arguments.world_size} x {torch.cuda.get_device_name()}"
+    else:
+        machine = f"{os.cpu_count()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "seed": arguments.seed,
+        "seconds": round(seconds),
+        "machine": machine,
+        "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
+        "resumed": bool(arguments.resume_from_checkpoint),  # then the time is that of the last part
+    }
 
 
 def write_recipe(arguments: Arguments, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch.nn.functional import log_softmax, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, one_hot
 
 
 def class_weights(labels: np.ndarray) -> torch.Tensor:
@@ -28,6 +28,13 @@ def weighted_loss(
         targets * log_probs * (1 - log_probs.exp()).clamp_min(1e-6) ** focal_gamma
     )  # [B, C]; no slope at 0 is infinite
     return -(terms if weights is None else terms * weights).sum() / len(logits)
+
+
+def subtype_loss(logits: torch.Tensor, viral: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of virus against bacteria `[B]`, over the films that are known to be one (`viral` 1 or 0)."""
+    known = viral >= 0
+    terms = binary_cross_entropy_with_logits(logits[known], viral[known].to(logits.dtype), reduction="sum")
+    return terms / len(logits)
 
 
 def soft_targets(labels: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:

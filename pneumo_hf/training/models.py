@@ -88,6 +88,17 @@ def final_linear(model: PreTrainedModel) -> nn.Linear:
     return [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
 
 
+def resize_head(model: PreTrainedModel, outputs: int) -> None:
+    """Give the classifier more outputs, which start from zero, or take the last ones away; the first ones stay."""
+    linear = final_linear(model)
+    for name in ("weight", "bias"):
+        old = getattr(linear, name)
+        new = old.new_zeros(outputs, *old.shape[1:])
+        new[: len(old)] = old.detach()[:outputs]
+        setattr(linear, name, nn.Parameter(new))
+    linear.out_features = outputs
+
+
 def weight_layers(model: PreTrainedModel) -> list[list[nn.Module]]:
     """The layers with weights from the input to the classifier, each with the normalisation that follows it."""
     layers = []

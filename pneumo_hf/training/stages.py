@@ -17,13 +17,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_pt_utils import get_parameter_names
 
-from pneumo_hf.config import InputError, XrayTrainingArguments
+from pneumo_hf.config import LABELS, InputError, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights
-from pneumo_hf.training.models import final_linear, freeze_below, freeze_statistics, weight_layers
+from pneumo_hf.training.models import final_linear, freeze_below, freeze_statistics, resize_head, weight_layers
 from pneumo_hf.training.trainer import XrayTrainer
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,11 @@ def train(
         _write_history(history, arguments)
     elif resumed:
         history += _read_history(arguments)
+    probed = _probed_weights(model, arguments, resumed)
     if arguments.num_train_epochs > 0:
         history += [{"stage": 2, **row} for row in fine_tune(model, image_processor, films, arguments, resumed)]
+    if probed:
+        interpolate_weights(model, probed, arguments.fine_tuned_share)
     return history
 
 
@@ -126,6 +129,8 @@ def fine_tune(
 ) -> list[dict]:
     """Stage two: all or the top layers, with layer-wise decaying rates and strong augmentation."""
     logger.info("stage 2: fine-tuning, at most %g epochs%s", arguments.num_train_epochs, " (resumed)" * bool(resumed))
+    if arguments.subtype_weight:
+        resize_head(model, len(LABELS) + 1)
     freeze_below(model, arguments.unfreeze_layers)
     if arguments.freeze_batch_norm:
         freeze_statistics(model)
@@ -145,7 +150,19 @@ def fine_tune(
         class_weights=_weights(films, arguments),
     )
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    resize_head(model, len(LABELS))
     return trainer.state.log_history
+
+
+def interpolate_weights(model: PreTrainedModel, probed: dict[str, torch.Tensor], share: float) -> None:
+    """Set the weights to `share` of the way from the probed ones to the model's own.
+
+    Half-way weights keep more of what the backbone knew of other pictures (WiSE-FT, Wortsman et al. 2022).
+    """
+    state = model.state_dict()
+    for name, values in state.items():
+        if values.is_floating_point():
+            values.copy_(torch.lerp(probed[name].to(values), values, share))
 
 
 def undersample(films: FilmDataset, seed: int) -> FilmDataset:
@@ -272,6 +289,22 @@ def write_history(history: list[dict], path: Path) -> None:
 def _weights(films: dict[str, FilmDataset], arguments: XrayTrainingArguments) -> torch.Tensor | None:
     wanted = arguments.class_weights and arguments.sampling != "balanced"  # which weights the labels already
     return class_weights(films["train"].labels) if wanted else None
+
+
+def _probed_weights(
+    model: PreTrainedModel, arguments: XrayTrainingArguments, resumed: Path | None
+) -> dict[str, torch.Tensor] | None:
+    """A copy of the weights between the stages, kept on disk for a killed run; None where it will not be needed."""
+    if arguments.fine_tuned_share == 1:
+        return None
+    path = Path(arguments.output_dir) / CHECKPOINTS / "probed.pt"
+    if arguments.process_index == 0 and not resumed:
+        torch.save(model.state_dict(), path)
+    return (
+        {name: values.detach().cpu().clone() for name, values in model.state_dict().items()}
+        if not resumed
+        else torch.load(path, map_location="cpu", weights_only=True)
+    )
 
 
 def _write_history(history: list[dict], arguments: XrayTrainingArguments) -> None:

@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 from pneumo_hf.config import LABELS
 from pneumo_hf.evaluation.metrics import ranking_metrics
 from pneumo_hf.inference.predictor import probability_of
-from pneumo_hf.training.losses import mix, soft_targets, weighted_loss
+from pneumo_hf.training.losses import mix, soft_targets, subtype_loss, weighted_loss
 
 
 class XrayTrainer(Trainer):
@@ -41,8 +41,12 @@ class XrayTrainer(Trainer):
             if arguments.mixup:
                 pixels, targets = mix(pixels, targets, arguments.mixup)
         outputs = model(pixel_values=self.prepare(pixels))
+        logits = outputs.logits.float()
+        outputs.logits = logits[:, : len(LABELS)]  # the auxiliary one is for training alone
         gamma = arguments.focal_gamma if arguments.loss == "focal" else 0.0
-        loss = weighted_loss(outputs.logits.float(), targets, self.class_weights, gamma)
+        loss = weighted_loss(outputs.logits, targets, self.class_weights, gamma)
+        if model.training and logits.shape[1] > len(LABELS):
+            loss = loss + arguments.subtype_weight * subtype_loss(logits[:, -1], inputs["viral"])
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:

@@ -1,0 +1,94 @@
+"""Films as a poorer machine would have made them: what a score must bear, and a stand-in for another hospital."""
+
+import io
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from kornia.filters import gaussian_blur2d
+from kornia.geometry import rotate
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.inference.predictor import Predictor
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def _brighter(films: torch.Tensor, factor: float) -> torch.Tensor:
+    return 255 - (255 - films) * factor
+
+
+def _lower_contrast(films: torch.Tensor, factor: float) -> torch.Tensor:
+    middle = films.mean(dim=(1, 2, 3), keepdim=True)
+    return middle + (films - middle) * factor
+
+
+def _noise(films: torch.Tensor, deviation: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)  # of a film's place in its batch: the same at every call
+    return films + deviation * torch.randn(films.shape, generator=generator).to(films.device)
+
+
+def _blur(films: torch.Tensor, share: float) -> torch.Tensor:
+    sigma = share * films.shape[-1]
+    size = 2 * round(3 * sigma) + 1
+    return gaussian_blur2d(films, (size, size), (sigma, sigma))
+
+
+def _jpeg(films: torch.Tensor, quality: int) -> torch.Tensor:
+    def compress(film: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(film).save(file, "JPEG", quality=quality)
+        return np.asarray(Image.open(file))
+
+    pixels = films.round().to(torch.uint8).cpu().numpy()[:, 0]
+    return torch.from_numpy(np.stack([compress(film) for film in pixels]))[:, None].float().to(films.device)
+
+
+def _downscale(films: torch.Tensor, share: float) -> torch.Tensor:
+    side = max(8, round(films.shape[-1] * share))
+    small = interpolate(films, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    return interpolate(small, size=films.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _rotate(films: torch.Tensor, degrees: float) -> torch.Tensor:
+    return rotate(films, torch.full((len(films),), float(degrees), device=films.device))
+
+
+# What is done, and how strongly at severities 1 to 5. Blur is a share of the side: the same at any size.
+CORRUPTIONS: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], tuple[float, ...]]] = {
+    "darker": (torch.mul, (0.85, 0.7, 0.55, 0.4, 0.3)),
+    "brighter": (_brighter, (0.85, 0.7, 0.55, 0.4, 0.3)),
+    "contrast": (_lower_contrast, (0.8, 0.65, 0.5, 0.4, 0.3)),
+    "noise": (_noise, (4, 8, 12, 18, 26)),
+    "blur": (_blur, (0.003, 0.005, 0.007, 0.01, 0.014)),
+    "jpeg": (_jpeg, (50, 30, 20, 12, 7)),
+    "downscaling": (_downscale, (0.7, 0.5, 0.4, 0.3, 0.2)),
+    "rotation": (_rotate, (3, 6, 10, 15, 25)),
+}
+
+
+def corrupt(films: torch.Tensor, kind: str, severity: int) -> torch.Tensor:
+    """Films `[B, 1, H, W]` uint8, spoilt in one way of CORRUPTIONS at a severity of 1 to 5: the same shape and type.
+
+    After Hendrycks and Dietterich 2019, with kinds and strengths for films.
+    """
+    spoil, strengths = CORRUPTIONS[kind]
+    spoilt = spoil(films.float(), strengths[severity - 1])
+    return spoilt.round().clamp(0, 255).to(torch.uint8)
+
+
+def score_corrupted(
+    predictor: Predictor, films: FilmDataset, severities: tuple[int, ...] = SEVERITIES
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """`(kind, severity, logits [N, 2])` for every corruption of the films at every severity."""
+    for kind in CORRUPTIONS:
+        for severity in severities:
+            batches = [
+                predictor.logits(corrupt(films.__getitems__(rows)["pixel_values"], kind, severity))
+                for rows in np.array_split(
+                    np.arange(len(films)), range(predictor.batch_size, len(films), predictor.batch_size)
+                )
+            ]
+            yield kind, severity, np.concatenate(batches)
