@@ -85,18 +85,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.columns import assert_every_label, parse_label_map
     from pneumo_hf.data.pixels import decode_films
     from pneumo_hf.data.sources import load_data
+    from pneumo_hf.evaluation.ensemble import load_predictor
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
-    from pneumo_hf.inference.predictor import Predictor
 
     data = load_data(arguments.data, label_map=parse_label_map(arguments.label_map))
     if arguments.split not in data:
         raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
-    predictor = Predictor(arguments.model, arguments.device)
-    films, rejected = decode_films(data[arguments.split], predictor.image_processor, arguments.cache_dir)
+    predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
+    table, views = data[arguments.split], []
+    for member in predictor.members:
+        films, rejected = decode_films(table, member.image_processor, arguments.cache_dir)
+        views.append(films)
     message = f"{arguments.data}: the {arguments.split} split has no {{}} films that can be read"
     assert_every_label(films.labels, LABELS, message)
-    names = (Path(arguments.model).name, Path(arguments.data).name, arguments.split)
-    metrics, rows = evaluate_films(predictor, films, *names)
+    model = " + ".join(Path(checkpoint).name for checkpoint in arguments.model)
+    metrics, rows = evaluate_films(predictor, views, model, Path(arguments.data).name, arguments.split)
     folder = Path(arguments.output_dir)
     write_split(folder, metrics, rows)
     write_csv(folder / "rejected.csv", ("path", "reason"), rejected)
@@ -112,10 +115,11 @@ def predict(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from pneumo_hf.data.sources import list_films
-    from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
+    from pneumo_hf.evaluation.ensemble import load_predictor
+    from pneumo_hf.inference.predictor import PREDICTION_COLUMNS
 
     rows = [row for path in arguments.paths for row in list_films(path)]
-    predictor = Predictor(arguments.model, arguments.device)
+    predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     unreadable = 0
@@ -182,13 +186,12 @@ def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
         "metrics.json, predictions, figures and index.html.",
     )
     sub.set_defaults(run=evaluate)
-    sub.add_argument("--model", required=True, help="a run folder of train_hf.py, or a Hub id")
+    _add_model_arguments(sub)
     sub.add_argument("--data", required=True, help=f"the films: {SOURCES}")
     sub.add_argument("--label_map", help=LABEL_MAP)
     sub.add_argument("--split", default="test", help="train, validation or test (default: test)")
     sub.add_argument("--output_dir", required=True, help="where the report goes")
     sub.add_argument("--cache_dir", default=DataArguments.cache_dir, help="where decoded films are kept")
-    sub.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
 
     sub = commands.add_parser(
         "predict",
@@ -197,9 +200,18 @@ def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
         "probability of pneumonia, prediction, flag, error. A film that cannot be read has its reason in `error`.",
     )
     sub.set_defaults(run=predict)
-    sub.add_argument("--model", required=True, help="a run folder of train_hf.py, or a Hub id")
+    _add_model_arguments(sub)
     sub.add_argument("paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards")
     sub.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
+
+
+def _add_model_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--model", required=True, action="append", metavar="CKPT",
+        help="a run folder of train_hf.py, or a Hub id; given several times, the ensemble of them (mean of the "
+        "logits, temperature and threshold refitted on their common validation films)",
+    )  # fmt: skip
+    sub.add_argument("--flip", action="store_true", help="average each film's score with its mirror image's")
     sub.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
 
 

@@ -32,6 +32,14 @@ class ModelArguments:
         },
     )
     image_size: int = field(default=224, metadata={"help": "Side of the square that the whole film is resized to."})
+    clahe: bool = field(default=False, metadata={"help": "Equalise every film's contrast locally before resizing."})
+    head_size: int = field(
+        default=0,
+        metadata={
+            "help": "Units of a hidden layer with ReLU and dropout before the classifier; 0 for none, which keeps the "
+            "checkpoint stock. For a ResNet."
+        },
+    )
     dropout: float = field(default=0.2, metadata={"help": "Dropout before the classifier, 0 to 1."})
 
 
@@ -252,6 +260,7 @@ def check_ranges(values: dict) -> None:
     ranges = {
         "image_size": (32, 1024),
         "dropout": (0, 0.95),
+        "head_size": (0, 10_000),
         "validation_fraction": (0.02, 0.5),
         "fold": (0, 49),
         "crop_scale": (0.01, 1),

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import gradio as gr
-import torch
+import numpy as np
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.app.reader import build_reader, write_examples
@@ -37,7 +37,7 @@ def build_app(predictor: Predictor, sample: Path) -> gr.Blocks:
 
 def serve(predictor: Predictor, sample: Path, host: str, port: int) -> None:
     """Answer on `http://host:port` until stopped."""
-    predictor.model(predictor.normalize(_blank(predictor)))  # warm, so that the first visitor does not wait
+    predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
     app = build_app(predictor, sample)
     try:
         app.queue(max_size=64).launch(
@@ -45,8 +45,3 @@ def serve(predictor: Predictor, sample: Path, host: str, port: int) -> None:
         )
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}, perhaps it is taken: choose another with --port") from error
-
-
-def _blank(predictor: Predictor) -> torch.Tensor:
-    size = predictor.image_processor.size
-    return torch.zeros(1, 1, size["height"], size["width"], dtype=torch.uint8, device=predictor.device)

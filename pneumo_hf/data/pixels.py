@@ -26,7 +26,7 @@ from pneumo_hf.imaging.quality import THUMBNAIL
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "3"  # raise it when load_xray, resize_film or fingerprint gives something else
+CODE_VERSION = "4"  # raise it when load_xray, resize_film or fingerprint gives something else
 
 
 VIRAL = {"bacteria": 0, "virus": 1}
@@ -190,7 +190,7 @@ def _decode_all(
 def _fingerprint(images: Sequence[dict], image_processor: BaseImageProcessor) -> str:
     """A key of the films' content (bytes; path, size and time of files), the processor's resizing and this code."""
     digest = hashlib.blake2b(digest_size=12)
-    resizing = {name: image_processor.to_dict()[name] for name in ("size", "resample", "do_resize")}
+    resizing = {name: image_processor.to_dict().get(name) for name in ("size", "resample", "do_resize", "clahe")}
     digest.update(json.dumps([CODE_VERSION, resizing], sort_keys=True, default=str).encode())
     archives = {}
     for image in images:

@@ -1,6 +1,7 @@
 """Scores of a labelled split become `metrics.json`, the predictions, the figures and one page that shows them."""
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,7 +46,7 @@ FIGURES = {
 
 def evaluate_films(
     predictor: Predictor,
-    films: FilmDataset,
+    views: Sequence[FilmDataset],
     model: str,
     dataset: str,
     split: str,
@@ -55,9 +56,11 @@ def evaluate_films(
 
     Args:
         predictor: whose decision threshold and operating points, chosen on validation, are applied.
+        views: the films as each of the predictor's members decodes them; of one checkpoint, one.
         floors: ROC AUC of models that see no lung, to stand beside the result.
     """
-    labels, probs = films.labels, probability_of(predictor.score_films(films))
+    films = views[0]
+    labels, probs = films.labels, probability_of(predictor.score_films(*views))
     thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
     metrics = {
         "model": model,

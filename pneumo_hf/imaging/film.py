@@ -26,17 +26,20 @@ class UnreadableFilmError(ValueError):
     """A film that cannot be read; the message is the reason in a few words, without the file's name."""
 
 
-def load_xray(source: XraySource) -> Image.Image:
+def load_xray(source: XraySource, clahe: bool = False) -> Image.Image:
     """Read a chest film as an 8-bit grey image (PIL mode "L"), whatever it came in.
 
     PNG, JPEG, TIFF, WebP and DICOM. 8-bit pixels pass untouched; deeper ones are rescaled to 0..255 by
     `to_uint8`; transparency is composited on black, the colour of a film's border; the EXIF orientation is applied.
-    Arrays are `[H, W]`, `[1, H, W]` or `[H, W, 3 | 4]`.
+    Arrays are `[H, W]`, `[1, H, W]` or `[H, W, 3 | 4]`. `clahe` equalises the contrast locally (`equalize`), as
+    the stock pipeline needs it for a checkpoint that was trained so; Predictor does it by itself.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnreadableFilmError: empty, truncated, no picture, or a DICOM that is no chest film; the message says which.
     """
+    if clahe:
+        return equalize(load_xray(source))
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
@@ -50,6 +53,15 @@ def load_xray(source: XraySource) -> Image.Image:
         except ValueError as error:
             raise UnreadableFilmError(str(error)) from error
     return _decode(content)
+
+
+def equalize(film: Image.Image) -> Image.Image:
+    """CLAHE, contrast-limited adaptive histogram equalisation (Zuiderveld 1994): 8 x 8 tiles, clip limit 2."""
+    from kornia.enhance import equalize_clahe  # with torch, which reading a film does without
+    from torch import from_numpy
+
+    grey = from_numpy(np.asarray(film, dtype=np.float32) / 255)[None, None]
+    return Image.fromarray((equalize_clahe(grey, 2.0, (8, 8))[0, 0] * 255).round().byte().numpy())
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

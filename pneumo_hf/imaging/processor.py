@@ -8,6 +8,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 
+from pneumo_hf.imaging.film import equalize
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -16,11 +18,12 @@ def load_image_processor(checkpoint: str | Path) -> BaseImageProcessor:
     return AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
 
 
-def make_image_processor(checkpoint: str | Path | None, image_size: int) -> ViTImageProcessorPil:
+def make_image_processor(checkpoint: str | Path | None, image_size: int, clahe: bool = False) -> ViTImageProcessorPil:
     """A fixed square of the whole film, with the checkpoint's own mean and standard deviation.
 
     The crops of the ConvNext and EfficientNet processors cut the lungs' edges, so theirs is not used. `None` is for a
-    network trained from scratch: ImageNet's mean and deviation.
+    network trained from scratch: ImageNet's mean and deviation. `clahe` is kept for `resize_film`; the stock pipeline
+    knows nothing of it, so its callers equalise the film themselves: `load_xray(path, clahe=True)`.
     """
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if checkpoint is not None:
@@ -29,13 +32,19 @@ def make_image_processor(checkpoint: str | Path | None, image_size: int) -> ViTI
         if own.to_dict().get("include_top"):  # EfficientNet's own normalises by the deviation twice
             std = [value * value for value in std]
     return ViTImageProcessorPil(
-        size={"height": image_size, "width": image_size}, image_mean=list(mean), image_std=list(std)
+        size={"height": image_size, "width": image_size}, image_mean=list(mean), image_std=list(std), clahe=clahe
     )
 
 
 def resize_film(film: Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:
     """The processor's resizing alone: `[1, H, W]` uint8. Normalised later it is what the stock pipeline feeds."""
+    if uses_clahe(image_processor):
+        film = equalize(film)
     return image_processor(film, do_rescale=False, do_normalize=False)["pixel_values"][0]
+
+
+def uses_clahe(image_processor: BaseImageProcessor) -> bool:
+    return bool(image_processor.to_dict().get("clahe"))
 
 
 class Normalize(torch.nn.Module):

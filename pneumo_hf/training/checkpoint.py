@@ -14,6 +14,7 @@ from pneumo_hf.config import Arguments, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.thresholds import DEFAULT, choose_thresholds, operating_points
+from pneumo_hf.imaging.processor import uses_clahe
 from pneumo_hf.inference.predictor import Predictor, probability_of
 from pneumo_hf.training.models import fold_temperature
 
@@ -43,7 +44,7 @@ def save_calibrated(
     model.config.preprocessing = {
         "film": "pneumo_hf.load_xray: one 8-bit grey image, the whole film",
         "size": [image_processor.size["height"], image_processor.size["width"]],
-        "clahe": False,
+        "clahe": uses_clahe(image_processor),
     }
     model.config.training_data = {
         "dataset": data.name,

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from pneumo_hf.config import LABELS, InputError, ModelArguments
 from pneumo_hf.imaging.processor import make_image_processor
+from pneumo_hf.inference.hidden_head import HiddenHeadResNet, HiddenHeadResNetConfig
 from pneumo_hf.training.backbones import EMBEDDED, embedded_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,10 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         config = ResNetConfig(
             layer_type="basic", embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], **names
         )
-        model, image_processor = ResNetForImageClassification(config), make_image_processor(None, arguments.image_size)
+        model, image_processor = (
+            ResNetForImageClassification(config),
+            make_image_processor(None, arguments.image_size, arguments.clahe),
+        )
     else:
         checkpoint = arguments.model_name_or_path
         if checkpoint == EMBEDDED:
@@ -41,7 +45,7 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
             model = AutoModelForImageClassification.from_pretrained(
                 checkpoint, num_labels=len(LABELS), ignore_mismatched_sizes=True, dtype=torch.float32, **names
             )
-            image_processor = make_image_processor(checkpoint, arguments.image_size)
+            image_processor = make_image_processor(checkpoint, arguments.image_size, arguments.clahe)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"cannot load {checkpoint}: no such local checkpoint, and the Hub does not give it or cannot be "
@@ -49,9 +53,12 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
             ) from error
         finally:
             transformers_logging.set_verbosity(verbosity)
+    if arguments.head_size:
+        model = with_hidden_head(model, arguments.head_size, arguments.dropout)
+    else:
+        set_dropout(model, arguments.dropout)
     _fresh_classifier(model)
     mend(model)
-    set_dropout(model, arguments.dropout)
     return model, image_processor
 
 
@@ -81,6 +88,26 @@ def set_dropout(model: PreTrainedModel, probability: float) -> None:
         raise InputError(
             f"{model.config.model_type} is not supported: a resnet, efficientnet or mobilenet_v2 checkpoint is"
         )
+
+
+def with_hidden_head(model: PreTrainedModel, size: int, dropout: float) -> HiddenHeadResNet:
+    """The same backbone with a hidden layer before the classifier: the one head that is not stock."""
+    if model.config.model_type != "resnet":
+        raise InputError(f"head_size is for a ResNet, and this is {model.config.model_type}: leave it out")
+    values = {
+        key: value for key, value in model.config.to_dict().items() if key not in ("model_type", "architectures")
+    }
+    config = HiddenHeadResNetConfig(**values, head_size=size, head_dropout=dropout)
+    larger = HiddenHeadResNet(config)
+    larger.resnet = model.resnet
+    return larger
+
+
+def classifier_head(model: PreTrainedModel) -> nn.Module:
+    """What turns pooled features `[B, F]` into logits, dropout and all: the very modules of the model."""
+    if isinstance(model.classifier, nn.Linear):
+        return nn.Sequential(model.dropout, model.classifier)
+    return model.classifier
 
 
 def final_linear(model: PreTrainedModel) -> nn.Linear:

@@ -23,7 +23,7 @@ from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights
-from pneumo_hf.training.models import final_linear, freeze_below, freeze_statistics, resize_head, weight_layers
+from pneumo_hf.training.models import classifier_head, freeze_below, freeze_statistics, resize_head, weight_layers
 from pneumo_hf.training.trainer import XrayTrainer
 
 logger = logging.getLogger(__name__)
@@ -200,17 +200,16 @@ def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> 
 
 
 class ProbeModel(nn.Module):
-    """The model's dropout and last linear layer, the very ones, on features `[B, F]`."""
+    """The model's head, the very modules, on features `[B, F]`."""
 
     accepts_loss_kwargs = False
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        dropouts = [m for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "encoder" not in name]
-        self.dropout, self.linear = dropouts[-1], final_linear(model)
+        self.head = classifier_head(model)
 
     def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
-        return ImageClassifierOutput(logits=self.linear(self.dropout(pixel_values)))
+        return ImageClassifierOutput(logits=self.head(pixel_values))
 
 
 class FeatureDataset(torch.utils.data.Dataset):
@@ -298,13 +297,11 @@ def _probed_weights(
     if arguments.fine_tuned_share == 1:
         return None
     path = Path(arguments.output_dir) / CHECKPOINTS / "probed.pt"
-    if arguments.process_index == 0 and not resumed:
-        torch.save(model.state_dict(), path)
-    return (
-        {name: values.detach().cpu().clone() for name, values in model.state_dict().items()}
-        if not resumed
-        else torch.load(path, map_location="cpu", weights_only=True)
-    )
+    if not resumed:
+        with arguments.main_process_first():
+            if arguments.process_index == 0:
+                torch.save(model.state_dict(), path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _write_history(history: list[dict], arguments: XrayTrainingArguments) -> None:

@@ -1,0 +1,61 @@
+"""One checkpoint or several become a predictor; of several, temperature and thresholds are fitted on validation."""
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.special import logit
+from transformers.utils import cached_file
+
+from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.evaluation.calibration import fit_temperature
+from pneumo_hf.evaluation.thresholds import DEFAULT, choose_thresholds, operating_points
+from pneumo_hf.inference.predictor import Ensemble, Predictor, mean_logits, probability_of
+
+logger = logging.getLogger(__name__)
+
+VALIDATION = "report/predictions_validation.csv"
+
+
+def load_predictor(checkpoints: Sequence[str | Path], device: str | None = None, flip: bool = False) -> Predictor:
+    """The predictor of one checkpoint, or of the mean logits of several.
+
+    The temperature and the operating points of several come from the validation predictions beside the checkpoints,
+    if those are of the same films (runs of one `split_seed`); else nothing is chosen, the threshold is .5, and a
+    warning says so.
+    """
+    members = [Predictor(checkpoint, device, flip=flip) for checkpoint in checkpoints]
+    if len(members) == 1:
+        return members[0]
+    tables = [_read_validation(checkpoint) for checkpoint in checkpoints]
+    if None in tables or any(table.keys() != tables[0].keys() for table in tables):
+        logger.warning(
+            "the checkpoints carry no predictions of common validation films (train them with one split_seed): the "
+            "ensemble's scores are not calibrated, and its threshold is .5"
+        )
+        return Ensemble(members, 1.0, 0.5, None)
+    labels = np.array([label for label, _ in tables[0].values()])
+    odds = np.array([[table[film][1] for film in tables[0]] for table in tables])  # [M, N]
+    logits = mean_logits(np.stack([np.zeros_like(odds), odds], axis=-1))
+    temperature = fit_temperature(logits, labels)
+    probs = probability_of(logits / temperature)
+    thresholds = choose_thresholds(labels, probs)
+    return Ensemble(members, temperature, thresholds[DEFAULT], operating_points(labels, probs, thresholds))
+
+
+def _read_validation(checkpoint: str | Path) -> dict[str, tuple[int, float]] | None:
+    """`{film: (label, log odds)}` of a checkpoint's validation films; None where the checkpoint has no such file."""
+    try:
+        path = cached_file(str(checkpoint), VALIDATION, _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        return None
+    if path is None:
+        return None
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return {row["path"]: (LABELS.index(row["label"]), float(logit(float(row["probability"])))) for row in rows}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} is no predictions file of a validation split") from error
