@@ -17,7 +17,8 @@ from pneumo_hf.evaluation.report import evaluate_films, write_report, write_spli
 from pneumo_hf.hub.card import write_card
 from pneumo_hf.training.checkpoint import save_calibrated, training_facts, write_recipe
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.stages import end_processes, remove_checkpoints, start_run, train, write_history
+from pneumo_hf.training.run_folder import end_processes, remove_checkpoints, start_run, write_history
+from pneumo_hf.training.stages import train
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ def main(arguments: Arguments) -> None:
     data, copies = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
     model, image_processor = load_model(model_args, data_args.cache_dir)
     with training_args.main_process_first():
-        films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
+        seed = training_args.seed if data_args.split_seed is None else data_args.split_seed
+        films, rejected = decode_splits(data, image_processor, data_args, seed)
     history = train(model, image_processor, films, training_args)
     facts = training_facts(training_args, time.monotonic() - start)
 

@@ -22,47 +22,42 @@ from pneumo_hf.evaluation.robustness import score_corrupted
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training.checkpoint import save_calibrated, training_facts
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.stages import start_run, train
+from pneumo_hf.training.run_folder import start_run
+from pneumo_hf.training.stages import train
 
 ROOT = Path(__file__).parents[1]
-BASE = [
-    "--config",
-    str(ROOT / "configs" / "flagship_efficientnet.yaml"),
-    "--image_size",
-    "112",
-    "--num_train_epochs",
-    "3",
-]
+SMALL = ["--image_size", "112", "--num_train_epochs", "2"]  # so that there can be many
 SEVERITY = 3
 SENSITIVITY = 0.97  # at which specificity is compared
 IDEAS = {
     "base": [],
+    "mild augmentation": ["--crop_scale", "0.8", "--jitter", "0", "--blur", "0"],
+    "mild augmentation, mirrored": ["--crop_scale", "0.8", "--jitter", "0", "--blur", "0", "--horizontal_flip", "0.5"],
     "grain": ["--noise", "0.5"],
     "styles mixed": ["--style_mix", "0.5"],
     "coarsened": ["--coarsen", "0.5"],
     "grain, styles mixed, coarsened": ["--noise", "0.5", "--style_mix", "0.5", "--coarsen", "0.5"],
     "half-way to the probe": ["--fine_tuned_share", "0.5"],
+    "all layers": ["--unfreeze_layers", "-1"],
+    "BatchNorm statistics learnt": ["--freeze_batch_norm", "false"],
+    "no probe": ["--probe_epochs", "0"],
+    "one rate for all layers": ["--layer_decay", "1"],
     "auxiliary target virus or bacteria": ["--subtype_weight", "0.5"],
     "no averaged weights": ["--ema_decay", "0"],
-    "no probe": ["--probe_epochs", "0"],
-    "crops down to .3": ["--crop_scale", "0.3"],
-    "crops down to .8": ["--crop_scale", "0.8"],
-    "crops down to .06": ["--crop_scale", "0.06"],
-    "stronger exposure jitter": ["--jitter", "0.6"],
-    "no exposure jitter": ["--jitter", "0"],
+    "crops down to .1": ["--crop_scale", "0.1"],
     "mirrored": ["--horizontal_flip", "0.5"],
+    "stronger exposure jitter": ["--jitter", "0.6"],
     "mixup": ["--mixup", "0.2"],
     "smoothed labels": ["--label_smoothing_factor", "0.05"],
-    "BatchNorm statistics learnt": ["--freeze_batch_norm", "false"],
     "no class weights": ["--class_weights", "false"],
     "random validation": ["--validation", "random"],
 }
 
 
-def measure(overrides: list[str], given: list[str]) -> dict:
+def measure(recipe: list[str]) -> dict:
     """Train one variant and score its validation films, clean and spoilt."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = parse_args([*BASE, *overrides, *given, "--output_dir", folder])
+        arguments = parse_args([*recipe, "--output_dir", folder])
         model_args, data_args, training_args = arguments
         start_run(training_args)
         set_seed(training_args.seed)
@@ -76,7 +71,7 @@ def measure(overrides: list[str], given: list[str]) -> dict:
         validation = films["validation"]
         spoilt = {kind: logits for kind, _, logits in score_corrupted(predictor, validation, (SEVERITY,))}
         logits = {"clean": predictor.score_films(validation), **spoilt}
-    row = {"overrides": overrides, **facts, "films": len(validation)}
+    row = {**facts, "films": len(validation)}
     row["roc_auc"] = {kind: float(roc_auc_score(validation.labels, probability_of(x))) for kind, x in logits.items()}
     row["roc_auc_spoilt"] = float(np.mean([row["roc_auc"][kind] for kind in spoilt]))
     labels, probs = np.tile(validation.labels, len(logits)), probability_of(np.concatenate(list(logits.values())))
@@ -93,17 +88,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="Kaggle's zip or folder, whole")
     parser.add_argument("--only", nargs="*", choices=IDEAS, help="these ideas alone")
-    parser.add_argument("--output", default=str(ROOT / "benchmarks" / "results" / "ablations.json"))
+    parser.add_argument("--config", default=str(ROOT / "configs" / "flagship.yaml"), help="the base recipe")
     arguments, given = parser.parse_known_args()
-    output = Path(arguments.output)
+    output = ROOT / "benchmarks" / "results" / f"ablations_{Path(arguments.config).stem}.json"
     result = json.loads(output.read_text()) if output.exists() else {"ratios": {}, "rows": {}}
+    rows, ratios = result["rows"], result["ratios"]
     for idea in arguments.only or IDEAS:
-        if idea not in result["rows"]:
-            result["rows"][idea] = measure(IDEAS[idea], ["--dataset", arguments.dataset, *given])
-            base = result["rows"].get("base", result["rows"][idea])
-            result["ratios"][idea] = (1 - result["rows"][idea]["roc_auc_spoilt"]) / (1 - base["roc_auc_spoilt"])
-            output.write_text(json.dumps(result, indent=2) + "\n")
-            print(idea, json.dumps(result["rows"][idea]["pooled"]), result["rows"][idea]["roc_auc_spoilt"], flush=True)
+        if idea in rows:
+            continue
+        recipe = ["--config", arguments.config, *SMALL, *IDEAS[idea], "--dataset", arguments.dataset, *given]
+        rows[idea] = {"overrides": " ".join(IDEAS[idea]), **measure(recipe)}
+        base = rows.get("base", rows[idea])
+        ratios[idea] = (1 - rows[idea]["pooled"]["roc_auc"]) / (1 - base["pooled"]["roc_auc"])  # of what is missing
+        output.write_text(json.dumps(result, indent=2) + "\n")
+        print(
+            f"{idea}: pooled ROC AUC {rows[idea]['pooled']['roc_auc']:.4f}, {ratios[idea]:.2f} of the base's loss",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands: `python -m pneumo_hf audit | evaluate | predict | prepare`, also installed as `pneumo-hf`."""
+"""The commands, `python -m pneumo_hf audit | prepare | evaluate | predict | compare | tune`, also as `pneumo-hf`."""
 
 import argparse
 import csv
@@ -137,11 +137,46 @@ def predict(arguments: argparse.Namespace) -> None:
         raise InputError(f"none of the films could be read; the reasons are in {output}")
 
 
+def compare(arguments: argparse.Namespace) -> None:
+    """Set runs on the same films side by side."""
+    from pneumo_hf.evaluation.compare import compare as compare_runs
+
+    folder = Path(arguments.output_dir)
+    compare_runs(arguments.runs, folder)
+    print((folder / "compare.md").read_text())
+    logger.info("the page: %s", folder / "index.html")
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Search the learning rate of a recipe on validation."""
+    from transformers import set_seed
+
+    from pneumo_hf.config import parse_args
+    from pneumo_hf.data.columns import parse_label_map
+    from pneumo_hf.data.merge import load_sources
+    from pneumo_hf.data.pixels import decode_splits
+    from pneumo_hf.training.models import load_model
+    from pneumo_hf.training.run_folder import start_run
+    from pneumo_hf.training.tune import search_learning_rate
+
+    model_args, data_args, training_args = parse_args(arguments.rest)
+    start_run(training_args)
+    set_seed(training_args.seed)
+    data, _ = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
+    model, image_processor = load_model(model_args, data_args.cache_dir)
+    films, _ = decode_splits(data, image_processor, data_args, training_args.seed)
+    result = search_learning_rate(model, image_processor, films, training_args, arguments.trials)
+    for trial in sorted(result["trials"], key=lambda trial: -trial["roc_auc"]):
+        logger.info("learning rate %.2e: validation ROC AUC %.4f", trial["learning_rate"], trial["roc_auc"])
+    logger.info("use it: train_hf.py ... --learning_rate %.2e", result["best"]["learning_rate"])
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="pneumo-hf", description=f"Pneumonia or normal on chest X-rays. {DISCLAIMER}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_data_commands(commands)
     _add_checkpoint_commands(commands)
+    _add_training_commands(commands)
     return parser
 
 
@@ -205,6 +240,30 @@ def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
 
 
+def _add_training_commands(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "compare",
+        help="one table of several runs on the same films, with paired tests",
+        description="Set runs on the same films side by side: figures with intervals, DeLong's test for the ROC areas "
+        "and McNemar's for the decisions against the best run, and the shortcut floors as the last rows. Writes "
+        "compare.json, compare.md, forest.png and index.html.",
+    )
+    sub.set_defaults(run=compare)
+    sub.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train_hf.py, or reports of evaluate")
+    sub.add_argument("--output_dir", required=True, help="where the comparison goes")
+
+    sub = commands.add_parser(
+        "tune",
+        help="search the learning rate of a recipe on validation",
+        usage="pneumo-hf tune --config configs/X.yaml [--trials 20] [--field value ...]",
+        description="Fine-tune a recipe at several learning rates, from the same probe, and tell which gave the best "
+        "validation ROC AUC: tune.json in the recipe's output_dir, beside tune.db, from which a killed search goes "
+        "on. Every field of train_hf.py is accepted. Needs optuna.",
+    )
+    sub.set_defaults(run=tune)
+    sub.add_argument("--trials", type=int, default=20, help="finished trials to end at (default: 20)")
+
+
 def _add_model_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--model", required=True, action="append", metavar="CKPT",
@@ -234,7 +293,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with one_line_errors():
-        arguments = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+        arguments, rest = make_parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+        if rest and arguments.run is not tune:
+            raise InputError(f"unknown argument: {rest[0]} (--help lists those of the command)")
+        arguments.rest = rest  # of tune: a recipe and its overrides, as for train_hf.py
         arguments.run(arguments)
 
 

@@ -4,6 +4,7 @@ import argparse
 import csv
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,10 @@ class DataArguments:
     fold: int = field(
         default=0,
         metadata={"help": "Which of the 1 / validation_fraction folds is held out: 0, 1, ... for cross-validation."},
+    )
+    split_seed: int | None = field(
+        default=None,
+        metadata={"help": "Seed of the split alone, by default --seed: runs of one split can be an ensemble."},
     )
     cache_dir: str = field(
         default=str(Path("~") / ".cache" / "pneumo_hf"),
@@ -160,6 +165,20 @@ class XrayTrainingArguments(TrainingArguments):
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many epochs without a better validation ROC AUC; 0 for never."}
     )
+    teachers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoints whose mean answer to each augmented film is the target of stage two, in place of its "
+            "label: one student learns what an ensemble knows."
+        },
+    )
+    operating_point: str = field(
+        default="youden",
+        metadata={"help": "What the decision threshold is chosen by: youden, sensitivity@0.95, specificity@0.9, ..."},
+    )
+    half_precision_weights: bool = field(
+        default=False, metadata={"help": "Save convolutions as float16: half the size; they load as float32."}
+    )
     crop_scale: float = field(
         default=0.15, metadata={"help": "Smallest share of the film that RandomResizedCrop keeps; 1 for no crop."}
     )
@@ -239,7 +258,17 @@ def make_parser() -> HfArgumentParser:
         "--gradient_accumulation_steps, ...), in the recipe or here; the command line wins.",
     )
     parser.add_argument("--config", help="A YAML recipe; what is given beside it overrides it.")
-    own = {"config", "help", "gradient_accumulation_steps", "bf16", "use_cpu", "resume_from_checkpoint"}
+    own = {
+        "config",
+        "help",
+        "gradient_accumulation_steps",
+        "activation_checkpointing",
+        "torch_compile",
+        "report_to",
+        "bf16",
+        "use_cpu",
+        "resume_from_checkpoint",
+    }
     for cls in (ModelArguments, DataArguments, XrayTrainingArguments):
         own |= {f.name for f in fields(cls) if f.name in cls.__annotations__ and "help" in f.metadata}
     for action in parser._actions:
@@ -291,6 +320,13 @@ def check_ranges(values: dict) -> None:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
     if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:
         raise InputError("ema_decay needs eval_strategy and save_strategy epoch")
+    if not re.fullmatch(r"youden|(sensitivity|specificity)@(0?\.\d+|1(\.0*)?)", values["operating_point"]):
+        raise InputError(
+            f"operating_point is {values['operating_point']}: youden, sensitivity@0.95 or specificity@0.95"
+        )
+    for key in ("activation_checkpointing", "gradient_checkpointing"):  # the new name and the old
+        if values[key] and not values["freeze_batch_norm"]:
+            raise InputError(f"{key} runs each block twice: it needs freeze_batch_norm true")
     if values["early_stopping_patience"] and not values["load_best_model_at_end"]:
         raise InputError("early stopping looks for the best epoch: load_best_model_at_end true, or patience 0")
 

@@ -11,12 +11,13 @@ from transformers.utils import cached_file
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.evaluation.calibration import fit_temperature
-from pneumo_hf.evaluation.thresholds import DEFAULT, choose_thresholds, operating_points
+from pneumo_hf.evaluation.thresholds import DEFAULT, NAMED, choose_thresholds, operating_points
 from pneumo_hf.inference.predictor import Ensemble, Predictor, mean_logits, probability_of
 
 logger = logging.getLogger(__name__)
 
 VALIDATION = "report/predictions_validation.csv"
+EPSILON = 1e-12
 
 
 def load_predictor(checkpoints: Sequence[str | Path], device: str | None = None, flip: bool = False) -> Predictor:
@@ -35,14 +36,16 @@ def load_predictor(checkpoints: Sequence[str | Path], device: str | None = None,
             "the checkpoints carry no predictions of common validation films (train them with one split_seed): the "
             "ensemble's scores are not calibrated, and its threshold is .5"
         )
-        return Ensemble(members, 1.0, 0.5, None)
+        return Ensemble(members, 1.0, 0.5, "default", None)
     labels = np.array([label for label, _ in tables[0].values()])
     odds = np.array([[table[film][1] for film in tables[0]] for table in tables])  # [M, N]
     logits = mean_logits(np.stack([np.zeros_like(odds), odds], axis=-1))
     temperature = fit_temperature(logits, labels)
     probs = probability_of(logits / temperature)
-    thresholds = choose_thresholds(labels, probs)
-    return Ensemble(members, temperature, thresholds[DEFAULT], operating_points(labels, probs, thresholds))
+    method = members[0].method if len({member.method for member in members}) == 1 else DEFAULT
+    thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, method)))
+    points = operating_points(labels, probs, thresholds)
+    return Ensemble(members, temperature, thresholds[method], method, points)
 
 
 def _read_validation(checkpoint: str | Path) -> dict[str, tuple[int, float]] | None:
@@ -56,6 +59,10 @@ def _read_validation(checkpoint: str | Path) -> dict[str, tuple[int, float]] | N
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        return {row["path"]: (LABELS.index(row["label"]), float(logit(float(row["probability"])))) for row in rows}
+        return {row["path"]: (LABELS.index(row["label"]), _log_odds(float(row["probability"]))) for row in rows}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is no predictions file of a validation split") from error
+
+
+def _log_odds(probability: float) -> float:
+    return float(logit(np.clip(probability, EPSILON, 1 - EPSILON)))  # 1.0 in the file is not certainty

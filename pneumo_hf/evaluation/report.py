@@ -14,7 +14,7 @@ from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.shortcuts import Floors
 from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals
 from pneumo_hf.evaluation.plots import save_figures
-from pneumo_hf.evaluation.thresholds import DEFAULT, operating_points
+from pneumo_hf.evaluation.thresholds import operating_points
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor, prediction_rows, probability_of
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pillow")
@@ -72,7 +72,7 @@ def evaluate_films(
         "metrics": metrics_with_intervals(labels, probs, predictor.threshold, films.patient_ids),
         "decision_threshold": {
             "value": predictor.threshold,
-            "method": DEFAULT if predictor.calibrated else "default",
+            "method": predictor.method,
             "chosen_on": "validation" if predictor.calibrated else "nothing: the checkpoint carries none",
         },
         "confusion_matrix": confusion(labels, probs >= predictor.threshold),

@@ -62,7 +62,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], tupl
     "brighter": (_brighter, (0.85, 0.7, 0.55, 0.4, 0.3)),
     "contrast": (_lower_contrast, (0.8, 0.65, 0.5, 0.4, 0.3)),
     "noise": (_noise, (4, 8, 12, 18, 26)),
-    "blur": (_blur, (0.003, 0.005, 0.007, 0.01, 0.014)),
+    "blur": (_blur, (0.004, 0.006, 0.008, 0.011, 0.015)),
     "jpeg": (_jpeg, (50, 30, 20, 12, 7)),
     "downscaling": (_downscale, (0.7, 0.5, 0.4, 0.3, 0.2)),
     "rotation": (_rotate, (3, 6, 10, 15, 25)),

@@ -1,28 +1,42 @@
 """Operating points: thresholds chosen on validation, by name, and what they give on any split."""
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.metrics import roc_curve
 
 from pneumo_hf.evaluation.metrics import weighted_metrics
 
 DEFAULT = "youden"
-TARGET = 0.95  # of the two points named after it
+NAMED = (DEFAULT, "sensitivity@0.95", "specificity@0.95")  # what every checkpoint carries
 
 
-def choose_thresholds(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
+def choose_thresholds(labels: np.ndarray, probs: np.ndarray, names: Sequence[str] = NAMED) -> dict[str, float]:
     """Thresholds on validation scores: `{name: threshold}`, each midway between two neighbouring scores.
 
     `youden` has the largest sensitivity + specificity - 1 (Youden 1950), the middle of the tied ones;
-    `sensitivity@0.95` the highest threshold with at least that sensitivity; `specificity@0.95` the lowest with at
-    least that specificity.
+    `sensitivity@X` is the highest threshold with at least that sensitivity; `specificity@X` the lowest with at least
+    that specificity.
     """
     fpr, tpr, cuts = roc_curve(labels, probs, drop_intermediate=False)
-    best = np.flatnonzero(np.isclose(tpr - fpr, np.max(tpr - fpr)))
-    return {
-        "youden": _between(probs, cuts[best[len(best) // 2]]),
-        f"sensitivity@{TARGET}": _between(probs, cuts[np.argmax(tpr >= TARGET)]),
-        f"specificity@{TARGET}": _between(probs, cuts[np.flatnonzero(1 - fpr >= TARGET)[-1]]),
-    }
+    chosen = {}
+    for name in names:
+        if name == DEFAULT:
+            best = np.flatnonzero(np.isclose(tpr - fpr, np.max(tpr - fpr)))
+            index = best[len(best) // 2]
+        elif name.startswith("sensitivity@"):
+            index = np.argmax(tpr >= target_of(name))
+        else:
+            index = np.flatnonzero(1 - fpr >= target_of(name))[-1]
+        chosen[name] = _between(probs, cuts[index])
+    return chosen
+
+
+def target_of(name: str) -> float | None:
+    """The X of `sensitivity@X` or `specificity@X`, above 0 and at most 1; None for a name of another form."""
+    match = re.fullmatch(r"(sensitivity|specificity)@(\d*\.?\d+)", name)
+    return float(match[2]) if match and 0 < float(match[2]) <= 1 else None
 
 
 def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str, float]) -> list[dict]:

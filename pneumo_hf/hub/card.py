@@ -47,6 +47,8 @@ def write_card(run: Path, template: Path) -> None:
         recipe=recipe,
         base=Path(base).name if Path(base).exists() else base,
         training_data=config["training_data"],
+        clahe=config["preprocessing"]["clahe"],
+        own_code="auto_map" in config,
         temperature=config["calibration_temperature"],
         disclaimer=DISCLAIMER,
         package_version=__version__,

@@ -55,6 +55,7 @@ class Predictor:
         settings = self.model.config.to_dict()
         self.calibrated = "decision_threshold" in settings  # else it was not made here, and nothing was chosen
         self.threshold = float(settings.get("decision_threshold", 0.5))
+        self.method = settings.get("decision_method", "youden" if self.calibrated else "default")
         self.operating_points = settings.get("operating_points", [])
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size, self.flip = batch_size, flip
@@ -142,13 +143,19 @@ class Ensemble(Predictor):
         members: the checkpoints' predictors.
         temperature: of the mean logits.
         operating_points: as in a checkpoint's `config.json`; None where nothing could be chosen on validation.
-        threshold: the decision threshold.
+        threshold: the decision threshold, chosen by `method`.
     """
 
     def __init__(
-        self, members: list[Predictor], temperature: float, threshold: float, operating_points: list[dict] | None
+        self,
+        members: list[Predictor],
+        temperature: float,
+        threshold: float,
+        method: str,
+        operating_points: list[dict] | None,
     ):
-        self._members, self.temperature, self.threshold = members, temperature, threshold
+        self._members, self.temperature = members, temperature
+        self.threshold, self.method = threshold, method
         self.name = " + ".join(Path(member.name).name for member in members)
         self.calibrated, self.operating_points = operating_points is not None, operating_points or []
         self.batch_size = members[0].batch_size

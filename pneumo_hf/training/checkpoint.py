@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config import Arguments, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.calibration import fit_temperature
-from pneumo_hf.evaluation.thresholds import DEFAULT, choose_thresholds, operating_points
+from pneumo_hf.evaluation.thresholds import NAMED, choose_thresholds, operating_points
 from pneumo_hf.imaging.processor import uses_clahe
 from pneumo_hf.inference.predictor import Predictor, probability_of
 from pneumo_hf.training.models import fold_temperature
@@ -30,16 +31,16 @@ def save_calibrated(
     _, data, training = arguments
     validation, folder, device = films["validation"], Path(training.output_dir), training.device
     model.to("cpu", memory_format=torch.contiguous_format)
-    save = (model.save_pretrained, image_processor.save_pretrained)
-    for write in save:
-        write(folder)
+    image_processor.save_pretrained(folder)
+    _save(model, folder, training.half_precision_weights)
     temperature = fit_temperature(_score(folder, device, validation), validation.labels)
     fold_temperature(model, temperature)
-    model.save_pretrained(folder)
+    _save(model, folder, training.half_precision_weights)
     probs = probability_of(_score(folder, device, validation))
-    thresholds = choose_thresholds(validation.labels, probs)
+    thresholds = choose_thresholds(validation.labels, probs, dict.fromkeys((*NAMED, training.operating_point)))
     model.config.calibration_temperature = temperature  # already folded into the classifier; for the record
-    model.config.decision_threshold = thresholds[DEFAULT]
+    model.config.decision_threshold = thresholds[training.operating_point]
+    model.config.decision_method = training.operating_point
     model.config.operating_points = operating_points(validation.labels, probs, thresholds)
     model.config.preprocessing = {
         "film": "pneumo_hf.load_xray: one 8-bit grey image, the whole film",
@@ -81,6 +82,15 @@ def write_recipe(arguments: Arguments, path: Path) -> None:
     for key in ("cache_dir", "output_dir", "resume_from_checkpoint"):
         recipe.pop(key, None)
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+
+def _save(model: PreTrainedModel, folder: Path, half: bool) -> None:
+    """The stock checkpoint; on request its convolutions rounded to float16, which loads as the config's float32."""
+    model.save_pretrained(folder)
+    if half:
+        path = folder / "model.safetensors"
+        weights = {name: values.half() if values.ndim == 4 else values for name, values in load_file(path).items()}
+        save_file(weights, path, metadata={"format": "pt"})
 
 
 def _score(folder: Path, device: torch.device, films: FilmDataset):

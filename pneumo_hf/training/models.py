@@ -1,10 +1,12 @@
 """A checkpoint becomes a two-label classifier that trains right, and stays one that the stock pipeline loads."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging as transformers_logging
@@ -158,6 +160,16 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
     def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
         return super().train(False)
+
+
+def checkpoint_blocks(model: PreTrainedModel) -> None:
+    """Keep only the inputs of the blocks for the backward pass and run them again there: less memory, more time.
+
+    These architectures do not support transformers' own gradient checkpointing.
+    """
+    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def fold_temperature(model: PreTrainedModel, temperature: float) -> None:

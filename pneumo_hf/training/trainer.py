@@ -1,5 +1,7 @@
 """Trainer with this project's loss: films are normalised (and augmented) on the device, labels are weighted."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -7,10 +9,11 @@ from torch.utils.data import Sampler, WeightedRandomSampler
 from transformers import EvalPrediction, Trainer
 from transformers.utils import ModelOutput
 
-from pneumo_hf.config import LABELS
+from pneumo_hf.config import LABELS, XrayTrainingArguments
 from pneumo_hf.evaluation.metrics import ranking_metrics
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training.losses import mix, soft_targets, subtype_loss, weighted_loss
+from pneumo_hf.training.optimizer import step_schedule
 
 
 class XrayTrainer(Trainer):
@@ -20,15 +23,25 @@ class XrayTrainer(Trainer):
         prepare: what happens to `pixel_values` on the device before the model sees them.
         augment: what happens before that, in training only.
         class_weights: `[C]`, or None for an unweighted loss.
+        teachers: what gives the targets of augmented films in place of their labels, in training only.
+        make_optimizer: of the model and the arguments; Trainer's own without it.
     """
 
     def __init__(
-        self, *args, prepare: nn.Module, augment: nn.Module | None, class_weights: torch.Tensor | None, **kwargs
+        self,
+        *args,
+        prepare: nn.Module,
+        augment: nn.Module | None,
+        class_weights: torch.Tensor | None,
+        teachers: nn.Module | None = None,
+        make_optimizer: Callable[[nn.Module, XrayTrainingArguments], torch.optim.Optimizer] | None = None,
+        **kwargs,
     ):
         super().__init__(*args, data_collator=_as_gathered, compute_metrics=_validation_metrics, **kwargs)
-        device = self.args.device
+        device, self.make_optimizer = self.args.device, make_optimizer
         self.prepare = prepare.to(device)
         self.augment = augment.to(device) if augment is not None else nn.Identity()
+        self.teachers = teachers.to(device) if teachers is not None else None
         self.class_weights = class_weights.to(device) if class_weights is not None else None
 
     def compute_loss(
@@ -40,6 +53,8 @@ class XrayTrainer(Trainer):
             pixels = self.augment(pixels)
             if arguments.mixup:
                 pixels, targets = mix(pixels, targets, arguments.mixup)
+            if self.teachers is not None:
+                targets = self.teachers(pixels)
         outputs = model(pixel_values=self.prepare(pixels))
         logits = outputs.logits.float()
         outputs.logits = logits[:, : len(LABELS)]  # the auxiliary one is for training alone
@@ -48,6 +63,18 @@ class XrayTrainer(Trainer):
         if model.training and logits.shape[1] > len(LABELS):
             loss = loss + arguments.subtype_weight * subtype_loss(logits[:, -1], inputs["viral"])
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer(self.model, self.args)
+        return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None and self.args.step_epochs:
+            self.lr_scheduler = step_schedule(optimizer or self.optimizer, len(self.train_dataset), self.args)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
         if self.args.sampling != "balanced":

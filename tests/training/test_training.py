@@ -17,7 +17,8 @@ from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights, mix, soft_targets, weighted_loss
 from pneumo_hf.training.models import final_linear, load_model, weight_layers
-from pneumo_hf.training.stages import extract_features, fine_tune, make_optimizer, train_probe, undersample
+from pneumo_hf.training.optimizer import make_optimizer
+from pneumo_hf.training.stages import extract_features, fine_tune, train_probe, undersample
 from pneumo_hf.training.trainer import XrayTrainer
 from tests.conftest import make_film
 
@@ -97,7 +98,7 @@ def train_steps(
     )  # fmt: skip
     trainer = XrayTrainer(
         model=model, args=arguments, train_dataset=films, prepare=Normalize(processor), augment=None,
-        class_weights=class_weights(films.labels), optimizers=(make_optimizer(model, arguments), None),
+        class_weights=class_weights(films.labels), make_optimizer=make_optimizer,
     )  # fmt: skip
     trainer.train()
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -227,7 +228,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(films, tiny_r
     trainer = XrayTrainer(
         model=model, args=arguments, train_dataset=films["train"], eval_dataset=films["validation"],
         prepare=Normalize(processor), augment=None, class_weights=None, callbacks=[WeightAverage(0.9), Recorder()],
-        optimizers=(make_optimizer(model, arguments), None),
+        make_optimizer=make_optimizer,
     )  # fmt: skip
     trainer.train()
     half = len(seen) // 2

@@ -1,0 +1,148 @@
+"""Runs side by side: their figures with intervals, and whether two differ by more than the films allow to say."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from matplotlib.axes import Axes
+from scipy.stats import binomtest, norm, rankdata
+
+from pneumo_hf import DISCLAIMER
+from pneumo_hf.config import InputError
+from pneumo_hf.data.figures import ACCENT, INK, save
+from pneumo_hf.data.page import write_page
+
+SHOWN = ("roc_auc", "accuracy", "sensitivity", "specificity", "ece")
+
+
+@dataclass
+class Run:
+    """A run's `metrics.json`, and its test films in the order of their paths."""
+
+    name: str
+    metrics: dict
+    paths: list[str]
+    labels: np.ndarray  # [N], 1 for pneumonia
+    probs: np.ndarray  # [N]
+
+    @property
+    def correct(self) -> np.ndarray:
+        return (self.probs >= self.metrics["decision_threshold"]["value"]) == self.labels
+
+
+def read_run(folder: str | Path) -> Run:
+    """A run folder of train_hf.py, or a report folder of `evaluate`.
+
+    Raises:
+        InputError: there is no whole report.
+    """
+    folder = Path(folder)
+    report = folder / "report" if (folder / "report").is_dir() else folder
+    try:
+        metrics = json.loads((report / "metrics.json").read_text())
+        with (report / f"predictions_{metrics['split']}.csv").open(newline="") as file:
+            rows = sorted((row for row in csv.DictReader(file) if not row["error"]), key=lambda row: row["path"])
+        labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
+        probs = np.array([float(row["probability"]) for row in rows])
+        return Run(folder.name, metrics, [row["path"] for row in rows], labels, probs)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"no finished run in {folder}: metrics.json and predictions are looked for there") from error
+
+
+def compare(folders: Sequence[str | Path], output: Path) -> dict:
+    """Write compare.json, compare.md, forest.png and index.html of several runs on the same films.
+
+    Each run is set against the one of the largest ROC AUC: DeLong's test for the areas, McNemar's exact test for the
+    decisions. Both take films as independent, which the few further films of one child are not quite. With several
+    runs, a p below .05 / (number of runs - 1) is what counts (Bonferroni).
+
+    Raises:
+        InputError: fewer than two runs, or not of the same films.
+    """
+    runs = [read_run(folder) for folder in folders]
+    if len(runs) < 2:
+        raise InputError("compare needs two runs or more")
+    for run in runs[1:]:
+        if run.paths != runs[0].paths or not np.array_equal(run.labels, runs[0].labels):
+            raise InputError(f"{run.name} and {runs[0].name} are not of the same films: evaluate both on one split")
+    best = max(runs, key=lambda run: run.metrics["metrics"]["roc_auc"]["value"])
+    result = {
+        "dataset": runs[0].metrics["dataset"],
+        "split": runs[0].metrics["split"],
+        "n": len(runs[0].paths),
+        "reference": best.name,
+        "runs": {run.name: _row(run, best) for run in runs},
+        "shortcut_floors": next((r.metrics["shortcut_floors"] for r in runs if r.metrics["shortcut_floors"]), {}),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "compare.json").write_text(json.dumps(result, indent=2) + "\n")
+    texts = Environment(loader=PackageLoader("pneumo_hf", "templates"), trim_blocks=True, lstrip_blocks=True)
+    (output / "compare.md").write_text(texts.get_template("compare.md.jinja").render(**result))
+    save(output / "forest.png", lambda axes: forest(axes, result))
+    write_page(
+        output,
+        "compare.html.jinja",
+        {"forest.png": "ROC AUC with its 95 % interval; the floors see no lung."},
+        disclaimer=DISCLAIMER,
+        **result,
+    )
+    return result
+
+
+def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Two ROC areas of the same films, their difference and its two-sided p (DeLong, DeLong and Clarke-Pearson 1988).
+
+    Args:
+        labels: `[N]`, 1 for pneumonia. first, second: `[N]`, scores.
+    """
+    cases, controls = labels == 1, labels == 0
+    areas, of_cases, of_controls = [], [], []
+    for scores in (first, second):  # by midranks, as Sun and Xu 2014
+        ranks = rankdata(scores)
+        of_cases.append((ranks[cases] - rankdata(scores[cases])) / controls.sum())
+        of_controls.append(1 - (ranks[controls] - rankdata(scores[controls])) / cases.sum())
+        areas.append(of_cases[-1].mean())
+    covariance = np.cov(of_cases) / cases.sum() + np.cov(of_controls) / controls.sum()
+    difference = areas[0] - areas[1]
+    error = np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0))
+    p = 2 * norm.sf(abs(difference) / error) if error > 0 else float(difference == 0)
+    return {"first": areas[0], "second": areas[1], "difference": difference, "standard_error": error, "p": p}
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Films that one alone calls right, and the exact two-sided p that both err as often (McNemar 1947).
+
+    Args:
+        first, second: `[N]`, whether the film was called right.
+    """
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(~first & second))
+    discordant = only_first + only_second
+    p = binomtest(only_first, discordant).pvalue if discordant else 1.0
+    return {"only_first_right": only_first, "only_second_right": only_second, "p": p}
+
+
+def forest(axes: Axes, result: dict) -> None:
+    rows = {name: run["metrics"]["roc_auc"] for name, run in result["runs"].items()}
+    rows |= {f"floor: {name.replace('_', ' ')}": value for name, value in result["shortcut_floors"].items()}
+    for place, (name, area) in enumerate(reversed(rows.items())):
+        color = INK if name.startswith("floor: ") else ACCENT
+        axes.plot(area["ci95"], [place, place], color=color, linewidth=1.5)
+        axes.plot(area["value"], place, "o", color=color, markersize=4)
+    axes.set_yticks(range(len(rows)), reversed(rows), fontsize=7)
+    axes.set(xlabel="ROC AUC, 95 % interval")
+
+
+def _row(run: Run, best: Run) -> dict:
+    row = {
+        "metrics": {name: run.metrics["metrics"][name] for name in SHOWN},
+        "decision_threshold": run.metrics["decision_threshold"],
+        "training": run.metrics.get("training"),
+    }
+    if run is not best:
+        row["delong"] = delong(run.labels, run.probs, best.probs)
+        row["mcnemar"] = mcnemar(run.correct, best.correct)
+    return row

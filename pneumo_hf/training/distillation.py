@@ -1,0 +1,49 @@
+"""An ensemble's answers as targets, so that one checkpoint of the stock pipeline learns what several know."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from pneumo_hf.config import InputError
+from pneumo_hf.imaging.processor import uses_clahe
+from pneumo_hf.inference.predictor import Predictor
+
+
+class Teachers(nn.Module):
+    """Grey films `[B, 1, H, W]` in 0..255, as augmented for the student -> shares of the labels `[B, 2]`.
+
+    The teachers look at the very pixels that the student sees, and the student follows them for long ("function
+    matching", Beyer et al. 2022). Their logits, calibrated each on its own validation films, are averaged.
+
+    Raises:
+        InputError: a checkpoint cannot be loaded, or was trained on films with another contrast than the student's.
+    """
+
+    def __init__(self, checkpoints: Sequence[str], clahe: bool, autocast: torch.dtype | None):
+        super().__init__()
+        teachers = [Predictor(checkpoint, device="cpu") for checkpoint in checkpoints]
+        for teacher in teachers:
+            if uses_clahe(teacher.image_processor) != clahe:
+                raise InputError(f"{teacher.name} and the student differ in clahe: they must see the same films")
+        self.models = nn.ModuleList(teacher.model for teacher in teachers)
+        self.normalizers = nn.ModuleList(teacher.normalize for teacher in teachers)
+        self.sizes = [teacher.image_processor.size for teacher in teachers]
+        self.orders = [[1 - teacher.positive, teacher.positive] for teacher in teachers]
+        self.autocast = autocast
+
+    @torch.no_grad()
+    def forward(self, films: torch.Tensor) -> torch.Tensor:
+        logits = []
+        for model, normalize, size, order in zip(self.models, self.normalizers, self.sizes, self.orders, strict=True):
+            model.eval()
+            shape = (size["height"], size["width"])
+            if films.shape[-2:] == shape:
+                seen = films
+            else:
+                seen = interpolate(films, shape, mode="bilinear", antialias=True, align_corners=False)
+            with torch.autocast(films.device.type, self.autocast, enabled=self.autocast is not None):
+                answer = model(pixel_values=normalize(seen).contiguous(memory_format=torch.channels_last)).logits
+            logits.append(answer[:, order].float())
+        return torch.stack(logits).mean(dim=0).softmax(dim=1)

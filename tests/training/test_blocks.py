@@ -1,0 +1,287 @@
+"""The recipes' building blocks: each of these tests fails if its block does nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import pipeline
+
+from pneumo_hf import Predictor, load_xray
+from pneumo_hf.config import InputError, parse_args
+from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.imaging.processor import Normalize
+from pneumo_hf.inference.predictor import probability_of
+from pneumo_hf.training.augmentation import add_grain, coarsen, mix_styles
+from pneumo_hf.training.distillation import Teachers
+from pneumo_hf.training.losses import class_weights, subtype_loss
+from pneumo_hf.training.models import (
+    checkpoint_blocks,
+    final_linear,
+    freeze_below,
+    freeze_statistics,
+    load_model,
+    resize_head,
+)
+from pneumo_hf.training.stages import train, train_probe
+from pneumo_hf.training.trainer import XrayTrainer
+from tests.conftest import SHARED, make_film
+from train_hf import main
+
+
+@pytest.fixture(scope="module")
+def films(tiny_recipe: list[str]) -> dict[str, FilmDataset]:
+    model_args, data_args, _ = parse_args(tiny_recipe)
+    processor = load_model(model_args, data_args.cache_dir)[1]
+    return decode_splits(load_data(data_args.dataset[0]), processor, data_args, seed=0)[0]
+
+
+def trained(films, recipe: list[str], folder: Path, *options: str):
+    """A model trained in both stages from one draw of weights, and its log."""
+    model_args, data_args, training_args = parse_args([*recipe, *options, "--output_dir", str(folder)])
+    torch.manual_seed(0)
+    model, processor = load_model(model_args, data_args.cache_dir)
+    return model, train(model, processor, films, training_args)
+
+
+def pixels(count: int = 8, size: int = 48) -> torch.Tensor:
+    films = [make_film(seed, seed % 2 == 0, (size, size)) for seed in range(count)]
+    return torch.from_numpy(np.stack(films)).float()[:, None] / 255
+
+
+def sharpness(films: torch.Tensor) -> torch.Tensor:
+    return films.diff(dim=-1).abs().mean(dim=(1, 2, 3))
+
+
+def test_mixing_styles_moves_the_exposure_and_keeps_what_is_where() -> None:
+    torch.manual_seed(0)
+    same = pixels()
+    torch.testing.assert_close(mix_styles(same, 0.0), same, atol=1e-5, rtol=0)
+    dark, bright = same * 0.3, 0.5 + same * 0.5
+    films = torch.cat([dark, bright])
+    mixed = mix_styles(films, 1.0)
+    assert mixed[:8].mean() > dark.mean() + 0.05 and mixed[8:].mean() < bright.mean() - 0.05
+    for film, result in zip(films, mixed, strict=True):
+        own = np.corrcoef(film.flatten(), result.flatten())[0, 1]
+        assert own > 0.8
+
+
+def test_coarsening_takes_sharpness_and_grain_adds_it() -> None:
+    torch.manual_seed(0)
+    films = pixels()
+    assert (sharpness(coarsen(films, 1.0)) < sharpness(films)).all()
+    torch.testing.assert_close(coarsen(films, 0.0), films)
+    grainy = add_grain(films, 1.0)
+    assert (sharpness(grainy) > sharpness(films)).sum() >= 7  # one may have drawn next to none
+    assert abs(float((grainy - films).mean())) < 0.005
+    torch.testing.assert_close(add_grain(films, 0.0), films)
+
+
+def test_the_subtype_loss_counts_known_films_only() -> None:
+    logits, viral = torch.tensor([2.0, -1.0, 5.0]), torch.tensor([1, 0, -1])
+    expected = (torch.log1p(torch.exp(torch.tensor(-2.0))) + torch.log1p(torch.exp(torch.tensor(-1.0)))) / 3
+    torch.testing.assert_close(subtype_loss(logits, viral), expected)
+    assert subtype_loss(logits[2:], viral[2:]) == 0
+
+
+def test_the_auxiliary_target_moves_the_features_and_leaves_two_outputs(films, tiny_recipe, tmp_path: Path) -> None:
+    assert set(films["train"].viral) == {-1, 0, 1}
+    options = ("--probe_epochs", "0", "--num_train_epochs", "1")
+    plain, _ = trained(films, tiny_recipe, tmp_path / "plain", *options)
+    helped, _ = trained(films, tiny_recipe, tmp_path / "helped", *options, "--subtype_weight", "1")
+    assert final_linear(helped).weight.shape == final_linear(plain).weight.shape
+    first = "resnet.embedder.embedder.convolution.weight"
+    assert not torch.allclose(plain.state_dict()[first], helped.state_dict()[first])
+
+
+def test_a_resized_head_keeps_its_first_outputs(tiny_run: Path) -> None:
+    model = Predictor(tiny_run, device="cpu").model
+    before = final_linear(model).weight.detach().clone()
+    resize_head(model, 3)
+    assert torch.equal(final_linear(model).weight[:2], before) and (final_linear(model).weight[2] == 0).all()
+    resize_head(model, 2)
+    assert torch.equal(final_linear(model).weight, before)
+
+
+def test_half_way_weights_are_half_way(films, tiny_recipe, tmp_path: Path) -> None:
+    weights = [
+        trained(films, tiny_recipe, tmp_path / share, "--num_train_epochs", "1", "--fine_tuned_share", share)[0]
+        for share in ("0", "0.5", "1")
+    ]
+    probed, half, tuned = (final_linear(model).weight.detach() for model in weights)
+    assert not torch.allclose(probed, tuned)
+    torch.testing.assert_close(half, (probed + tuned) / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_checkpointed_blocks_keep_less_and_give_the_same_gradients(tiny_recipe) -> None:
+    model_args, data_args, _ = parse_args(tiny_recipe)
+    kept, gradients = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model, processor = load_model(model_args, data_args.cache_dir)
+        nn.init.normal_(final_linear(model).weight)
+        freeze_statistics(model)
+        if checkpointed:
+            checkpoint_blocks(model)
+        model.classifier.eval()  # no dropout
+        seen = []
+
+        def pack(values: torch.Tensor, seen=seen) -> torch.Tensor:
+            seen.append(values.nbytes)
+            return values
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
+            loss = model.train()(pixel_values=Normalize(processor)(pixels() * 255)).logits[:, 1].sum()
+        kept.append(sum(seen))
+        torch.manual_seed(1)
+        loss.backward()
+        gradients.append(model.resnet.embedder.embedder.convolution.weight.grad.clone())
+    assert kept[1] < 0.7 * kept[0]
+    assert gradients[0].abs().max() > 0
+
+
+def test_activation_checkpointing_wants_frozen_statistics(films, tiny_recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="freeze_batch_norm"):
+        parse_args([*tiny_recipe, "--activation_checkpointing", "true"])
+    options = ("--freeze_batch_norm", "true", "--num_train_epochs", "1", "--dropout", "0")
+    plain, _ = trained(films, tiny_recipe, tmp_path / "plain", *options)
+    saving, _ = trained(films, tiny_recipe, tmp_path / "saving", *options, "--activation_checkpointing", "true")
+    torch.testing.assert_close(final_linear(saving).weight, final_linear(plain).weight, atol=1e-4, rtol=1e-3)
+
+
+def test_the_stage_on_cached_features_gives_the_weights_of_the_plain_one(films, tiny_recipe, tmp_path: Path) -> None:
+    recipe = [*tiny_recipe, "--dropout", "0", "--probe_epochs", "3", "--probe_learning_rate", "1e-2"]
+    model_args, data_args, arguments = parse_args([*recipe, "--output_dir", str(tmp_path)])
+    models = []
+    for cached in (True, False):
+        torch.manual_seed(0)
+        model, processor = load_model(model_args, data_args.cache_dir)
+        if cached:
+            train_probe(model, processor, films, arguments)
+        else:
+            freeze_below(model, 1)
+            plain = parse_args([*recipe, "--num_train_epochs", "3", "--learning_rate", "1e-2"])[2]
+            plain.output_dir, plain.save_strategy, plain.load_best_model_at_end = str(tmp_path), "no", False
+            XrayTrainer(
+                model=model, args=plain, train_dataset=films["train"], eval_dataset=films["validation"],
+                prepare=Normalize(processor), augment=None, class_weights=class_weights(films["train"].labels),
+            ).train()  # fmt: skip
+        models.append(model)
+    cached, plain = (final_linear(model).weight for model in models)
+    assert plain.abs().max() > 1e-2
+    torch.testing.assert_close(cached, plain, atol=1e-4, rtol=0)
+
+
+def test_a_student_learns_its_teachers_answers_not_the_labels(tiny_run: Path, films, tiny_recipe) -> None:
+    teacher = Predictor(tiny_run, device="cpu")
+    seen = films["validation"].__getitems__(range(8))
+    targets = Teachers([str(tiny_run), str(tiny_run)], clahe=False, autocast=None)(seen["pixel_values"].float())
+    np.testing.assert_allclose(targets[:, 1], probability_of(teacher.logits(seen["pixel_values"])), atol=1e-6)
+    model_args, data_args, arguments = parse_args(tiny_recipe)
+    model, processor = load_model(model_args, data_args.cache_dir)
+
+    def loss_of(labels: torch.Tensor) -> float:
+        trainer = XrayTrainer(
+            model=model, args=arguments, train_dataset=films["train"], eval_dataset=films["validation"],
+            prepare=Normalize(processor), augment=None, class_weights=None,
+            teachers=Teachers([str(tiny_run)], clahe=False, autocast=None),
+        )  # fmt: skip
+        batch = {"pixel_values": seen["pixel_values"].float(), "labels": labels, "viral": seen["viral"]}
+        model.train()
+        freeze_statistics(model)
+        return float(trainer.compute_loss(model, batch).detach())
+
+    assert loss_of(seen["labels"]) == loss_of(1 - seen["labels"])
+
+
+def test_teachers_must_see_the_students_films(tiny_run: Path) -> None:
+    with pytest.raises(InputError, match="clahe"):
+        Teachers([str(tiny_run)], clahe=True, autocast=None)
+
+
+def test_a_distilled_checkpoint_is_trained_end_to_end(tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
+    main(parse_args([*tiny_recipe, "--teachers", str(tiny_run), str(tiny_run), "--output_dir", str(tmp_path)]))
+    teacher, student = (Predictor(run, device="cpu") for run in (tiny_run, tmp_path))
+    shown = [make_film(seed, seed % 2 == 0) for seed in range(5000, 5040)]
+    of_teacher, of_student = ([row["probability"] for row in predictor(shown)] for predictor in (teacher, student))
+    assert np.corrcoef(of_teacher, of_student)[0, 1] > 0.7
+
+
+def test_half_precision_weights_are_half_as_large_and_serve_the_same_scores(tiny_recipe, tmp_path: Path) -> None:
+    main(parse_args([*tiny_recipe, "--half_precision_weights", "true", "--output_dir", str(tmp_path)]))
+    weights = load_file(tmp_path / "model.safetensors")
+    assert {values.dtype for values in weights.values() if values.ndim == 4} == {torch.float16}
+    metrics = json.loads((tmp_path / "report" / "metrics_validation.json").read_text())
+    assert (
+        metrics["decision_threshold"]["value"]
+        == json.loads((tmp_path / "config.json").read_text())["decision_threshold"]
+    )
+    film = load_xray(make_film(7, True))
+    classify = pipeline("image-classification", model=str(tmp_path), device="cpu")
+    assert classify.model.dtype == torch.float32
+    answer = {row["label"]: row["score"] for row in classify(film.convert("RGB"))}
+    assert answer["PNEUMONIA"] == pytest.approx(Predictor(tmp_path, device="cpu")([film])[0]["probability"], abs=1e-5)
+
+
+@pytest.mark.shared
+def test_a_hidden_head_loads_by_its_own_code_anywhere(tiny_recipe, shared: Path, tmp_path: Path) -> None:
+    """Trained on frozen features, undersampled; the checkpoint carries the code that reads it."""
+    options = ["--model_name_or_path", str(SHARED / "checkpoints" / "resnet-50"), "--head_size", "16"]
+    options += ["--num_train_epochs", "0", "--sampling", "undersample", "--dropout", "0.5", "--probe_epochs", "5"]
+    run = tmp_path / "run"
+    main(parse_args([*tiny_recipe, *options, "--output_dir", str(run)]))
+    frozen = load_file(SHARED / "checkpoints" / "resnet-50" / "model.safetensors")
+    weights = load_file(run / "model.safetensors")
+    assert weights["classifier.1.weight"].shape == (16, 2048) and weights["classifier.4.weight"].shape == (2, 16)
+    name = "resnet.encoder.stages.3.layers.2.layer.2.convolution.weight"
+    assert torch.equal(frozen[name].float(), weights[name])
+    assert "trust_remote_code=True" in (run / "README.md").read_text()
+    load_xray(make_film(7, True)).convert("RGB").save(tmp_path / "film.png")
+    code = (
+        "import sys; from transformers import pipeline\n"
+        f"p = pipeline('image-classification', model={str(run)!r}, trust_remote_code=True, device='cpu')\n"
+        f"print({{r['label']: r['score'] for r in p({str(tmp_path / 'film.png')!r})}}['PNEUMONIA'])\n"
+        "assert not any(name.startswith('pneumo_hf') for name in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = Predictor(run, device="cpu")([tmp_path / "film.png"])[0]["probability"]
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_hidden_head_is_for_a_resnet(tiny_recipe) -> None:
+    with pytest.raises(InputError, match="head_size"):
+        load_model(
+            parse_args([*tiny_recipe, "--model_name_or_path", "efficientnet-lite0", "--head_size", "8"])[0],
+            "~/.cache/pneumo_hf",
+        )
+
+
+def test_clahe_is_in_training_in_the_predictor_and_said_to_the_pipeline(tiny_recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main(parse_args([*tiny_recipe, "--clahe", "true", "--output_dir", str(run)]))
+    assert json.loads((run / "config.json").read_text())["preprocessing"]["clahe"] is True
+    assert "clahe=True" in (run / "README.md").read_text()
+    film = make_film(7, True)
+    equalised = load_xray(film, clahe=True)
+    assert (
+        np.abs(np.diff(np.asarray(equalised).astype(float))).mean() > 1.3 * np.abs(np.diff(film.astype(float))).mean()
+    )
+    classify = pipeline("image-classification", model=str(run), device="cpu")
+    score = {row["label"]: row["score"] for row in classify(equalised.convert("RGB"))}["PNEUMONIA"]
+    plain = {row["label"]: row["score"] for row in classify(load_xray(film).convert("RGB"))}["PNEUMONIA"]
+    own = Predictor(run, device="cpu")([film])[0]["probability"]
+    assert score == pytest.approx(own, abs=1e-5) and abs(plain - own) > 1e-4
+
+
+def test_tensorboard_gets_the_log(tiny_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    options = ["--report_to", "tensorboard", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
+    main(parse_args([*tiny_recipe, *options]))
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
