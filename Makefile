@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo train app setup test results bench style style-check clean
+.PHONY: demo train app setup test results recipes bench style style-check clean
 
 demo: train  ## fine-tune, evaluate, then serve the app on 127.0.0.1:7860
 	$(BIN)/python app.py --model $(RUN)
@@ -36,6 +36,17 @@ results: setup  ## the README's result table: three seeds of the quickstart
 	    || exit 1; \
 	done
 	$(BIN)/python docs/write_results.py
+
+recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
+	for name in baseline_cnn efficientnet_b0 resnet50_top40 resnet18_step resnet50_frozen_youden mobilenet_v2_clahe; do \
+	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --output_dir runs/$$name $(TRAIN) && \
+	    $(BIN)/python docs/write_recipes.py runs/$$name=$$name || exit 1; \
+	done
+	for name in flagship flagship_efficientnet; do for seed in 1 2 42; do \
+	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --seed $$seed \
+	        --output_dir runs/$${name}_seed$$seed $(TRAIN) && \
+	    $(BIN)/python docs/write_recipes.py runs/$${name}_seed$$seed=$${name}_seed$$seed || exit 1; \
+	done; done
 
 bench: setup  ## the figures in benchmarks/results
 	$(BIN)/python benchmarks/audit_memory.py

@@ -1,0 +1,102 @@
+"""docs/RESULTS.md from the runs in docs/results; python docs/write_recipes.py RUN_FOLDER=NAME ... collects runs first.
+
+A name is that of a recipe in configs/, perhaps with _seedN behind it. Of a run its test and validation metrics and its
+test predictions are kept, and what it changed of the recipe. `make recipes DATA=chest_xray.zip` trains and collects.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader
+
+from pneumo_hf.evaluation.compare import compare
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS / "results"
+ORDER = (
+    *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
+    *("mobilenet_v2_clahe", "flagship", "flagship_efficientnet", "pneumo-efficientnet", "ensemble"),
+)
+KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv")
+OWN = {"dataset", "output_dir", "seed", "cache_dir", "use_cpu", "bf16"}  # no changes of the recipe
+MEANS = ("roc_auc", "accuracy", "sensitivity", "specificity")
+
+
+def collect(run: Path, name: str) -> None:
+    """Keep a run's figures under its name, and what it changed of the recipe, without the folders of a machine."""
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    report = run / "report" if (run / "report").is_dir() else run
+    for file in KEPT:
+        if (report / file).exists():
+            shutil.copy(report / file, folder / file)
+    recipe = DOCS.parent / "configs" / f"{family(name)}.yaml"
+    if (run / "recipe.yaml").exists() and recipe.exists():
+        meant, done = yaml.safe_load(recipe.read_text()), yaml.safe_load((run / "recipe.yaml").read_text())
+        changed = {key: done[key] for key in meant if key not in OWN and key in done and done[key] != meant[key]}
+        if "model_name_or_path" in changed:
+            changed["model_name_or_path"] = Path(changed["model_name_or_path"]).name
+        (folder / "changes.json").write_text(json.dumps(changed, indent=2) + "\n")
+
+
+def family(name: str) -> str:
+    return re.sub(r"_seed\d+$", "", name)
+
+
+def changes_of(folder: Path) -> str:
+    path = folder / "changes.json"
+    changes = json.loads(path.read_text()) if path.exists() else {}
+    return ", ".join(f"{key} {value}" for key, value in changes.items())
+
+
+def means(runs: dict[str, dict]) -> dict[str, dict]:
+    """The mean over the seeds of those recipes that were run with several."""
+    families = {}
+    for name, run in runs.items():
+        families.setdefault(family(name), []).append(run)
+    return {
+        name: {
+            "seeds": len(members),
+            **{key: float(np.mean([run["metrics"][key]["value"] for run in members])) for key in MEANS},
+        }
+        for name, members in families.items()
+        if len(members) > 1
+    }
+
+
+def main() -> None:
+    for argument in sys.argv[1:]:
+        run, name = argument.rsplit("=", 1)
+        collect(Path(run), name)
+    folders = [folder for folder in RESULTS.iterdir() if (folder / "metrics.json").exists()]
+    folders.sort(key=lambda folder: (ORDER.index(family(folder.name)), folder.name))
+    result = compare(folders, RESULTS)
+    (RESULTS / "index.html").unlink()  # the page is for the reader of the repository: RESULTS.md
+    (RESULTS / "compare.md").unlink()
+    ablations = {
+        path.stem.removeprefix("ablations_"): json.loads(path.read_text())["rows"]
+        for path in sorted((DOCS.parent / "benchmarks" / "results").glob("ablations_*.json"))
+    }
+    validation = {
+        folder.name: json.loads((folder / "metrics_validation.json").read_text())["metrics"]
+        for folder in folders
+        if (folder / "metrics_validation.json").exists()
+    }
+    texts = Environment(loader=FileSystemLoader(DOCS), trim_blocks=True, lstrip_blocks=True)
+    page = texts.get_template("RESULTS.md.jinja").render(
+        **result,
+        changes={folder.name: changes_of(folder) for folder in folders},
+        validation=validation,
+        means=means(result["runs"]),
+        ablations=ablations,
+    )
+    (DOCS / "RESULTS.md").write_text(page)
+
+
+if __name__ == "__main__":
+    main()
