@@ -33,8 +33,7 @@ def main(arguments: Arguments) -> None:
     data, copies = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
     model, image_processor = load_model(model_args, data_args.cache_dir)
     with training_args.main_process_first():
-        seed = training_args.seed if data_args.split_seed is None else data_args.split_seed
-        films, rejected = decode_splits(data, image_processor, data_args, seed)
+        films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
     history = train(model, image_processor, films, training_args)
     facts = training_facts(training_args, time.monotonic() - start)
 

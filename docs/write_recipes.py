@@ -14,7 +14,9 @@ import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
+from pneumo_hf.config import parse_args
 from pneumo_hf.evaluation.compare import compare
+from pneumo_hf.training.checkpoint import recipe_values
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
@@ -23,7 +25,8 @@ ORDER = (
     *("mobilenet_v2_clahe", "flagship", "flagship_efficientnet", "pneumo-efficientnet", "ensemble"),
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv")
-OWN = {"dataset", "output_dir", "seed", "cache_dir", "use_cpu", "bf16"}  # no changes of the recipe
+OWN = {"dataset", "seed", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
+RECIPES = {"pneumo-efficientnet": "flagship_efficientnet"}  # whose names are not their recipes
 MEANS = ("roc_auc", "accuracy", "sensitivity", "specificity")
 
 
@@ -35,10 +38,13 @@ def collect(run: Path, name: str) -> None:
     for file in KEPT:
         if (report / file).exists():
             shutil.copy(report / file, folder / file)
-    recipe = DOCS.parent / "configs" / f"{family(name)}.yaml"
-    if (run / "recipe.yaml").exists() and recipe.exists():
-        meant, done = yaml.safe_load(recipe.read_text()), yaml.safe_load((run / "recipe.yaml").read_text())
-        changed = {key: done[key] for key in meant if key not in OWN and key in done and done[key] != meant[key]}
+    recipe = DOCS.parent / "configs" / f"{RECIPES.get(name, family(name))}.yaml"
+    if (run / "recipe.yaml").exists():
+        meant, done = (
+            recipe_values(parse_args(["--config", str(recipe)])),
+            yaml.safe_load((run / "recipe.yaml").read_text()),
+        )
+        changed = {key: value for key, value in done.items() if key not in OWN and value != meant.get(key)}
         if "model_name_or_path" in changed:
             changed["model_name_or_path"] = Path(changed["model_name_or_path"]).name
         (folder / "changes.json").write_text(json.dumps(changed, indent=2) + "\n")
@@ -71,7 +77,9 @@ def means(runs: dict[str, dict]) -> dict[str, dict]:
 
 def main() -> None:
     for argument in sys.argv[1:]:
-        run, name = argument.rsplit("=", 1)
+        run, _, name = argument.rpartition("=")
+        if family(name) not in ORDER:
+            sys.exit(f"error: {argument}: after = comes a name, one of {', '.join(ORDER)}, perhaps with _seedN")
         collect(Path(run), name)
     folders = [folder for folder in RESULTS.iterdir() if (folder / "metrics.json").exists()]
     folders.sort(key=lambda folder: (ORDER.index(family(folder.name)), folder.name))
@@ -79,7 +87,7 @@ def main() -> None:
     (RESULTS / "index.html").unlink()  # the page is for the reader of the repository: RESULTS.md
     (RESULTS / "compare.md").unlink()
     ablations = {
-        path.stem.removeprefix("ablations_"): json.loads(path.read_text())["rows"]
+        path.stem.removeprefix("ablations_"): json.loads(path.read_text())
         for path in sorted((DOCS.parent / "benchmarks" / "results").glob("ablations_*.json"))
     }
     validation = {

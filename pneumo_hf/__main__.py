@@ -2,6 +2,8 @@
 
 import argparse
 import csv
+import hashlib
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -155,6 +157,7 @@ def tune(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.columns import parse_label_map
     from pneumo_hf.data.merge import load_sources
     from pneumo_hf.data.pixels import decode_splits
+    from pneumo_hf.training.checkpoint import recipe_values
     from pneumo_hf.training.models import load_model
     from pneumo_hf.training.run_folder import start_run
     from pneumo_hf.training.tune import search_learning_rate
@@ -165,7 +168,10 @@ def tune(arguments: argparse.Namespace) -> None:
     data, _ = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
     model, image_processor = load_model(model_args, data_args.cache_dir)
     films, _ = decode_splits(data, image_processor, data_args, training_args.seed)
-    result = search_learning_rate(model, image_processor, films, training_args, arguments.trials)
+    recipe = recipe_values((model_args, data_args, training_args))
+    recipe.pop("learning_rate")
+    name = hashlib.blake2b(json.dumps(recipe, default=str).encode(), digest_size=6).hexdigest()
+    result = search_learning_rate(model, image_processor, films, training_args, arguments.trials, name)
     for trial in sorted(result["trials"], key=lambda trial: -trial["roc_auc"]):
         logger.info("learning rate %.2e: validation ROC AUC %.4f", trial["learning_rate"], trial["roc_auc"])
     logger.info("use it: train_hf.py ... --learning_rate %.2e", result["best"]["learning_rate"])

@@ -320,15 +320,25 @@ def check_ranges(values: dict) -> None:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
     if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:
         raise InputError("ema_decay needs eval_strategy and save_strategy epoch")
-    if not re.fullmatch(r"youden|(sensitivity|specificity)@(0?\.\d+|1(\.0*)?)", values["operating_point"]):
+    if values["operating_point"] != "youden" and target_of(values["operating_point"]) is None:
         raise InputError(
             f"operating_point is {values['operating_point']}: youden, sensitivity@0.95 or specificity@0.95"
         )
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # the new name and the old
         if values[key] and not values["freeze_batch_norm"]:
             raise InputError(f"{key} runs each block twice: it needs freeze_batch_norm true")
+    if values["teachers"] and (values["num_train_epochs"] <= 0 or values["label_smoothing_factor"]):
+        raise InputError("teachers give the targets of stage two: num_train_epochs above 0, no label_smoothing_factor")
+    if values["fine_tuned_share"] < 1 and not (values["probe_epochs"] and values["num_train_epochs"] > 0):
+        raise InputError("fine_tuned_share lies between the probe and fine-tuning: it needs both stages")
     if values["early_stopping_patience"] and not values["load_best_model_at_end"]:
         raise InputError("early stopping looks for the best epoch: load_best_model_at_end true, or patience 0")
+
+
+def target_of(operating_point: str) -> float | None:
+    """The X of `sensitivity@X` or `specificity@X`, above 0 and at most 1; None for a name of another form."""
+    match = re.fullmatch(r"(sensitivity|specificity)@(\d*\.?\d+)", operating_point)
+    return float(match[2]) if match and 0 < float(match[2]) <= 1 else None
 
 
 @contextmanager

@@ -66,3 +66,22 @@ def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
     assert any("train_hf.py --config" in line for line in head)
     assert any("Source:" in line for line in head)
     assert any("Measured:" in line for line in head)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--operating_point", name] for name in ("sensitivity@1.", "sensitivity@0.0", "specificity@2", "best")),
+        ["--teachers", "x", "--num_train_epochs", "0"],
+        ["--teachers", "x", "--label_smoothing_factor", "0.1"],
+        ["--fine_tuned_share", "0.5", "--probe_epochs", "0"],
+        ["--activation_checkpointing", "true"],
+    ],
+)
+def test_what_would_fail_late_or_do_nothing_is_refused(options: list[str]) -> None:
+    with pytest.raises(InputError):
+        parse_args(options)
+
+
+def test_an_operating_point_by_name() -> None:
+    assert parse_args(["--operating_point", "specificity@0.9"])[2].operating_point == "specificity@0.9"

@@ -62,12 +62,13 @@ def read_film_file(predictor: Predictor, path: str | None) -> tuple[Image.Image 
     result = predictor([film])[0]
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
     flagged = result["flag"] == "review"
-    return film, verdict_html(result["probability"], predictor.threshold, flagged, predictor.calibrated)
+    return film, verdict_html(result["probability"], predictor.threshold, flagged, predictor.chosen_on)
 
 
-def verdict_html(probability: float, threshold: float, flagged: bool, calibrated: bool) -> str:
+def verdict_html(probability: float, threshold: float, flagged: bool, chosen_on: str) -> str:
     """The decision in words, and the probability as a bar with the threshold drawn on it."""
-    how = "calibrated on validation films" if calibrated else "as the checkpoint gives it, not calibrated"
+    validated = chosen_on.startswith("validation")
+    how = f"calibrated on {chosen_on}" if validated else "as the checkpoint gives it, not calibrated"
     words = "Flag for review: at or above the threshold" if flagged else "No flag: below the threshold"
     return f"""
 <div class="decision {"flag" if flagged else "clear"}">{words}</div>

@@ -113,6 +113,7 @@ def decode_splits(
         logger.info("the data's own validation split joins train (use it with --validation given)")
         data = DatasetDict(data)
         data["train"] = concatenate_datasets([data["train"], data.pop("validation")])
+    seed = seed if arguments.split_seed is None else arguments.split_seed
     films, rejected = {}, []
     for split, table in data.items():
         films[split], unreadable = decode_films(table, image_processor, arguments.cache_dir)

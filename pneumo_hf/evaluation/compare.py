@@ -48,7 +48,7 @@ def read_run(folder: str | Path) -> Run:
             rows = sorted((row for row in csv.DictReader(file) if not row["error"]), key=lambda row: row["path"])
         labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
         probs = np.array([float(row["probability"]) for row in rows])
-        return Run(folder.name, metrics, [row["path"] for row in rows], labels, probs)
+        return Run(folder.resolve().name, metrics, [row["path"] for row in rows], labels, probs)
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"no finished run in {folder}: metrics.json and predictions are looked for there") from error
 
@@ -66,6 +66,11 @@ def compare(folders: Sequence[str | Path], output: Path) -> dict:
     runs = [read_run(folder) for folder in folders]
     if len(runs) < 2:
         raise InputError("compare needs two runs or more")
+    for run, folder in zip(runs, folders, strict=True):
+        if sum(other.name == run.name for other in runs) > 1:
+            run.name = "/".join(Path(folder).resolve().parts[-2:])
+    if len({run.name for run in runs}) < len(runs):
+        raise InputError("two runs have one name: " + ", ".join(run.name for run in runs))
     for run in runs[1:]:
         if run.paths != runs[0].paths or not np.array_equal(run.labels, runs[0].labels):
             raise InputError(f"{run.name} and {runs[0].name} are not of the same films: evaluate both on one split")

@@ -16,7 +16,6 @@ from pneumo_hf.inference.predictor import Ensemble, Predictor, mean_logits, prob
 
 logger = logging.getLogger(__name__)
 
-VALIDATION = "report/predictions_validation.csv"
 EPSILON = 1e-12
 
 
@@ -30,7 +29,7 @@ def load_predictor(checkpoints: Sequence[str | Path], device: str | None = None,
     members = [Predictor(checkpoint, device, flip=flip) for checkpoint in checkpoints]
     if len(members) == 1:
         return members[0]
-    tables = [_read_validation(checkpoint) for checkpoint in checkpoints]
+    tables = [read_predictions(checkpoint, "validation") for checkpoint in checkpoints]
     if None in tables or any(table.keys() != tables[0].keys() for table in tables):
         logger.warning(
             "the checkpoints carry no predictions of common validation films (train them with one split_seed): the "
@@ -48,20 +47,25 @@ def load_predictor(checkpoints: Sequence[str | Path], device: str | None = None,
     return Ensemble(members, temperature, thresholds[method], method, points)
 
 
-def _read_validation(checkpoint: str | Path) -> dict[str, tuple[int, float]] | None:
-    """`{film: (label, log odds)}` of a checkpoint's validation films; None where the checkpoint has no such file."""
+def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[int, float]] | None:
+    """`{film: (label, log odds)}` of a split as the checkpoint's report has it.
+
+    None where the checkpoint has no report, or where two films of merged sources share a name.
+    """
+    file = f"report/predictions_{split}.csv"
     try:
-        path = cached_file(str(checkpoint), VALIDATION, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(str(checkpoint), file, _raise_exceptions_for_missing_entries=False)
     except OSError:
         return None
     if path is None:
         return None
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    with open(path, newline="") as lines:
+        rows = list(csv.DictReader(lines))
     try:
-        return {row["path"]: (LABELS.index(row["label"]), _log_odds(float(row["probability"]))) for row in rows}
+        table = {row["path"]: (LABELS.index(row["label"]), _log_odds(float(row["probability"]))) for row in rows}
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path} is no predictions file of a validation split") from error
+        raise InputError(f"{path} is no predictions file of a labelled split") from error
+    return table if len(table) == len(rows) else None
 
 
 def _log_odds(probability: float) -> float:

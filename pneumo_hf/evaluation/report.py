@@ -73,7 +73,7 @@ def evaluate_films(
         "decision_threshold": {
             "value": predictor.threshold,
             "method": predictor.method,
-            "chosen_on": "validation" if predictor.calibrated else "nothing: the checkpoint carries none",
+            "chosen_on": predictor.chosen_on,
         },
         "confusion_matrix": confusion(labels, probs >= predictor.threshold),
         "operating_points": operating_points(labels, probs, thresholds),

@@ -1,11 +1,11 @@
 """Operating points: thresholds chosen on validation, by name, and what they give on any split."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
+from pneumo_hf.config import target_of
 from pneumo_hf.evaluation.metrics import weighted_metrics
 
 DEFAULT = "youden"
@@ -31,12 +31,6 @@ def choose_thresholds(labels: np.ndarray, probs: np.ndarray, names: Sequence[str
             index = np.flatnonzero(1 - fpr >= target_of(name))[-1]
         chosen[name] = _between(probs, cuts[index])
     return chosen
-
-
-def target_of(name: str) -> float | None:
-    """The X of `sensitivity@X` or `specificity@X`, above 0 and at most 1; None for a name of another form."""
-    match = re.fullmatch(r"(sensitivity|specificity)@(\d*\.?\d+)", name)
-    return float(match[2]) if match and 0 < float(match[2]) <= 1 else None
 
 
 def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str, float]) -> list[dict]:

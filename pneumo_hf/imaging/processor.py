@@ -15,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def load_image_processor(checkpoint: str | Path) -> BaseImageProcessor:
     """The saved image processor of a checkpoint, in its PIL form: the one the caches and the scores are made with."""
-    return AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
+    return AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
 
 
 def make_image_processor(checkpoint: str | Path | None, image_size: int, clahe: bool = False) -> ViTImageProcessorPil:

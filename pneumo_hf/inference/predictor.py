@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
+from safetensors import SafetensorError
 from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification
@@ -40,13 +41,12 @@ class Predictor:
     def __init__(self, checkpoint: str | Path, device: str | None = None, batch_size: int = 32, flip: bool = False):
         self.name = str(checkpoint)
         try:
-            self.model = AutoModelForImageClassification.from_pretrained(checkpoint, dtype=torch.float32)
+            self.model = AutoModelForImageClassification.from_pretrained(
+                checkpoint, dtype=torch.float32, trust_remote_code=False
+            )
             self.image_processor = load_image_processor(checkpoint)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"cannot load the checkpoint {checkpoint}: neither a run folder of train_hf.py nor a Hub id that can "
-                "be reached"
-            ) from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(why_not_loaded(checkpoint, error)) from error
         numbers = {label: int(number) for number, label in self.model.config.id2label.items()}
         if set(numbers) != set(LABELS):
             found = ", ".join(list(numbers)[:5])
@@ -54,11 +54,12 @@ class Predictor:
         self.positive = numbers[POSITIVE]
         settings = self.model.config.to_dict()
         self.calibrated = "decision_threshold" in settings  # else it was not made here, and nothing was chosen
+        self.flip = flip
         self.threshold = float(settings.get("decision_threshold", 0.5))
         self.method = settings.get("decision_method", "youden" if self.calibrated else "default")
         self.operating_points = settings.get("operating_points", [])
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.batch_size, self.flip = batch_size, flip
+        self.batch_size = batch_size
         self.model.to(self.device, memory_format=torch.channels_last).eval()
         self.normalize = Normalize(self.image_processor).to(self.device)
 
@@ -66,6 +67,13 @@ class Predictor:
     def members(self) -> list["Predictor"]:
         """The checkpoints behind it: itself, or those of an ensemble."""
         return [self]
+
+    @property
+    def chosen_on(self) -> str:
+        """The films that temperature and thresholds were chosen on."""
+        if not self.calibrated:
+            return "nothing: the checkpoint carries none"
+        return "validation, without mirroring" if self.flip else "validation"
 
     def __call__(self, films: Iterable[XraySource]) -> list[dict]:
         """Score paths, bytes, PIL pictures or arrays, in order: `[{"probability", "prediction", "flag", "error"}]`.
@@ -158,7 +166,7 @@ class Ensemble(Predictor):
         self.threshold, self.method = threshold, method
         self.name = " + ".join(Path(member.name).name for member in members)
         self.calibrated, self.operating_points = operating_points is not None, operating_points or []
-        self.batch_size = members[0].batch_size
+        self.batch_size, self.flip = members[0].batch_size, members[0].flip
 
     @property
     def members(self) -> list[Predictor]:
@@ -172,6 +180,15 @@ class Ensemble(Predictor):
 def mean_logits(logits: np.ndarray) -> np.ndarray:
     """Logits `[M, N, 2]` of M members -> `[N, 2]`: their mean, the geometric mean of the odds."""
     return logits.mean(axis=0)
+
+
+def why_not_loaded(checkpoint: str | Path, error: Exception) -> str:
+    """What is wrong with a checkpoint that transformers cannot load, in one line."""
+    if "trust_remote_code" in str(error):
+        return f"{checkpoint} brings code of its own, which is not run here"
+    if isinstance(error, SafetensorError):
+        return f"the weights of {checkpoint} are damaged or not downloaded whole (a Git LFS pointer?): {error}"
+    return f"cannot load {checkpoint}: neither a checkpoint folder, as train_hf.py writes, nor a Hub id within reach"
 
 
 def probability_of(logits: np.ndarray) -> np.ndarray:

@@ -73,7 +73,12 @@ def training_facts(arguments: XrayTrainingArguments, seconds: float) -> dict:
 
 
 def write_recipe(arguments: Arguments, path: Path) -> None:
-    """What was run, complete: `train_hf.py --config recipe.yaml --output_dir DIR` runs it again."""
+    """What was run, complete: `train_hf.py --config recipe.yaml --dataset DATA --output_dir DIR` runs it again."""
+    path.write_text(yaml.safe_dump(recipe_values(arguments), sort_keys=False))
+
+
+def recipe_values(arguments: Arguments) -> dict:
+    """Every value that makes a run what it is; of absolute paths the name alone, which tells nothing of a machine."""
     model, data, training = arguments
     values, defaults = training.to_dict(), type(training)(output_dir=training.output_dir).to_dict()
     taught = {f.name for f in fields(training) if f.name in type(training).__annotations__ and "help" in f.metadata}
@@ -81,7 +86,15 @@ def write_recipe(arguments: Arguments, path: Path) -> None:
     recipe |= {key: value for key, value in values.items() if key in taught or value != defaults[key]}
     for key in ("cache_dir", "output_dir", "resume_from_checkpoint"):
         recipe.pop(key, None)
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    recipe["model_name_or_path"] = _name_of(recipe["model_name_or_path"])
+    for key in ("dataset", "teachers"):
+        if recipe.get(key):
+            recipe[key] = [_name_of(path) for path in recipe[key]]
+    return recipe
+
+
+def _name_of(path: str) -> str:
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def _save(model: PreTrainedModel, folder: Path, half: bool) -> None:

@@ -1,5 +1,6 @@
 """An ensemble's answers as targets, so that one checkpoint of the stock pipeline learns what several know."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -7,8 +8,32 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from pneumo_hf.config import InputError
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.evaluation.ensemble import read_predictions
 from pneumo_hf.imaging.processor import uses_clahe
 from pneumo_hf.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+
+def assert_teachers_saw_no_more(checkpoints: Sequence[str], films: dict[str, FilmDataset]) -> None:
+    """Stop where a teacher has learnt films that the student is validated or tested on: it would pass them on.
+
+    Raises:
+        InputError: a teacher of the same data held out other films.
+    """
+    names = {split: set(part.table["file_name"]) for split, part in films.items()}
+    for checkpoint in checkpoints:
+        tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
+        if None in tables:
+            logger.warning("%s does not tell which films it held out: see to it that they are this run's", checkpoint)
+            continue
+        held_out = set().union(*tables)
+        if held_out & set().union(*names.values()) and not names["validation"] | names["test"] <= held_out:
+            raise InputError(
+                f"{checkpoint} has learnt films that this run holds out: train both with one split_seed, validation "
+                "method and fraction"
+            )
 
 
 class Teachers(nn.Module):

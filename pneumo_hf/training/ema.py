@@ -24,6 +24,7 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_
     ) -> None:
+        self.raw = None  # of an earlier training with the same callback, as in a search
         self.average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
         self.step = state.global_step
         if self.resumed and (self.resumed / RAW_WEIGHTS).exists():  # the checkpoint's own weights are the average

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from pneumo_hf.config import LABELS, InputError, ModelArguments
 from pneumo_hf.imaging.processor import make_image_processor
 from pneumo_hf.inference.hidden_head import HiddenHeadResNet, HiddenHeadResNetConfig
+from pneumo_hf.inference.predictor import why_not_loaded
 from pneumo_hf.training.backbones import EMBEDDED, embedded_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -45,14 +47,17 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         transformers_logging.set_verbosity_error()  # else it tells at length that the head is a new one
         try:
             model = AutoModelForImageClassification.from_pretrained(
-                checkpoint, num_labels=len(LABELS), ignore_mismatched_sizes=True, dtype=torch.float32, **names
+                checkpoint,
+                num_labels=len(LABELS),
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                **names,
             )
             image_processor = make_image_processor(checkpoint, arguments.image_size, arguments.clahe)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"cannot load {checkpoint}: no such local checkpoint, and the Hub does not give it or cannot be "
-                f"reached; check the name, or use the embedded backbone: --model_name_or_path {EMBEDDED}"
-            ) from error
+        except (OSError, ValueError, SafetensorError) as error:
+            why = why_not_loaded(checkpoint, error)
+            raise InputError(f"{why}; the embedded backbone is --model_name_or_path {EMBEDDED}") from error
         finally:
             transformers_logging.set_verbosity(verbosity)
     if arguments.head_size:

@@ -12,11 +12,11 @@ from transformers import EarlyStoppingCallback, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from pneumo_hf.config import LABELS, XrayTrainingArguments
+from pneumo_hf.config import LABELS, InputError, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize, uses_clahe
 from pneumo_hf.training.augmentation import XrayAugment
-from pneumo_hf.training.distillation import Teachers
+from pneumo_hf.training.distillation import Teachers, assert_teachers_saw_no_more
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.models import (
@@ -47,6 +47,10 @@ def train(
         The log: a dictionary for each logged step and each evaluation, with `stage`.
     """
     resumed = find_checkpoint(arguments)
+    if arguments.teachers:
+        assert_teachers_saw_no_more(arguments.teachers, films)
+    if arguments.subtype_weight and not (films["train"].viral >= 0).any():
+        raise InputError("subtype_weight needs films whose names tell bacteria or virus: none of train's does")
     if arguments.sampling == "undersample":
         films = {**films, "train": undersample(films["train"], arguments.seed)}
     (Path(arguments.output_dir) / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -240,7 +244,9 @@ def _probed_weights(
     """A copy of the weights between the stages, kept on disk for a killed run; None where it will not be needed."""
     if arguments.fine_tuned_share == 1:
         return None
-    path = Path(arguments.output_dir) / CHECKPOINTS / "probed.pt"
+    path = (resumed.parent if resumed else Path(arguments.output_dir) / CHECKPOINTS) / "probed.pt"
+    if resumed and not path.exists():
+        raise InputError(f"fine_tuned_share needs the probe's weights, and {path} is missing: train from the start")
     if not resumed:
         with arguments.main_process_first():
             if arguments.process_index == 0:

@@ -1,11 +1,11 @@
 """Trainer with this project's loss: films are normalised (and augmented) on the device, labels are weighted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Sampler, WeightedRandomSampler
+from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer
 from transformers.utils import ModelOutput
 
@@ -80,11 +80,29 @@ class XrayTrainer(Trainer):
         if self.args.sampling != "balanced":
             return super()._get_train_sampler(train_dataset)
         films = train_dataset if train_dataset is not None else self.train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        generator = torch.Generator().manual_seed(seed)
-        labels = np.asarray(films.labels)
-        chances = 1 / np.bincount(labels)[labels]
-        return WeightedRandomSampler(chances, len(films), generator=generator)
+        return BalancedSampler(films.labels, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
+
+class BalancedSampler(Sampler):
+    """As many draws as there are films, with return, each label as often; an epoch's draws are the same when resumed.
+
+    Args:
+        labels: `[N]`.
+    """
+
+    def __init__(self, labels: np.ndarray, seed: int):
+        self.chances = torch.from_numpy(1 / np.bincount(labels)[labels])
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.chances)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.multinomial(self.chances, len(self), replacement=True, generator=generator).tolist())
 
 
 def _as_gathered(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

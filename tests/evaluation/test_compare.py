@@ -77,6 +77,15 @@ def test_runs_side_by_side(tiny_run: Path, tmp_path: Path, capsys) -> None:
     assert "data:image/png" in page and "other" in page and "not a diagnosis" in page.lower() or "diagnos" in page
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(tiny_run: Path, tmp_path: Path) -> None:
+    for parent in ("first", "second"):
+        shutil.copytree(tiny_run, tmp_path / parent / "run")
+    folders = [str(tmp_path / parent / "run") for parent in ("first", "second")]
+    main(["compare", *folders, "--output_dir", str(tmp_path / "compare")])
+    runs = json.loads((tmp_path / "compare" / "compare.json").read_text())["runs"]
+    assert list(runs) == ["first/run", "second/run"]
+
+
 def test_runs_of_other_films_are_refused(tiny_run: Path, tmp_path: Path, capsys) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_run, other)

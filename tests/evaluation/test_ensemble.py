@@ -98,6 +98,7 @@ def test_a_mirrored_film_has_the_same_score_with_flip(tiny_run: Path) -> None:
     both = (odds(plain, FILMS) + odds(plain, mirrored)) / 2
     np.testing.assert_allclose(odds(flip, FILMS), both, rtol=1e-3, atol=1e-3)
     assert np.abs(odds(plain, FILMS) - odds(plain, mirrored)).max() > 1e-2
+    assert (plain.chosen_on, flip.chosen_on) == ("validation", "validation, without mirroring")
 
 
 def test_several_models_are_served_by_the_app(tiny_run: Path, second_run: Path) -> None:

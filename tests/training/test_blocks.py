@@ -1,6 +1,7 @@
 """The recipes' building blocks: each of these tests fails if its block does nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,13 @@ def test_a_student_learns_its_teachers_answers_not_the_labels(tiny_run: Path, fi
     assert loss_of(seen["labels"]) == loss_of(1 - seen["labels"])
 
 
+def test_teachers_must_have_held_out_what_the_student_does(tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
+    options = ["--teachers", str(tiny_run), "--seed", "7", "--output_dir", str(tmp_path / "student")]
+    with pytest.raises(InputError, match="split_seed"):
+        main(parse_args([*tiny_recipe, *options]))
+    assert not list((tmp_path / "student" / "checkpoints").glob("*"))  # before anything is trained
+
+
 def test_teachers_must_see_the_students_films(tiny_run: Path) -> None:
     with pytest.raises(InputError, match="clahe"):
         Teachers([str(tiny_run)], clahe=True, autocast=None)
@@ -255,6 +263,26 @@ def test_a_hidden_head_loads_by_its_own_code_anywhere(tiny_recipe, shared: Path,
     assert float(done.stdout.split()[-1]) == pytest.approx(expected, abs=1e-5)
 
 
+def test_no_checkpoints_own_code_is_run(tiny_run: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    shutil.copytree(tiny_run, evil)
+    config = json.loads((evil / "config.json").read_text()) | {"model_type": "evil"}
+    names = {"AutoConfig": "evil.EvilConfig", "AutoModelForImageClassification": "evil.Evil"}
+    (evil / "config.json").write_text(json.dumps(config | {"auto_map": names}))
+    (evil / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(InputError, match="code of its own"):
+        Predictor(evil)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
+    pointer = tmp_path / "pointer"
+    shutil.copytree(tiny_run, pointer)
+    (pointer / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(InputError, match="LFS pointer"):
+        Predictor(pointer)
+
+
 def test_a_hidden_head_is_for_a_resnet(tiny_recipe) -> None:
     with pytest.raises(InputError, match="head_size"):
         load_model(
@@ -278,6 +306,15 @@ def test_clahe_is_in_training_in_the_predictor_and_said_to_the_pipeline(tiny_rec
     plain = {row["label"]: row["score"] for row in classify(load_xray(film).convert("RGB"))}["PNEUMONIA"]
     own = Predictor(run, device="cpu")([film])[0]["probability"]
     assert score == pytest.approx(own, abs=1e-5) and abs(plain - own) > 1e-4
+
+
+def test_a_film_too_small_to_equalise_is_listed_not_fatal(tiny_run: Path, tmp_path: Path) -> None:
+    equalising = tmp_path / "equalising"
+    shutil.copytree(tiny_run, equalising)
+    settings = json.loads((equalising / "preprocessor_config.json").read_text()) | {"clahe": True}
+    (equalising / "preprocessor_config.json").write_text(json.dumps(settings))
+    tiny, good = Predictor(equalising, device="cpu")([np.zeros((6, 6), np.uint8), make_film(1, True)])
+    assert "too small" in tiny["error"] and good["probability"] is not None
 
 
 def test_tensorboard_gets_the_log(tiny_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

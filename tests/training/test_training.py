@@ -19,7 +19,7 @@ from pneumo_hf.training.losses import class_weights, mix, soft_targets, weighted
 from pneumo_hf.training.models import final_linear, load_model, weight_layers
 from pneumo_hf.training.optimizer import make_optimizer
 from pneumo_hf.training.stages import extract_features, fine_tune, train_probe, undersample
-from pneumo_hf.training.trainer import XrayTrainer
+from pneumo_hf.training.trainer import BalancedSampler, XrayTrainer
 from tests.conftest import make_film
 
 
@@ -188,8 +188,19 @@ def test_undersampling_keeps_as_many_of_each_label_and_balanced_draws_them_alike
         model=model, args=arguments, train_dataset=train, eval_dataset=train, prepare=Normalize(processor),
         augment=None, class_weights=None,
     )._get_train_sampler()  # fmt: skip
-    drawn = np.concatenate([train.labels[list(sampler)] for _ in range(20)])
-    assert abs(drawn.mean() - 0.5) < 0.05 < train.labels.mean() - 0.5
+    draws = []
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        draws.append(list(sampler))
+    assert abs(train.labels[np.concatenate(draws)].mean() - 0.5) < 0.05 < train.labels.mean() - 0.5
+    assert draws[0] != draws[1]
+
+
+def test_a_balanced_epoch_draws_its_own_films_resumed_or_not(films, tiny_recipe, tmp_path: Path, monkeypatch) -> None:
+    epochs = []
+    monkeypatch.setattr(BalancedSampler, "set_epoch", lambda sampler, epoch: epochs.append(epoch))
+    tuned(films, tiny_recipe, tmp_path, "--sampling", "balanced", "--num_train_epochs", "3")
+    assert sorted(set(epochs)) == [0, 1, 2]
 
 
 def test_the_rate_falls_to_a_tenth_every_so_many_epochs(films, tiny_recipe, tmp_path: Path) -> None:

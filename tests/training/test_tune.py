@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from pneumo_hf.__main__ import main
+from pneumo_hf.training import stages
+from pneumo_hf.training.trainer import XrayTrainer
 
 
 def test_a_search_finds_a_rate_on_validation_and_goes_on(tiny_recipe, tmp_path: Path, caplog) -> None:
@@ -22,7 +24,29 @@ def test_a_search_finds_a_rate_on_validation_and_goes_on(tiny_recipe, tmp_path: 
     assert "going on with 2 finished trials" in caplog.text and "--learning_rate" in caplog.text
 
 
+def test_every_trial_starts_from_the_same_probe(tiny_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With averaged weights and an auxiliary output, which both outlive a trial."""
+    starts = []
+
+    class Recorder(XrayTrainer):
+        def training_step(self, model, *rest, **more):
+            if self.state.global_step == 0:
+                starts.append(sum(float(values.abs().sum()) for values in model.state_dict().values()))
+            return super().training_step(model, *rest, **more)
+
+    monkeypatch.setattr(stages, "XrayTrainer", Recorder)
+    options = ["--num_train_epochs", "2", "--ema_decay", "0.9", "--subtype_weight", "1", "--probe_epochs", "0"]
+    main(["tune", *tiny_recipe, *options, "--output_dir", str(tmp_path), "--trials", "3"])
+    assert len(starts) == 3 and len(set(starts)) == 1
+    other = ["tune", *tiny_recipe, *options, "--dropout", "0.1", "--output_dir", str(tmp_path), "--trials", "1"]
+    main(other)
+    assert len(json.loads((tmp_path / "tune.json").read_text())["trials"]) == 1  # another recipe, another study
+
+
 def test_a_recipe_without_stage_two_has_no_rate_to_search(tiny_recipe, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["tune", *tiny_recipe, "--num_train_epochs", "0", "--output_dir", str(tmp_path)])
     assert "num_train_epochs is 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["tune", *tiny_recipe, "--trials", "0", "--output_dir", str(tmp_path)])
+    assert "one trial or more" in capsys.readouterr().err
