@@ -32,7 +32,9 @@ SENSITIVITY = 0.97  # at which specificity is compared
 IDEAS = {
     "base": [],
     "not mirrored": ["--horizontal_flip", "0"],
-    "strong crops, jitter and blur": ["--crop_scale", "0.3", "--jitter", "0.3", "--blur", "0.2"],
+    "strong crops, jitter and blur, not mirrored": [
+        *("--crop_scale", "0.3", "--jitter", "0.3", "--blur", "0.2", "--horizontal_flip", "0")
+    ],
     "no probe, one rate": ["--probe_epochs", "0", "--layer_decay", "1"],
     "BatchNorm statistics learnt": ["--freeze_batch_norm", "false"],
     "no averaged weights": ["--ema_decay", "0"],

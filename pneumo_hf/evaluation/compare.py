@@ -66,8 +66,9 @@ def compare(folders: Sequence[str | Path], output: Path) -> dict:
     runs = [read_run(folder) for folder in folders]
     if len(runs) < 2:
         raise InputError("compare needs two runs or more")
+    names = [run.name for run in runs]
     for run, folder in zip(runs, folders, strict=True):
-        if sum(other.name == run.name for other in runs) > 1:
+        if names.count(run.name) > 1:
             run.name = "/".join(Path(folder).resolve().parts[-2:])
     if len({run.name for run in runs}) < len(runs):
         raise InputError("two runs have one name: " + ", ".join(run.name for run in runs))
