@@ -15,7 +15,7 @@ PIL_DAMAGE = (  # what PIL's decoders raise on damaged files
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error),
     ZeroDivisionError,
 )
-SMALLEST_SIDE = 16  # of a film that CLAHE's 8 x 8 tiles fit in
+SMALLEST_SIDE = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a bound of our own
@@ -62,7 +62,7 @@ def equalize(film: Image.Image) -> Image.Image:
     from torch import from_numpy
 
     if min(film.size) < SMALLEST_SIDE:
-        raise UnreadableFilmError(f"too small to equalise: {film.width} x {film.height}")
+        return film
     grey = from_numpy(np.asarray(film, dtype=np.float32) / 255)[None, None]
     return Image.fromarray((equalize_clahe(grey, 2.0, (8, 8))[0, 0] * 255).round().byte().numpy())
 

@@ -31,8 +31,8 @@ def assert_teachers_saw_no_more(checkpoints: Sequence[str], films: dict[str, Fil
         held_out = set().union(*tables)
         if held_out & set().union(*names.values()) and not names["validation"] | names["test"] <= held_out:
             raise InputError(
-                f"{checkpoint} has learnt films that this run holds out: train both with one split_seed, validation "
-                "method and fraction"
+                f"{checkpoint} may have learnt films that this run holds out: train both with one split_seed, "
+                "validation method and fraction"
             )
 
 

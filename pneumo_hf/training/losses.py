@@ -24,9 +24,8 @@ def weighted_loss(
         focal_gamma: Lin et al. 2017, equation 4.
     """
     log_probs = log_softmax(logits, dim=1)
-    terms = (
-        targets * log_probs * (1 - log_probs.exp()).clamp_min(1e-6) ** focal_gamma
-    )  # [B, C]; no slope at 0 is infinite
+    wrong = (1 - log_probs.exp()).clamp_min(1e-6)  # [B, C]; above 0, where a power may have an infinite slope
+    terms = targets * log_probs * wrong**focal_gamma
     return -(terms if weights is None else terms * weights).sum() / len(logits)
 
 

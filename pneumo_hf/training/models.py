@@ -35,10 +35,8 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         config = ResNetConfig(
             layer_type="basic", embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], **names
         )
-        model, image_processor = (
-            ResNetForImageClassification(config),
-            make_image_processor(None, arguments.image_size, arguments.clahe),
-        )
+        model = ResNetForImageClassification(config)
+        image_processor = make_image_processor(None, arguments.image_size, arguments.clahe)
     else:
         checkpoint = arguments.model_name_or_path
         if checkpoint == EMBEDDED:
