@@ -6,14 +6,17 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.config import LABELS, DataArguments, InputError, one_line_errors, write_csv
 
 logger = logging.getLogger(__name__)
 
+FLAGS = ("review", "abstain", "not_chest_xray")
 CLASSES = {2: LABELS, 3: ("NORMAL", "BACTERIA", "VIRUS")}
 SOURCES = (
     "a folder or zip of split/LABEL/file or LABEL/file, films beside a CSV of path and label, a folder of Parquet "
@@ -94,6 +97,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.split not in data:
         raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
     predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
+    if arguments.operating_point:
+        predictor.use(arguments.operating_point)
     table, views = data[arguments.split], []
     for member in predictor.members:
         films, rejected = decode_films(table, member.image_processor, arguments.cache_dir)
@@ -122,21 +127,52 @@ def predict(arguments: argparse.Namespace) -> None:
 
     rows = [row for path in arguments.paths for row in list_films(path)]
     predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
+    if arguments.operating_point:
+        predictor.use(arguments.operating_point)
+    recalibrate = _recalibration(arguments, predictor)
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    unreadable = 0
+    unreadable, flags = 0, dict.fromkeys((*FLAGS, "", None), 0)
     with output.open("w", newline="") as file:
         writer = csv.DictWriter(file, PREDICTION_COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for row in tqdm(predictor.score_rows(rows), total=len(rows), desc="Scoring films", unit="film"):
             label = "" if row["label"] is None else LABELS[row["label"]]
+            if row["probability"] is not None:  # decided already, at the threshold of the score as it was
+                row["probability"] = recalibrate(row["probability"])
             writer.writerow({**row, "path": row["file_name"], "label": label})
-            unreadable += bool(row["error"])
+            unreadable += row["probability"] is None
+            flags[row["flag"]] += 1
     logger.info(
         "%d films scored, %d unreadable (see the column error): %s", len(rows) - unreadable, unreadable, output
     )
+    logger.info("%d for review, %d abstained, %d no chest X-rays", *map(flags.get, FLAGS))
     if unreadable == len(rows):
         raise InputError(f"none of the films could be read; the reasons are in {output}")
+
+
+def _recalibration(arguments: argparse.Namespace, predictor) -> Callable[[float], float]:
+    """What `predict` does to a score before it is written: isotonic regression, and another prevalence."""
+    from pneumo_hf.evaluation.calibration import at_prevalence, fit_isotonic
+    from pneumo_hf.evaluation.ensemble import validation_scores
+
+    steps = []
+    if arguments.calibration == "isotonic":
+        steps.append(fit_isotonic(*validation_scores(predictor)))
+    if arguments.prevalence is not None:
+        if not 0 < arguments.prevalence < 1:
+            raise InputError(f"--prevalence is a share between 0 and 1, not {arguments.prevalence}")
+        learnt = predictor.learnt_prevalence
+        if learnt is None:
+            raise InputError(f"{predictor.name} does not tell the prevalence that its scores are calibrated to")
+        steps.append(lambda probs: at_prevalence(probs, learnt, arguments.prevalence))
+
+    def recalibrate(probability: float) -> float:
+        for step in steps:
+            probability = float(step(np.array([probability]))[0])
+        return probability
+
+    return recalibrate
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -238,12 +274,24 @@ def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
         "predict",
         help="score films to a CSV",
         description="Score films with a checkpoint: path, label (if the folder or column says it), patient_id, "
-        "probability of pneumonia, prediction, flag, error. A film that cannot be read has its reason in `error`.",
+        "probability of pneumonia, prediction, flag, error. `flag` is review from the decision threshold up, abstain "
+        "where neither label is sure, not_chest_xray for other pictures; `error` says what is wrong with a picture, "
+        "and why a film could not be read.",
     )
     sub.set_defaults(run=predict)
     _add_model_arguments(sub)
     sub.add_argument("paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards")
     sub.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
+    sub.add_argument(
+        "--prevalence", type=float, metavar="SHARE",
+        help="share of the films with pneumonia where these come from: the probabilities are corrected for it, by "
+        "Bayes; the decisions stay",
+    )  # fmt: skip
+    sub.add_argument(
+        "--calibration", choices=("temperature", "isotonic"), default="temperature",
+        help="isotonic: map the scores by isotonic regression on the validation predictions beside the checkpoint; "
+        "the decisions stay (default: temperature, folded into the weights)",
+    )  # fmt: skip
 
 
 def _add_training_commands(commands: argparse._SubParsersAction) -> None:
@@ -275,6 +323,11 @@ def _add_model_arguments(sub: argparse.ArgumentParser) -> None:
         "--model", required=True, action="append", metavar="CKPT",
         help="a run folder of train_hf.py, or a Hub id; given several times, the ensemble of them (mean of the "
         "logits, temperature and threshold refitted on their common validation films)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--operating_point", metavar="NAME",
+        help="decide at another threshold that the checkpoint carries: youden, sensitivity@0.95, specificity@0.95, "
+        "f1, cost@5 (default: the one of its recipe)",
     )  # fmt: skip
     sub.add_argument("--flip", action="store_true", help="average each film's score with its mirror image's")
     sub.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")

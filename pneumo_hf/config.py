@@ -160,7 +160,10 @@ class XrayTrainingArguments(TrainingArguments):
         metadata={"help": "Below 1, the saved weights lie so far on the way from the probed to the fine-tuned ones."},
     )
     step_epochs: int = field(
-        default=0, metadata={"help": "Divide the rate by ten every so many epochs, in place of lr_scheduler_type."}
+        default=0,
+        metadata={
+            "help": "Divide the rate by ten every so many epochs, in place of lr_scheduler_type and its warm-up."
+        },
     )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Stop after so many epochs without a better validation ROC AUC; 0 for never."}
@@ -174,7 +177,10 @@ class XrayTrainingArguments(TrainingArguments):
     )
     operating_point: str = field(
         default="youden",
-        metadata={"help": "What the decision threshold is chosen by: youden, sensitivity@0.95, specificity@0.9, ..."},
+        metadata={
+            "help": "What the decision threshold is chosen by on validation: youden, f1, sensitivity@0.95, "
+            "specificity@0.9, cost@5 (a missed pneumonia costs five false alarms)."
+        },
     )
     half_precision_weights: bool = field(
         default=False, metadata={"help": "Save convolutions as float16: half the size; they load as float32."}
@@ -320,9 +326,9 @@ def check_ranges(values: dict) -> None:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
     if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:
         raise InputError("ema_decay needs eval_strategy and save_strategy epoch")
-    if values["operating_point"] != "youden" and target_of(values["operating_point"]) is None:
+    if values["operating_point"] not in ("youden", "f1") and target_of(values["operating_point"]) is None:
         raise InputError(
-            f"operating_point is {values['operating_point']}: youden, sensitivity@0.95 or specificity@0.95"
+            f"operating_point is {values['operating_point']}: youden, f1, sensitivity@0.95, specificity@0.95 or cost@5"
         )
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # the new name and the old
         if values[key] and not values["freeze_batch_norm"]:
@@ -336,9 +342,10 @@ def check_ranges(values: dict) -> None:
 
 
 def target_of(operating_point: str) -> float | None:
-    """The X of `sensitivity@X` or `specificity@X`, above 0 and at most 1; None for a name of another form."""
-    match = re.fullmatch(r"(sensitivity|specificity)@(\d*\.?\d+)", operating_point)
-    return float(match[2]) if match and 0 < float(match[2]) <= 1 else None
+    """The X of `sensitivity@X` and `specificity@X`, above 0 and at most 1, or of `cost@X`; else None."""
+    match = re.fullmatch(r"(sensitivity|specificity|cost)@(\d*\.?\d+)", operating_point)
+    target = float(match[2]) if match else 0.0
+    return target if target > 0 and (target <= 1 or match[1] == "cost") else None
 
 
 @contextmanager

@@ -43,13 +43,14 @@ def run(*arguments: str, module: str = "train_hf.py") -> subprocess.CompletedPro
 def test_every_file_of_the_contract(tiny_run: Path) -> None:
     expected = {
         *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml", "rejected.csv"),
+        "chest_detector.safetensors",
         *(f"report/{name}" for name in ("metrics.json", "metrics_validation.json", "predictions_test.csv")),
         *(f"report/{name}" for name in ("predictions_validation.csv", "index.html", "history.csv")),
         *(f"report/{name}.png" for name in ("roc", "pr", "reliability", "confusion_matrix", "training_curves")),
     }
     assert {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()} == expected
     config = json.loads((tiny_run / "config.json").read_text())
-    assert {"decision_threshold", "operating_points", "preprocessing", "training_data"} <= set(config)
+    assert {"decision_threshold", "operating_points", "abstention", "preprocessing", "training_data"} <= set(config)
     for name in ("metrics.json", "metrics_validation.json"):
         metrics = json.loads((tiny_run / "report" / name).read_text())
         assert set(metrics["metrics"]) == set(METRIC_NAMES)

@@ -18,6 +18,7 @@ CSS = """
 .decision.unread { background: #e5e7eb; color: #111827; font-size: 1.1rem }
 .scale { position: relative; height: 1.6rem; background: #e5e7eb; border-radius: .4rem; margin: .5rem 0 1rem }
 .scale .bar { height: 100%; border-radius: .4rem } .bar.flag { background: #b91c1c } .bar.clear { background: #047857 }
+.scale .bar.unread { background: #6b7280 }
 .scale .threshold { position: absolute; top: -.4rem; bottom: -.4rem; width: 3px; background: #111827 }
 #film img { width: 100%; height: 100%; object-fit: contain }
 .hint { color: #4b5563 } td, th { padding: .1rem .8rem .1rem 0; text-align: left }

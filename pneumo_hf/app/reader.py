@@ -23,8 +23,11 @@ EMPTY = '<p class="hint">Drop a film on the left, or choose an example below.</p
 def build_reader(predictor: Predictor, examples: list[Path]) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict`."""
 
-    def read(path: str | None) -> tuple[Image.Image | None, str]:
-        return read_film_file(predictor, path)
+    thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
+    thresholds.setdefault(predictor.method, predictor.threshold)
+
+    def read(path: str | None, operating_point: str) -> tuple[Image.Image | None, str]:
+        return read_film_file(predictor, path, thresholds[operating_point])
 
     with gr.Row():
         with gr.Column():
@@ -39,6 +42,10 @@ def build_reader(predictor: Predictor, examples: list[Path]) -> None:
             )
         with gr.Column():
             verdict = gr.HTML(EMPTY, elem_id="verdict")
+            point = gr.Dropdown(
+                list(thresholds), value=predictor.method, label="Operating point", elem_id="operating-point",
+                info="what the decision threshold was chosen for, on validation films",
+            )  # fmt: skip
             gr.HTML(about(predictor))
     if examples:
         gr.Examples(
@@ -47,10 +54,11 @@ def build_reader(predictor: Predictor, examples: list[Path]) -> None:
             label="Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name tells the label",
             elem_id="examples",
         )
-    file.change(read, inputs=[file], outputs=[shown, verdict], api_name="predict")
+    file.change(read, inputs=[file, point], outputs=[shown, verdict], api_name="predict")
+    point.change(read, inputs=[file, point], outputs=[shown, verdict], api_visibility="private")
 
 
-def read_film_file(predictor: Predictor, path: str | None) -> tuple[Image.Image | None, str]:
+def read_film_file(predictor: Predictor, path: str | None, threshold: float) -> tuple[Image.Image | None, str]:
     """The film as it is read and its verdict as HTML; what cannot be read gets the reason instead."""
     if path is None:
         return None, EMPTY
@@ -61,19 +69,24 @@ def read_film_file(predictor: Predictor, path: str | None) -> tuple[Image.Image 
         return None, f'<div class="decision unread">Not read: {html.escape(str(error))}</div>'
     result = predictor([film])[0]
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
-    flagged = result["flag"] == "review"
-    return film, verdict_html(result["probability"], predictor.threshold, flagged, predictor.chosen_on)
+    return film, verdict_html(predictor, result, threshold)
 
 
-def verdict_html(probability: float, threshold: float, flagged: bool, chosen_on: str) -> str:
+def verdict_html(predictor: Predictor, result: dict, threshold: float) -> str:
     """The decision in words, and the probability as a bar with the threshold drawn on it."""
-    validated = chosen_on.startswith("validation")
-    how = f"calibrated on {chosen_on}" if validated else "as the checkpoint gives it, not calibrated"
-    words = "Flag for review: at or above the threshold" if flagged else "No flag: below the threshold"
+    if result["flag"] == "not_chest_xray":
+        return f'<div class="decision unread">No chest X-ray: {html.escape(result["error"])}</div>'
+    probability, validated = result["probability"], predictor.chosen_on.startswith("validation")
+    how = f"calibrated on {predictor.chosen_on}" if validated else "as the checkpoint gives it, not calibrated"
+    kind, words = "clear", "No flag: below the threshold"
+    if result["flag"] == "abstain":
+        kind, words = "unread", f"No answer: {html.escape(result['error'] or 'neither label is sure enough')}"
+    elif probability >= threshold:
+        kind, words = "flag", "Flag for review: at or above the threshold"
     return f"""
-<div class="decision {"flag" if flagged else "clear"}">{words}</div>
+<div class="decision {kind}">{words}</div>
 <div class="scale" role="img" aria-label="probability {probability:.1%}, threshold {threshold:.1%}">
-  <div class="bar {"flag" if flagged else "clear"}" style="width: {100 * probability:.2f}%"></div>
+  <div class="bar {kind}" style="width: {100 * probability:.2f}%"></div>
   <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
 </div>
 <p><b>Probability of pneumonia: {probability:.1%}</b>, {how}.

@@ -22,11 +22,11 @@ from pneumo_hf.data.files import UNREADABLE, is_in_zip, read_film, split_zip_pat
 from pneumo_hf.data.patients import split_by_patient
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
-from pneumo_hf.imaging.quality import THUMBNAIL
+from pneumo_hf.imaging.quality import THUMBNAIL, shortcoming
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "4"  # raise it when load_xray, resize_film or fingerprint gives something else
+CODE_VERSION = "5"  # raise it when load_xray, resize_film, fingerprint or shortcoming gives something else
 
 
 VIRAL = {"bacteria": 0, "virus": 1}
@@ -37,14 +37,21 @@ class FilmDataset(torch.utils.data.Dataset):
 
     A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64, "viral": [B]
     int64}`; `viral` is 1 for virus, 0 for bacteria and -1 where the file name tells neither. `contents` `[N]` and
-    `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found.
+    `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found; `shortcomings` `[N]` say why a
+    film should not be scored, mostly nothing.
     """
 
     def __init__(
-        self, table: Dataset, pixels: np.ndarray, rows: np.ndarray, contents: np.ndarray, thumbnails: np.ndarray
+        self,
+        table: Dataset,
+        pixels: np.ndarray,
+        rows: np.ndarray,
+        contents: np.ndarray,
+        thumbnails: np.ndarray,
+        shortcomings: np.ndarray,
     ):
         self.table, self.pixels, self.rows = table, pixels, rows
-        self.contents, self.thumbnails = contents, thumbnails
+        self.contents, self.thumbnails, self.shortcomings = contents, thumbnails, shortcomings
         self.labels = np.asarray(table["label"], dtype=np.int64)
         self.patient_ids = np.asarray(table["patient_id"])
         self.viral = np.array([VIRAL.get(subtype, -1) for subtype in table["subtype"]], dtype=np.int64)
@@ -63,8 +70,8 @@ class FilmDataset(torch.utils.data.Dataset):
         }
 
     def select(self, indices: np.ndarray) -> "FilmDataset":
-        contents, thumbnails = self.contents[indices], self.thumbnails[indices]
-        return FilmDataset(self.table.select(indices), self.pixels, self.rows[indices], contents, thumbnails)
+        seen = (values[indices] for values in (self.rows, self.contents, self.thumbnails, self.shortcomings))
+        return FilmDataset(self.table.select(indices), self.pixels, *seen)
 
 
 def decode_films(
@@ -88,7 +95,8 @@ def decode_films(
     pixels, prints = np.load(paths["npy"], mmap_mode="r"), np.load(paths["npz"])
     rejected = [{"path": films[index]["file_name"], "reason": reason} for index, reason in reasons.items()]
     table = films.remove_columns("image").select(readable)
-    return FilmDataset(table, pixels, readable, prints["contents"][readable], prints["thumbnails"][readable]), rejected
+    seen = (prints[name][readable] for name in ("contents", "thumbnails", "shortcomings"))
+    return FilmDataset(table, pixels, readable, *seen), rejected
 
 
 def decode_splits(
@@ -162,12 +170,14 @@ def _decode_all(
     pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), 1, size["height"], size["width"]))
     contents = np.zeros(len(images), "U32")
     thumbnails = np.zeros((len(images), THUMBNAIL, THUMBNAIL), np.uint8)
+    shortcomings = np.zeros(len(images), "U40")
     reasons = {}
 
     def decode(index: int) -> Fingerprint | None:
         try:
             film = load_xray(read_film(images[index]))
             pixels[index] = resize_film(film, image_processor)
+            shortcomings[index] = shortcoming(film)
             return fingerprint(film)
         except (UnreadableFilmError, *UNREADABLE) as error:
             reasons[index] = str(error) or type(error).__name__
@@ -183,7 +193,7 @@ def _decode_all(
                 bar.update()
     pixels.flush()
     with prints_path.open("wb") as file:
-        np.savez(file, contents=contents, thumbnails=thumbnails)
+        np.savez(file, contents=contents, thumbnails=thumbnails, shortcomings=shortcomings)
     os.replace(partial, pixels_path)
     return dict(sorted(reasons.items()))
 

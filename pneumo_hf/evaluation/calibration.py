@@ -1,10 +1,15 @@
 """Temperature scaling: one number, fitted on validation, that makes the scores mean what they say."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax, logit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
 LIMITS = (0.05, 20.0)
+EPSILON = 1e-7
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -19,3 +24,29 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return -log_probs[np.arange(len(labels)), labels].mean()
 
     return float(np.exp(minimize_scalar(log_loss, bounds=np.log(LIMITS), method="bounded").x))
+
+
+def slope_and_intercept(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
+    """Cox's calibration slope and intercept: logistic regression of the labels on the log odds of the scores.
+
+    A slope below 1 says that scores are too extreme, an intercept below 0 that they are too high; 1 and 0 are ideal.
+    NaN where one label is missing.
+    """
+    if len(np.unique(labels)) < 2:
+        return {"slope": np.nan, "intercept": np.nan}
+    odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))[:, None]
+    fit = LogisticRegression(C=np.inf, max_iter=1000).fit(odds, labels)
+    return {"slope": float(fit.coef_[0, 0]), "intercept": float(fit.intercept_[0])}
+
+
+def fit_isotonic(labels: np.ndarray, probs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Isotonic regression of validation labels on their scores: `[N]` scores -> `[N]`, in the same order of films."""
+    return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(probs, labels).predict
+
+
+def at_prevalence(probs: np.ndarray, learnt: float, there: float) -> np.ndarray:
+    """Scores `[N]` calibrated where a share `learnt` of the films has pneumonia, for where a share `there` has it.
+
+    The odds are multiplied by the ratio of the prior odds (Saerens et al. 2002). The order of films stays.
+    """
+    return expit(logit(np.clip(probs, EPSILON, 1 - EPSILON)) + logit(there) - logit(learnt))

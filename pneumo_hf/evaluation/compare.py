@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from matplotlib.axes import Axes
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import binomtest, norm
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.config import InputError
 from pneumo_hf.data.figures import ACCENT, INK, save
 from pneumo_hf.data.page import write_page
+from pneumo_hf.evaluation.metrics import delong_areas
 
 SHOWN = ("roc_auc", "accuracy", "sensitivity", "specificity", "ece")
 
@@ -45,7 +46,7 @@ def read_run(folder: str | Path) -> Run:
     try:
         metrics = json.loads((report / "metrics.json").read_text())
         with (report / f"predictions_{metrics['split']}.csv").open(newline="") as file:
-            rows = sorted((row for row in csv.DictReader(file) if not row["error"]), key=lambda row: row["path"])
+            rows = sorted((row for row in csv.DictReader(file) if row["probability"]), key=lambda row: row["path"])
         labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
         probs = np.array([float(row["probability"]) for row in rows])
         return Run(folder.resolve().name, metrics, [row["path"] for row in rows], labels, probs)
@@ -105,18 +106,12 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[st
     Args:
         labels: `[N]`, 1 for pneumonia. first, second: `[N]`, scores.
     """
-    cases, controls = labels == 1, labels == 0
-    areas, of_cases, of_controls = [], [], []
-    for scores in (first, second):  # by midranks, as Sun and Xu 2014
-        ranks = rankdata(scores)
-        of_cases.append((ranks[cases] - rankdata(scores[cases])) / controls.sum())
-        of_controls.append(1 - (ranks[controls] - rankdata(scores[controls])) / cases.sum())
-        areas.append(of_cases[-1].mean())
-    covariance = np.cov(of_cases) / cases.sum() + np.cov(of_controls) / controls.sum()
+    areas, covariance = delong_areas(labels, first, second)
     difference = areas[0] - areas[1]
     error = np.sqrt(max(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1], 0.0))
     p = 2 * norm.sf(abs(difference) / error) if error > 0 else float(difference == 0)
-    return {"first": areas[0], "second": areas[1], "difference": difference, "standard_error": error, "p": p}
+    names = ("first", "second", "difference", "standard_error", "p")
+    return dict(zip(names, map(float, (*areas, difference, error, p)), strict=True))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.special import logit
+from scipy.special import expit, logit
 from transformers.utils import cached_file
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.thresholds import DEFAULT, NAMED, choose_thresholds, operating_points
+from pneumo_hf.inference.abstention import conformal_limits
 from pneumo_hf.inference.predictor import Ensemble, Predictor, mean_logits, probability_of
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,20 @@ def load_predictor(checkpoints: Sequence[str | Path], device: str | None = None,
     method = members[0].method if len({member.method for member in members}) == 1 else DEFAULT
     thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, method)))
     points = operating_points(labels, probs, thresholds)
-    return Ensemble(members, temperature, thresholds[method], method, points)
+    return Ensemble(members, temperature, thresholds[method], method, points, conformal_limits(labels, probs))
+
+
+def validation_scores(predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and P(PNEUMONIA) `[N]` of the validation films, as the report beside a checkpoint has them.
+
+    Raises:
+        InputError: an ensemble, or a checkpoint without its report.
+    """
+    table = read_predictions(predictor.name, "validation") if len(predictor.members) == 1 else None
+    if table is None:
+        raise InputError(f"{predictor.name} has no report/predictions_validation.csv beside it")
+    labels, odds = map(np.array, zip(*table.values(), strict=True))
+    return labels, expit(odds)
 
 
 def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[int, float]] | None:

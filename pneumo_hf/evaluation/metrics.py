@@ -5,6 +5,7 @@ resample counts how often each film's patient was drawn. scikit-learn is the ref
 """
 
 import numpy as np
+from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import roc_auc_score
 
 CALIBRATION_BINS = 15
@@ -23,6 +24,9 @@ def metrics_with_intervals(
 ) -> dict[str, dict[str, float | list[float]]]:
     """`{name: {"value", "ci95": [low, high]}}` for every metric of the contract.
 
+    Proportions have `ci95_wilson` beside it (Wilson 1927) and the ROC area `ci95_delong` (DeLong et al. 1988). Both
+    take films as independent: they are what other papers give, and too narrow where patients have several films.
+
     Args:
         labels: `[N]`, 1 for pneumonia; probs: `[N]`, P(PNEUMONIA); patient_ids: `[N]`, the unit of resampling.
         threshold: films with a probability of at least this are called pneumonia.
@@ -37,7 +41,30 @@ def metrics_with_intervals(
         defined = resampled[name][np.isfinite(resampled[name])]
         low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (np.nan, np.nan)
         result[name] = {"value": float(value[0]), "ci95": [float(low), float(high)]}
+    for name, (successes, films) in _proportions(confusion(labels, probs >= threshold)).items():
+        if films:
+            interval = binomtest(successes, films).proportion_ci(method="wilson")
+            result[name]["ci95_wilson"] = [float(interval.low), float(interval.high)]
+    if min(labels.sum(), len(labels) - labels.sum()) > 1:
+        (area,), covariance = delong_areas(labels, probs)
+        margin = norm.ppf(0.975) * np.sqrt(covariance[0, 0])
+        result["roc_auc"]["ci95_delong"] = [float(max(area - margin, 0)), float(min(area + margin, 1))]
     return result
+
+
+def delong_areas(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ROC areas `[M]` of M scores `[N]` of the same films, and their covariance `[M, M]`.
+
+    DeLong, DeLong and Clarke-Pearson 1988, by midranks as in Sun and Xu 2014. Needs two films of each label.
+    """
+    cases, controls = labels == 1, labels == 0
+    of_cases, of_controls = [], []
+    for values in scores:
+        ranks = rankdata(values)
+        of_cases.append((ranks[cases] - rankdata(values[cases])) / controls.sum())
+        of_controls.append(1 - (ranks[controls] - rankdata(values[controls])) / cases.sum())
+    covariance = np.cov(of_cases) / cases.sum() + np.cov(of_controls) / controls.sum()
+    return np.mean(of_cases, axis=1), np.atleast_2d(covariance)
 
 
 def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -86,6 +113,18 @@ def confusion(labels: np.ndarray, preds: np.ndarray) -> dict[str, int]:
         "fp": int(np.sum(preds & (labels == 0))),
         "fn": int(np.sum(~preds & (labels == 1))),
         "tp": int(np.sum(preds & (labels == 1))),
+    }
+
+
+def _proportions(counts: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """`{metric: (successes, films)}` of those metrics that are shares of films."""
+    tn, fp, fn, tp = (counts[name] for name in ("tn", "fp", "fn", "tp"))
+    return {
+        "accuracy": (tp + tn, tp + tn + fp + fn),
+        "sensitivity": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "precision": (tp, tp + fp),
+        "npv": (tn, tn + fn),
     }
 
 

@@ -60,7 +60,8 @@ def evaluate_films(
         floors: ROC AUC of models that see no lung, to stand beside the result.
     """
     films = views[0]
-    labels, probs = films.labels, probability_of(predictor.score_films(*views))
+    logits, distances = predictor.look_at_films(*views)
+    labels, probs = films.labels, probability_of(logits)
     thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
     metrics = {
         "model": model,
@@ -81,7 +82,7 @@ def evaluate_films(
         "subgroups": subgroups(films, probs, predictor.threshold),
         "versions": {package: version(package) for package in PACKAGES},
     }
-    return metrics, prediction_rows(films.table, probs, predictor)
+    return metrics, prediction_rows(films, probs, distances, predictor)
 
 
 def subgroups(films: FilmDataset, probs: np.ndarray, threshold: float) -> dict[str, dict]:

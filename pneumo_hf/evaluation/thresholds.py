@@ -9,7 +9,7 @@ from pneumo_hf.config import target_of
 from pneumo_hf.evaluation.metrics import weighted_metrics
 
 DEFAULT = "youden"
-NAMED = (DEFAULT, "sensitivity@0.95", "specificity@0.95")  # what every checkpoint carries
+NAMED = (DEFAULT, "sensitivity@0.95", "specificity@0.95", "f1", "cost@5")  # what every checkpoint carries
 
 
 def choose_thresholds(labels: np.ndarray, probs: np.ndarray, names: Sequence[str] = NAMED) -> dict[str, float]:
@@ -17,20 +17,31 @@ def choose_thresholds(labels: np.ndarray, probs: np.ndarray, names: Sequence[str
 
     `youden` has the largest sensitivity + specificity - 1 (Youden 1950), the middle of the tied ones;
     `sensitivity@X` is the highest threshold with at least that sensitivity; `specificity@X` the lowest with at least
-    that specificity.
+    that specificity. `f1` has the largest F1; `cost@X` the least cost where a missed pneumonia costs as much as X
+    false alarms, at the share of pneumonia that these films have. Of tied ones, the middle.
     """
     fpr, tpr, cuts = roc_curve(labels, probs, drop_intermediate=False)
+    cases, controls = labels.sum(), (1 - labels).sum()
+    tp, fp = tpr * cases, fpr * controls
     chosen = {}
     for name in names:
         if name == DEFAULT:
-            best = np.flatnonzero(np.isclose(tpr - fpr, np.max(tpr - fpr)))
-            index = best[len(best) // 2]
+            index = _middle_of_best(tpr - fpr)
+        elif name == "f1":
+            index = _middle_of_best(2 * tp / (cases + tp + fp))
+        elif name.startswith("cost@"):
+            index = _middle_of_best(-target_of(name) * (cases - tp) - fp)
         elif name.startswith("sensitivity@"):
             index = np.argmax(tpr >= target_of(name))
         else:
             index = np.flatnonzero(1 - fpr >= target_of(name))[-1]
         chosen[name] = _between(probs, cuts[index])
     return chosen
+
+
+def _middle_of_best(values: np.ndarray) -> int:
+    best = np.flatnonzero(np.isclose(values, values.max()))
+    return best[len(best) // 2]
 
 
 def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str, float]) -> list[dict]:
@@ -49,6 +60,17 @@ def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str
             }
         )
     return points
+
+
+def predictive_values(sensitivity: float, specificity: float, prevalence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """PPV and NPV `[K]` that a threshold would have where a share `prevalence` `[K]` of the films has pneumonia.
+
+    By Bayes' theorem, if the films are otherwise like those that sensitivity and specificity were measured on.
+    """
+    tp, fn = prevalence * sensitivity, prevalence * (1 - sensitivity)
+    tn, fp = (1 - prevalence) * specificity, (1 - prevalence) * (1 - specificity)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return tp / (tp + fp), tn / (tn + fn)
 
 
 def _between(probs: np.ndarray, cut: float) -> float:

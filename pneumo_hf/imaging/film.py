@@ -9,13 +9,15 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pneumo_hf.imaging.dicom import MOST_PIXELS, dicom_facts, is_dicom, read_dicom
+from pneumo_hf.imaging.quality import COLOURED
 
 FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
 PIL_DAMAGE = (  # what PIL's decoders raise on damaged files
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error),
     ZeroDivisionError,
 )
-SMALLEST_SIDE = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
+SMALLEST_TILED = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
+COLOUR_SPREAD = 10.0  # deviation of Cb or Cr over a picture, in grey levels: a uniform tint is none
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a bound of our own
@@ -61,7 +63,7 @@ def equalize(film: Image.Image) -> Image.Image:
     from kornia.enhance import equalize_clahe  # with torch, which reading a film does without
     from torch import from_numpy
 
-    if min(film.size) < SMALLEST_SIDE:
+    if min(film.size) < SMALLEST_TILED:
         return film
     grey = from_numpy(np.asarray(film, dtype=np.float32) / 255)[None, None]
     return Image.fromarray((equalize_clahe(grey, 2.0, (8, 8))[0, 0] * 255).round().byte().numpy())
@@ -134,7 +136,16 @@ def _to_grey(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return image.convert("L")  # exact for grey films stored as RGB: PIL's weights sum to one
+    grey = image.convert("L")  # exact for grey films stored as RGB: PIL's weights sum to one
+    if image.mode not in ("1", "L", "LA"):
+        grey.info[COLOURED] = _is_coloured(image)
+    return grey
+
+
+def _is_coloured(image: Image.Image) -> bool:
+    """Whether the hue changes over the picture, as it does on photographs and not on a film scanned in colour."""
+    small = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BOX).convert("YCbCr"))
+    return bool(small[..., 1:].std(axis=(0, 1)).max() > COLOUR_SPREAD)
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

@@ -8,7 +8,17 @@ from PIL import Image
 
 THUMBNAIL = 56  # pixels a side
 MEAN_CHEST = Path(__file__).parent / "mean_chest.png"
+SMALLEST_SIDE = 64  # pixels
+FAINTEST = 3.0  # grey levels of deviation; the faintest train film of the embedded sample has 25
+COLOURED = "coloured"  # in the `info` of a film that load_xray made of a colour picture
 INVERTED = -0.45  # chest_correlation of a negative; no film of the Kermany set or of 240 from elsewhere is below -.19
+
+SHORTCOMINGS = {  # and what a prediction is flagged with for each
+    "blank": "not_chest_xray",
+    "a colour picture": "not_chest_xray",
+    f"smaller than {SMALLEST_SIDE} pixels": "abstain",
+    "a negative: its lungs are bright": "abstain",
+}
 
 
 def thumbnail(film: Image.Image) -> np.ndarray:
@@ -46,3 +56,15 @@ def _shading() -> np.ndarray:
     """An orthonormal basis `[3136, 6]` of the quadratic polynomials in x and y."""
     y, x = np.mgrid[-1 : 1 : THUMBNAIL * 1j, -1 : 1 : THUMBNAIL * 1j].reshape(2, -1)
     return np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))[0].astype(np.float32)
+
+
+def shortcoming(film: Image.Image) -> str:
+    """Why a film of `load_xray` should not be scored, a key of `SHORTCOMINGS`; empty where nothing is wrong."""
+    small = thumbnail(film)
+    if small.std() < FAINTEST:
+        return "blank"
+    if film.info.get(COLOURED):
+        return "a colour picture"
+    if min(film.size) < SMALLEST_SIDE:
+        return f"smaller than {SMALLEST_SIDE} pixels"
+    return "a negative: its lungs are bright" if chest_correlation(small[None])[0] < INVERTED else ""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
 from PIL import Image
 from safetensors import SafetensorError
 from scipy.special import softmax
@@ -18,7 +17,9 @@ from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.film import UnreadableFilmError, XraySource, load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
+from pneumo_hf.imaging.quality import SHORTCOMINGS, shortcoming
 from pneumo_hf.inference import hidden_head  # noqa: F401 - tells transformers of the one architecture of our own
+from pneumo_hf.inference.abstention import load_detector, undecided
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class Predictor:
         self.threshold = float(settings.get("decision_threshold", 0.5))
         self.method = settings.get("decision_method", "youden" if self.calibrated else "default")
         self.operating_points = settings.get("operating_points", [])
+        self.limits = settings.get("abstention")  # of `conformal_limits`
+        self.detector = load_detector(checkpoint)
+        self.learnt_prevalence = settings.get("training_data", {}).get("prevalence")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
         self.model.to(self.device, memory_format=torch.channels_last).eval()
@@ -78,8 +82,9 @@ class Predictor:
     def __call__(self, films: Iterable[XraySource]) -> list[dict]:
         """Score paths, bytes, PIL pictures or arrays, in order: `[{"probability", "prediction", "flag", "error"}]`.
 
-        `probability` is P(PNEUMONIA); `flag` is "review" from the decision threshold up. A film that cannot be read
-        has the reason in `error`, and None elsewhere.
+        `probability` is P(PNEUMONIA); `flag` is "review" from the decision threshold up, "abstain" where neither label
+        is sure or the film's quality forbids it, and "not_chest_xray" for other pictures; what is wrong with a picture
+        is said in `error`. A film that cannot be read has the reason in `error`, and None elsewhere.
         """
         rows = ({"image": film} for film in films)
         return [
@@ -92,8 +97,9 @@ class Predictor:
         batch, pixels = [], []
         for row in rows:
             try:
-                pixels.append(self.resize(load_xray(read(row["image"]))))
-                batch.append({**row, "error": ""})
+                film = load_xray(read(row["image"]))
+                pixels.append(self.resize(film))
+                batch.append({**row, "shortcoming": shortcoming(film), "error": ""})
             except (UnreadableFilmError, *UNREADABLE) as error:
                 batch.append({**row, "error": str(error) or type(error).__name__})
             if len(batch) == self.batch_size:
@@ -107,11 +113,18 @@ class Predictor:
         Args:
             films: the films as each of `members` decodes them.
         """
-        rows, logits = range(len(films[0])), []
+        return np.concatenate([self.logits(*pixels) for pixels in self._batches(films)])
+
+    def look_at_films(self, *films: FilmDataset) -> tuple[np.ndarray, np.ndarray]:
+        """Logits `[N, 2]` as of `score_films`, and the distances `[N]` of `look`."""
+        logits, distances = zip(*(self.look(*pixels) for pixels in self._batches(films)), strict=True)
+        return np.concatenate(logits), np.concatenate(distances)
+
+    def _batches(self, films: tuple[FilmDataset, ...]) -> Iterator[list[torch.Tensor]]:
+        rows = range(len(films[0]))
         for start in tqdm(rows[:: self.batch_size], desc="Scoring films", unit="batch"):
             chosen = rows[start : start + self.batch_size]
-            logits.append(self.logits(*(part.__getitems__(chosen)["pixel_values"] for part in films)))
-        return np.concatenate(logits)
+            yield [part.__getitems__(chosen)["pixel_values"] for part in films]
 
     def resize(self, film: Image.Image) -> tuple[np.ndarray, ...]:
         """A film as each of `members` is fed it: `[1, H, W]` uint8 for each."""
@@ -119,27 +132,75 @@ class Predictor:
 
     def logits(self, pixels: torch.Tensor) -> np.ndarray:
         """Logits `[B, 2]` of resized films `[B, 1, H, W]` uint8, in the order NORMAL, PNEUMONIA."""
+        return self._forward(pixels, output_hidden_states=False)[0]
+
+    def look(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Logits `[B, 2]`, and how far `[B]` each picture is from the films of training: above 1 it is none.
+
+        The distances are NaN where the checkpoint has no detector.
+        """
+        if self.detector is None:
+            return self.logits(pixels), np.full(len(pixels), np.nan)
+        logits, features = self._forward(pixels, output_hidden_states=True)
+        return logits, self.detector.distances(features)
+
+    def features(self, pixels: torch.Tensor) -> np.ndarray:
+        """What the detector looks at, `[B, D]`: the channels of every stage, averaged over the picture."""
+        return self._forward(pixels, output_hidden_states=True)[1]
+
+    def _forward(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
         # Convolutions in full float32, so that a score from a GPU is the score from a CPU.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pixel_values = self.normalize(pixels.to(self.device)).contiguous(memory_format=torch.channels_last)
-            logits = self.model(pixel_values=pixel_values).logits
+            output = self.model(pixel_values=pixel_values, output_hidden_states=output_hidden_states)
+            logits, features = output.logits, None
+            if output_hidden_states:
+                features = torch.cat([stage.float().mean(dim=(2, 3)) for stage in output.hidden_states], dim=1)
+                features = features.cpu().numpy()
             if self.flip:
                 logits = (logits + self.model(pixel_values=pixel_values.flip(-1)).logits) / 2
-        return logits.float().cpu().numpy()[:, [1 - self.positive, self.positive]]
+        return logits.float().cpu().numpy()[:, [1 - self.positive, self.positive]], features
 
-    def decide(self, probability: float) -> dict[str, str]:
-        flagged = probability >= self.threshold
-        return {"prediction": POSITIVE if flagged else NEGATIVE, "flag": "review" if flagged else ""}
+    def decide(self, probability: float, distance: float = np.nan, wrong: str = "") -> dict[str, str]:
+        """The prediction and the flag of a film, and in `error` what is wrong with a picture.
+
+        Args:
+            distance: of `look`. wrong: its `shortcoming`.
+        """
+        above = probability >= self.threshold
+        prediction, flag, error = POSITIVE if above else NEGATIVE, "review" if above else "", wrong
+        if wrong:
+            flag = SHORTCOMINGS[wrong]
+        elif distance > 1:
+            flag, error = "not_chest_xray", f"unlike the films it was trained on: {distance:.2f} times the limit"
+        elif self.limits and undecided(probability, self.limits):
+            flag = "abstain"
+        return {"prediction": prediction, "flag": flag, "error": error}
+
+    def use(self, operating_point: str) -> None:
+        """Decide at another of the checkpoint's operating points.
+
+        Raises:
+            InputError: it carries none of that name.
+        """
+        thresholds = {point["name"]: point["threshold"] for point in self.operating_points}
+        if operating_point not in thresholds:
+            raise InputError(
+                f"{self.name} carries no operating point {operating_point}, only {', '.join(thresholds) or 'none'}"
+            )
+        self.threshold, self.method = thresholds[operating_point], operating_point
 
     def _score_batch(self, batch: list[dict], pixels: list[tuple[np.ndarray, ...]]) -> Iterator[dict]:
         parts = [torch.from_numpy(np.stack(part)) for part in zip(*pixels, strict=True)]
-        probs = iter(probability_of(self.logits(*parts)) if pixels else [])
+        logits, distances = self.look(*parts) if pixels else (np.empty((0, 2)), [])
+        seen = zip(probability_of(logits), distances, strict=True)
         for row in batch:
             if row["error"]:
                 yield {**row, "probability": None, "prediction": None, "flag": None}
             else:
-                probability = float(next(probs))
-                yield {**row, "probability": probability, **self.decide(probability)}
+                probability, distance = next(seen)
+                decision = self.decide(probability, distance, row["shortcoming"])
+                yield {**row, "probability": float(probability), **decision}
 
 
 class Ensemble(Predictor):
@@ -152,6 +213,7 @@ class Ensemble(Predictor):
         temperature: of the mean logits.
         operating_points: as in a checkpoint's `config.json`; None where nothing could be chosen on validation.
         threshold: the decision threshold, chosen by `method`.
+        limits: of `conformal_limits`, for abstaining.
     """
 
     def __init__(
@@ -161,12 +223,14 @@ class Ensemble(Predictor):
         threshold: float,
         method: str,
         operating_points: list[dict] | None,
+        limits: dict[str, float] | None = None,
     ):
         self._members, self.temperature = members, temperature
         self.threshold, self.method = threshold, method
         self.name = " + ".join(Path(member.name).name for member in members)
         self.calibrated, self.operating_points = operating_points is not None, operating_points or []
         self.batch_size, self.flip = members[0].batch_size, members[0].flip
+        self.limits, self.learnt_prevalence = limits, members[0].learnt_prevalence
 
     @property
     def members(self) -> list[Predictor]:
@@ -175,6 +239,12 @@ class Ensemble(Predictor):
     def logits(self, *pixels: torch.Tensor) -> np.ndarray:
         logits = [member.logits(part) for member, part in zip(self.members, pixels, strict=True)]
         return mean_logits(np.stack(logits)) / np.float32(self.temperature)
+
+    def look(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """As of one checkpoint; the distances are the means of the members'."""
+        seen = [member.look(part) for member, part in zip(self.members, pixels, strict=True)]
+        logits, distances = map(np.stack, zip(*seen, strict=True))
+        return mean_logits(logits) / np.float32(self.temperature), distances.mean(axis=0)
 
 
 def mean_logits(logits: np.ndarray) -> np.ndarray:
@@ -199,16 +269,15 @@ def probability_of(logits: np.ndarray) -> np.ndarray:
 PREDICTION_COLUMNS = ("path", "label", "patient_id", "probability", "prediction", "flag", "error")
 
 
-def prediction_rows(table: Dataset, probs: np.ndarray, predictor: Predictor) -> list[dict]:
-    """Rows of a predictions CSV for decoded films and their probabilities."""
+def prediction_rows(films: FilmDataset, probs: np.ndarray, distances: np.ndarray, predictor: Predictor) -> list[dict]:
+    """Rows of a predictions CSV for decoded films, their probabilities `[N]` and the distances `[N]` of `look`."""
     return [
         {
             "path": film["file_name"],
             "label": LABELS[film["label"]],
             "patient_id": film["patient_id"],
             "probability": float(probability),
-            **predictor.decide(probability),
-            "error": "",
+            **predictor.decide(probability, distance, wrong),
         }
-        for film, probability in zip(table, probs, strict=True)
+        for film, probability, distance, wrong in zip(films.table, probs, distances, films.shortcomings, strict=True)
     ]

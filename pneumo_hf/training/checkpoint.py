@@ -2,9 +2,11 @@
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
@@ -16,8 +18,11 @@ from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.thresholds import NAMED, choose_thresholds, operating_points
 from pneumo_hf.imaging.processor import uses_clahe
+from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_chests
 from pneumo_hf.inference.predictor import Predictor, probability_of
 from pneumo_hf.training.models import fold_temperature
+
+DETECTOR_FILMS = 600  # of train, and of validation: more change the detector's limit by a hair
 
 
 def save_calibrated(
@@ -42,6 +47,7 @@ def save_calibrated(
     model.config.decision_threshold = thresholds[training.operating_point]
     model.config.decision_method = training.operating_point
     model.config.operating_points = operating_points(validation.labels, probs, thresholds)
+    model.config.abstention = conformal_limits(validation.labels, probs)
     model.config.preprocessing = {
         "film": "pneumo_hf.load_xray: one 8-bit grey image, the whole film",
         "size": [image_processor.size["height"], image_processor.size["width"]],
@@ -52,9 +58,24 @@ def save_calibrated(
         "kermany": all(films["train"].table["subtype"]),  # whose file names alone say bacteria, virus or normal
         "films": {split: len(part) for split, part in films.items() if split != "test"},
         "patients": {split: len(set(part.patient_ids)) for split, part in films.items() if split != "test"},
+        "prevalence": float(validation.labels.mean()),  # that the scores are calibrated to
     }
     model.config.save_pretrained(folder)
+    save_detector(folder, films, device)
     return Predictor(folder, device=str(device))
+
+
+def save_detector(folder: Path, films: dict[str, FilmDataset], device: torch.device) -> None:
+    """Fit what tells a chest film from another picture on some train and validation films, and put it there."""
+    predictor = Predictor(folder, device=str(device))
+
+    def features(part: FilmDataset, spoil: Callable = lambda pixels: pixels) -> np.ndarray:
+        rows = np.random.default_rng(0).permutation(len(part))[:DETECTOR_FILMS]
+        batches = np.array_split(rows, range(predictor.batch_size, len(rows), predictor.batch_size))
+        return np.concatenate([predictor.features(spoil(part.__getitems__(b)["pixel_values"])) for b in batches])
+
+    validation = films["validation"]
+    fit_detector(features(films["train"]), features(validation), features(validation, no_chests)).save(folder)
 
 
 def training_facts(arguments: XrayTrainingArguments, seconds: float) -> dict:

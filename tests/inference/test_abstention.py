@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pneumo_hf import Predictor, load_xray
+from pneumo_hf.config import InputError
+from pneumo_hf.imaging.quality import shortcoming
+from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_chests, undecided
+from tests.conftest import make_film
+
+
+def photograph(seed: int, coloured: bool = False) -> np.ndarray:
+    """No chest: a few bright squares and lines on a dark ground."""
+    random = np.random.default_rng(seed)
+    picture = np.zeros((96, 96, 3), np.uint8)
+    for _ in range(12):
+        x, y = random.integers(0, 80, 2)
+        picture[y : y + 16, x : x + 16] = random.integers(0, 256, 3) if coloured else random.integers(0, 256)
+    return picture
+
+
+def test_each_label_is_left_out_as_often_as_was_stated() -> None:
+    random, left_out = np.random.default_rng(0), {0: [], 1: []}
+    for _ in range(300):
+        labels = (random.random(400) < 0.7).astype(int)
+        probs = 1 / (1 + np.exp(-(2.5 * (2 * labels - 1) + 1.5 * random.standard_normal(400))))
+        limits = conformal_limits(labels[:200], probs[:200], 0.1)
+        labels, probs = labels[200:], probs[200:]
+        left_out[0].append(np.mean(probs[labels == 0] > limits["normal_up_to"]))
+        left_out[1].append(np.mean(probs[labels == 1] < limits["pneumonia_from"]))
+    assert 0.08 <= np.mean(left_out[0]) <= 0.1 and 0.08 <= np.mean(left_out[1]) <= 0.1
+
+
+def test_the_middle_is_undecided_and_few_films_leave_no_label_out() -> None:
+    between = {"normal_up_to": 0.3, "pneumonia_from": 0.8}  # neither label there
+    assert undecided(np.array([0.1, 0.3, 0.5, 0.8, 0.9]), between).tolist() == [False, False, True, False, False]
+    both = {"normal_up_to": 0.8, "pneumonia_from": 0.3}
+    assert undecided(np.array([0.1, 0.3, 0.5, 0.8, 0.9]), both).tolist() == [False, True, True, True, False]
+    assert conformal_limits(np.array([0, 1, 1]), np.array([0.2, 0.7, 0.9]), 0.05) is None
+
+
+def test_the_detector_passes_what_is_like_training_and_not_the_rest() -> None:
+    random = np.random.default_rng(0)
+    mixing = random.standard_normal((6, 40))
+    draw = lambda n: random.standard_normal((n, 6)) @ mixing + 0.1 * random.standard_normal((n, 40)) + 3  # noqa: E731
+    detector = fit_detector(draw(400), draw(200), made=draw(100) + 2 * random.standard_normal((100, 40)))
+    assert np.mean(detector.distances(draw(500)) > 1) < 0.02
+    assert np.mean(detector.distances(draw(100) + 4 * random.standard_normal((100, 40))) > 1) > 0.98
+
+
+def test_pictures_made_to_fail_keep_the_films_pixels_but_not_their_places() -> None:
+    films = torch.from_numpy(np.stack([make_film(seed, False, (64, 64)) for seed in range(6)]))[:, None]
+    made = no_chests(films)
+    assert made.shape == films.shape and made.dtype == torch.uint8
+    for number in range(3):
+        assert torch.equal(made[number], films[2 * number].rot90(1, (1, 2)))
+        assert torch.equal(made[3 + number].sort().values.sum(), films[2 * number + 1].sum())
+        assert not torch.equal(made[3 + number], films[2 * number + 1])
+
+
+@pytest.mark.parametrize(
+    ("picture", "reason"),
+    [
+        (make_film(1, True), ""),
+        (np.full((90, 90), 70, np.uint8), "blank"),
+        (photograph(3, coloured=True), "a colour picture"),
+        (make_film(1, True, (40, 90)), "smaller than 64 pixels"),
+        (np.stack([make_film(1, True)] * 3, axis=-1) // np.array([1, 1, 2], np.uint8), ""),  # a tint is no colour
+    ],
+)
+def test_shortcomings(picture: np.ndarray, reason: str) -> None:
+    assert shortcoming(load_xray(picture)) == reason
+
+
+@pytest.mark.shared
+def test_a_negative_is_told(shared: Path) -> None:
+    from pneumo_hf.data.sources import list_films, read_film
+
+    film = load_xray(read_film(list_films(shared / "data" / "chest_xray_fullres_sample.zip")[0]["image"]))
+    assert shortcoming(film) == ""
+    assert shortcoming(Image.fromarray(255 - np.asarray(film))).startswith("a negative")
+
+
+def test_flags_and_their_reasons(tiny_run: Path, films_folder: Path) -> None:
+    predictor = Predictor(tiny_run, device="cpu")
+    films = sorted((films_folder / "test").rglob("*.jpeg"))
+    answers = predictor(films)
+    assert np.mean([answer["flag"] == "not_chest_xray" for answer in answers]) < 0.1
+    predictor.limits = {"normal_up_to": 0.2, "pneumonia_from": 0.9}
+    for answer in predictor(films):
+        assert (answer["flag"] == "abstain") == (0.2 < answer["probability"] < 0.9) or answer["error"]
+    pictures = predictor([photograph(seed) for seed in range(10)])
+    assert np.mean([picture["flag"] == "not_chest_xray" for picture in pictures]) > 0.8
+    assert "times the limit" in next(picture["error"] for picture in pictures if picture["flag"] == "not_chest_xray")
+    coloured = predictor([photograph(1, coloured=True)])[0]
+    assert (coloured["flag"], coloured["error"]) == ("not_chest_xray", "a colour picture")
+    assert coloured["probability"] is not None
+
+
+def test_operating_points_by_name(tiny_run: Path) -> None:
+    predictor = Predictor(tiny_run, device="cpu")
+    thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
+    assert {"youden", "sensitivity@0.95", "specificity@0.95", "f1", "cost@5"} <= set(thresholds)
+    predictor.use("specificity@0.95")
+    assert (predictor.threshold, predictor.method) == (thresholds["specificity@0.95"], "specificity@0.95")
+    with pytest.raises(InputError, match="no operating point sensitivity@0.5, only youden, "):
+        predictor.use("sensitivity@0.5")
