@@ -1,0 +1,107 @@
+"""Where a score comes from: Grad-CAM heatmaps, and honest measures of how far they can be believed."""
+
+import numpy as np
+import torch
+from captum.attr import LayerAttribution, LayerGradCam
+from kornia.filters import gaussian_blur2d
+from matplotlib import colormaps
+from PIL import Image
+from torch import nn
+
+from pneumo_hf.inference.predictor import Predictor, probability_of
+
+CENTRAL_BOX = 5 / 28  # from each edge: inside lie the lungs; `pneumo_hf.data.shortcuts` measures what lies outside
+STEPS = 10  # of the insertion and deletion curves
+
+
+class GradCam:
+    """Grad-CAM (Selvaraju et al. 2017, by captum) of P(PNEUMONIA) on a network's last feature map.
+
+    Args:
+        predictor: of one checkpoint; of an ensemble, the first member is explained.
+    """
+
+    def __init__(self, predictor: Predictor):
+        self.predictor = predictor.members[0]
+        self.cam = LayerGradCam(self._log_odds, last_feature_map(self.predictor))
+
+    def __call__(self, pixels: torch.Tensor) -> np.ndarray:
+        """Heatmaps `[B, H, W]` float32 of resized films `[B, 1, H, W]` uint8: 0 to 1, the largest of each film 1.
+
+        A film without any evidence for pneumonia has a map of zeros.
+        """
+        predictor = self.predictor
+        with torch.enable_grad():
+            pixel_values = predictor.normalize(pixels.to(predictor.device)).requires_grad_()
+            coarse = self.cam.attribute(pixel_values, relu_attributions=True).detach()
+        maps = LayerAttribution.interpolate(coarse, tuple(pixels.shape[-2:]), "bilinear")[:, 0].cpu().numpy()
+        return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+
+    def _log_odds(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        logits, positive = self.predictor.model(pixel_values=pixel_values).logits, self.predictor.positive
+        return logits[:, positive] - logits[:, 1 - positive]
+
+
+def last_feature_map(predictor: Predictor) -> nn.Module:
+    """The last module whose output is still a map, `[B, C, H, W]` of more than one place, in any backbone."""
+    found, hooks = [], []
+
+    def remember(module: nn.Module, _, output: object) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[-1] > 1:
+            found.append(module)
+
+    for module in predictor.model.modules():
+        if not list(module.children()):
+            hooks.append(module.register_forward_hook(remember))
+    size = predictor.image_processor.size
+    predictor.logits(torch.zeros(1, 1, size["height"], size["width"], dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    return found[-1]
+
+
+def overlay(film: Image.Image, heatmap: np.ndarray, opacity: float = 0.45) -> Image.Image:
+    """The film with its heatmap `[H, W]` of 0 to 1 over it, in colour; where it is zero the film shows through."""
+    heat = Image.fromarray((np.clip(heatmap, 0, 1) * 255).astype(np.uint8)).resize(
+        film.size, Image.Resampling.BILINEAR
+    )
+    share = np.asarray(heat, dtype=np.float32) / 255
+    colours = colormaps["inferno"](share)[..., :3] * 255
+    grey = np.asarray(film, dtype=np.float32)[..., None]
+    mixed = grey + (colours - grey) * (opacity * share[..., None] ** 0.5)
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def share_inside(heatmaps: np.ndarray) -> np.ndarray:
+    """Share `[B]` of each heatmap `[B, H, W]` inside the central box; the box has 41 % of the film, chance alone."""
+    height, width = heatmaps.shape[1:]
+    top, left = round(height * CENTRAL_BOX), round(width * CENTRAL_BOX)
+    inside = heatmaps[:, top : height - top, left : width - left].sum(axis=(1, 2))
+    return inside / np.maximum(heatmaps.sum(axis=(1, 2)), 1e-12)
+
+
+def insertion_and_deletion(
+    predictor: Predictor, pixels: torch.Tensor, heatmaps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean P(PNEUMONIA) `[STEPS + 1]` as the hottest pixels are put into a blurred film, and as they are blurred away.
+
+    A map that shows what the network uses makes the first curve rise early and the second fall early (Petsiuk et al.
+    2018, RISE; blurred as there, for a black patch would be evidence of its own).
+
+    Args:
+        pixels: `[B, 1, H, W]` uint8, resized films. heatmaps: `[B, H, W]`.
+    """
+    films = pixels.float()
+    sigma = pixels.shape[-1] / 20
+    size = 2 * round(2 * sigma) + 1
+    blurred = gaussian_blur2d(films, (size, size), (sigma, sigma))
+    heat = torch.from_numpy(heatmaps).flatten(1)
+    rank = heat.argsort(dim=1, descending=True, stable=True).argsort(dim=1) / heat.shape[1]
+    rank = rank.view(len(films), 1, *films.shape[-2:])
+    inserted, deleted = [], []
+    for step in range(STEPS + 1):
+        hottest = rank < step / STEPS
+        for curve, inside, outside in ((inserted, films, blurred), (deleted, blurred, films)):
+            mixed = torch.where(hottest, inside, outside).round().to(torch.uint8)
+            curve.append(probability_of(predictor.members[0].logits(mixed)).mean())
+    return np.array(inserted), np.array(deleted)

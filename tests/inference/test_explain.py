@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+from torch import nn
+
+from pneumo_hf import Predictor, load_xray
+from pneumo_hf.imaging.processor import resize_film
+from pneumo_hf.inference.explain import (
+    GradCam,
+    insertion_and_deletion,
+    last_feature_map,
+    overlay,
+    share_inside,
+)
+from tests.conftest import ROOT, make_film
+
+SHIPPED = ROOT / "models" / "pneumo-efficientnet"
+
+
+def films(predictor: Predictor, count: int = 8) -> torch.Tensor:
+    pictures = [
+        resize_film(load_xray(make_film(seed, pneumonia=True)), predictor.image_processor) for seed in range(count)
+    ]
+    return torch.from_numpy(np.stack(pictures))
+
+
+def test_heatmaps_are_of_the_films_size_and_leave_the_scores_alone(tiny_run: Path) -> None:
+    predictor = Predictor(tiny_run, device="cpu")
+    pixels = films(predictor)
+    before = predictor.logits(pixels)
+    maps = GradCam(predictor)(pixels)
+    assert maps.shape == (8, 48, 48) and maps.min() >= 0 and maps.max() == pytest.approx(1)
+    np.testing.assert_array_equal(predictor.logits(pixels), before)
+
+
+def test_the_last_feature_map_is_found_in_every_backbone(tiny_run: Path, tmp_path: Path) -> None:
+    from transformers import (
+        EfficientNetConfig,
+        EfficientNetForImageClassification,
+        MobileNetV2Config,
+        MobileNetV2ForImageClassification,
+    )
+
+    labels = {"id2label": {0: "NORMAL", 1: "PNEUMONIA"}, "label2id": {"NORMAL": 0, "PNEUMONIA": 1}}
+    small = EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.25, hidden_dim=320, **labels)
+    for model, channels in (
+        (EfficientNetForImageClassification(small), 320),
+        (MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, **labels)), 1280),
+    ):
+        folder = tmp_path / type(model).__name__
+        model.save_pretrained(folder)
+        Predictor(tiny_run).image_processor.save_pretrained(folder)
+        predictor, seen = Predictor(folder, device="cpu"), []
+        hook = last_feature_map(predictor).register_forward_hook(lambda _, __, output: seen.append(output.shape))  # noqa: B023
+        predictor.logits(films(predictor, 1))
+        hook.remove()
+        assert len(seen) == 1 and seen[0][1] == channels and seen[0][2] > 1
+        assert GradCam(predictor)(films(predictor, 2)).shape == (2, 48, 48)
+
+
+def test_overlay_keeps_what_is_cold() -> None:
+    film = Image.fromarray(make_film(0, True))
+    heat = np.zeros((12, 12))
+    heat[6:, 6:] = 1
+    shown = np.asarray(overlay(film, heat))
+    grey = np.asarray(film)
+    np.testing.assert_array_equal(shown[:30, :30], np.repeat(grey[:30, :30, None], 3, axis=2))
+    assert np.abs(shown[-10:, -10:].astype(int) - grey[-10:, -10:, None]).max() > 20
+    np.testing.assert_array_equal(np.asarray(overlay(film, heat, 0))[..., 0], grey)
+
+
+def test_share_inside_the_central_box() -> None:
+    maps = np.zeros((3, 56, 56), np.float32)
+    maps[0, 20:30, 20:30], maps[1, :5], maps[2] = 1, 1, 1
+    assert share_inside(maps) == pytest.approx([1, 0, (36 / 56) ** 2])
+
+
+def test_the_hottest_pixels_matter_more_than_the_coldest(tiny_run: Path) -> None:
+    predictor = Predictor(tiny_run, device="cpu")
+    pixels = films(predictor)
+    maps = GradCam(predictor)(pixels)
+    inserted, deleted = insertion_and_deletion(predictor, pixels, maps)
+    cold, _ = insertion_and_deletion(predictor, pixels, -maps)
+    assert inserted[0] == pytest.approx(deleted[-1]) and inserted[-1] == pytest.approx(deleted[0])
+    assert inserted.mean() > cold.mean()
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped model is not here")
+def test_weights_drawn_anew_from_the_top_change_the_map() -> None:
+    """The randomisation test of Adebayo et al. 2018: a map that survives it shows edges, not what was learnt."""
+    from pneumo_hf.data.sources import list_films, read_film
+
+    predictor = Predictor(SHIPPED, device="cpu")
+    rows = [row for row in list_films(ROOT / "data/chest_xray_sample/test-00000-of-00001.parquet") if row["label"]]
+    pictures = [resize_film(load_xray(read_film(row["image"])), predictor.image_processor) for row in rows[::40]]
+    pixels = torch.from_numpy(np.stack(pictures))
+    learnt = GradCam(predictor)(pixels)
+    torch.manual_seed(0)
+    layers = [module for module in predictor.model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    for layer in layers[-20:]:
+        layer.reset_parameters()
+    drawn_anew = GradCam(predictor)(pixels)
+    ranks = [spearmanr(before.ravel(), after.ravel())[0] for before, after in zip(learnt, drawn_anew, strict=True)]
+    assert abs(np.mean(np.nan_to_num(ranks))) < 0.5
