@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from pneumo_hf import Predictor, load_xray
-from pneumo_hf.imaging.processor import resize_film
+from pneumo_hf.imaging.processor import make_image_processor, resize_film
 from pneumo_hf.inference.explain import (
     GradCam,
     insertion_and_deletion,
@@ -37,7 +37,7 @@ def test_heatmaps_are_of_the_films_size_and_leave_the_scores_alone(tiny_run: Pat
     np.testing.assert_array_equal(predictor.logits(pixels), before)
 
 
-def test_the_last_feature_map_is_found_in_every_backbone(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_last_feature_map_is_found_in_every_backbone(tmp_path: Path) -> None:
     from transformers import (
         EfficientNetConfig,
         EfficientNetForImageClassification,
@@ -53,13 +53,13 @@ def test_the_last_feature_map_is_found_in_every_backbone(tiny_run: Path, tmp_pat
     ):
         folder = tmp_path / type(model).__name__
         model.save_pretrained(folder)
-        Predictor(tiny_run).image_processor.save_pretrained(folder)
+        make_image_processor(None, 128).save_pretrained(folder)
         predictor, seen = Predictor(folder, device="cpu"), []
         hook = last_feature_map(predictor).register_forward_hook(lambda _, __, output: seen.append(output.shape))  # noqa: B023
         predictor.logits(films(predictor, 1))
         hook.remove()
         assert len(seen) == 1 and seen[0][1] == channels and seen[0][2] > 1
-        assert GradCam(predictor)(films(predictor, 2)).shape == (2, 48, 48)
+        assert GradCam(predictor)(films(predictor, 2)).shape == (2, 128, 128)
 
 
 def test_overlay_keeps_what_is_cold() -> None:
