@@ -26,9 +26,10 @@ from pneumo_hf.imaging.quality import THUMBNAIL, shortcoming
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "5"  # raise it when load_xray, resize_film, fingerprint or shortcoming gives something else
+CODE_VERSION = "6"  # raise it when load_xray, resize_film, fingerprint or shortcoming gives something else
 
 
+SEEN = ("contents", "thumbnails", "shortcomings", "sizes")  # of each film, when it was decoded
 VIRAL = {"bacteria": 0, "virus": 1}
 
 
@@ -38,7 +39,7 @@ class FilmDataset(torch.utils.data.Dataset):
     A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64, "viral": [B]
     int64}`; `viral` is 1 for virus, 0 for bacteria and -1 where the file name tells neither. `contents` `[N]` and
     `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found; `shortcomings` `[N]` say why a
-    film should not be scored, mostly nothing.
+    film should not be scored, mostly nothing; `sizes` `[N, 2]` are width and height before resizing.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class FilmDataset(torch.utils.data.Dataset):
         contents: np.ndarray,
         thumbnails: np.ndarray,
         shortcomings: np.ndarray,
+        sizes: np.ndarray,
     ):
         self.table, self.pixels, self.rows = table, pixels, rows
-        self.contents, self.thumbnails, self.shortcomings = contents, thumbnails, shortcomings
+        self.contents, self.thumbnails = contents, thumbnails
+        self.shortcomings, self.sizes = shortcomings, sizes
         self.labels = np.asarray(table["label"], dtype=np.int64)
         self.patient_ids = np.asarray(table["patient_id"])
         self.viral = np.array([VIRAL.get(subtype, -1) for subtype in table["subtype"]], dtype=np.int64)
@@ -70,7 +73,7 @@ class FilmDataset(torch.utils.data.Dataset):
         }
 
     def select(self, indices: np.ndarray) -> "FilmDataset":
-        seen = (values[indices] for values in (self.rows, self.contents, self.thumbnails, self.shortcomings))
+        seen = [getattr(self, name)[indices] for name in ("rows", *SEEN)]
         return FilmDataset(self.table.select(indices), self.pixels, *seen)
 
 
@@ -95,7 +98,7 @@ def decode_films(
     pixels, prints = np.load(paths["npy"], mmap_mode="r"), np.load(paths["npz"])
     rejected = [{"path": films[index]["file_name"], "reason": reason} for index, reason in reasons.items()]
     table = films.remove_columns("image").select(readable)
-    seen = (prints[name][readable] for name in ("contents", "thumbnails", "shortcomings"))
+    seen = [prints[name][readable] for name in SEEN]
     return FilmDataset(table, pixels, readable, *seen), rejected
 
 
@@ -170,14 +173,14 @@ def _decode_all(
     pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), 1, size["height"], size["width"]))
     contents = np.zeros(len(images), "U32")
     thumbnails = np.zeros((len(images), THUMBNAIL, THUMBNAIL), np.uint8)
-    shortcomings = np.zeros(len(images), "U40")
+    shortcomings, sizes = np.zeros(len(images), "U40"), np.zeros((len(images), 2), np.int32)
     reasons = {}
 
     def decode(index: int) -> Fingerprint | None:
         try:
             film = load_xray(read_film(images[index]))
             pixels[index] = resize_film(film, image_processor)
-            shortcomings[index] = shortcoming(film)
+            shortcomings[index], sizes[index] = shortcoming(film), film.size
             return fingerprint(film)
         except (UnreadableFilmError, *UNREADABLE) as error:
             reasons[index] = str(error) or type(error).__name__
@@ -193,7 +196,7 @@ def _decode_all(
                 bar.update()
     pixels.flush()
     with prints_path.open("wb") as file:
-        np.savez(file, contents=contents, thumbnails=thumbnails, shortcomings=shortcomings)
+        np.savez(file, contents=contents, thumbnails=thumbnails, shortcomings=shortcomings, sizes=sizes)
     os.replace(partial, pixels_path)
     return dict(sorted(reasons.items()))
 

@@ -9,9 +9,12 @@ from kornia.filters import gaussian_blur2d
 from kornia.geometry import rotate
 from PIL import Image
 from torch.nn.functional import interpolate
+from tqdm.auto import tqdm
 
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.evaluation.metrics import weighted_metrics
+from pneumo_hf.inference.explain import CENTRAL_BOX
+from pneumo_hf.inference.predictor import Predictor, probability_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -83,12 +86,48 @@ def score_corrupted(
     predictor: Predictor, films: FilmDataset, severities: tuple[int, ...] = SEVERITIES
 ) -> Iterator[tuple[str, int, np.ndarray]]:
     """`(kind, severity, logits [N, 2])` for every corruption of the films at every severity."""
-    for kind in CORRUPTIONS:
-        for severity in severities:
-            batches = [
-                predictor.logits(corrupt(films.__getitems__(rows)["pixel_values"], kind, severity))
-                for rows in np.array_split(
-                    np.arange(len(films)), range(predictor.batch_size, len(films), predictor.batch_size)
-                )
-            ]
-            yield kind, severity, np.concatenate(batches)
+    tasks = [(kind, severity) for kind in CORRUPTIONS for severity in severities]
+    for kind, severity in tqdm(tasks, desc="Spoiling films", unit="way"):
+        batches = [predictor.logits(corrupt(pixels, kind, severity)) for pixels in _batches(predictor, films)]
+        yield kind, severity, np.concatenate(batches)
+
+
+def robustness(predictor: Predictor, films: FilmDataset, threshold: float) -> dict[str, list[dict]]:
+    """`{kind: [{"severity", "roc_auc", "sensitivity", "specificity"}]}` at the carried threshold, for one checkpoint.
+
+    Beside CORRUPTIONS, `inverted` films, and those of which only the `central box` or only the `border` is left: what
+    a network makes of a film without lungs is no disease.
+    """
+    result = {}
+    scored = [*score_corrupted(predictor, films), *score_changed(predictor, films)]
+    for kind, severity, logits in scored:
+        values = weighted_metrics(films.labels, probability_of(logits), threshold, np.ones((1, len(films))))
+        figures = {name: float(values[name][0]) for name in ("roc_auc", "sensitivity", "specificity")}
+        result.setdefault(kind, []).append({"severity": severity, **figures})
+    return result
+
+
+def score_changed(predictor: Predictor, films: FilmDataset) -> Iterator[tuple[str, int, np.ndarray]]:
+    """`(kind, 1, logits [N, 2])` of inverted films, and of those with only the central box or only the border left."""
+    for kind in ("inverted", "central box", "border"):
+        yield (
+            kind,
+            1,
+            np.concatenate([predictor.logits(_changed(pixels, kind)) for pixels in _batches(predictor, films)]),
+        )
+
+
+def _changed(films: torch.Tensor, kind: str) -> torch.Tensor:
+    if kind == "inverted":
+        return 255 - films
+    inside = torch.zeros(films.shape[-2:], dtype=torch.bool)
+    edge = round(films.shape[-1] * CENTRAL_BOX)
+    inside[edge:-edge, edge:-edge] = True
+    kept = inside if kind == "central box" else ~inside
+    middle = films.float().mean(dim=(2, 3), keepdim=True).to(films.dtype)
+    return torch.where(kept, films, middle)
+
+
+def _batches(predictor: Predictor, films: FilmDataset) -> Iterator[torch.Tensor]:
+    for start in range(0, len(films), predictor.batch_size):
+        yield films.__getitems__(range(start, min(start + predictor.batch_size, len(films))))["pixel_values"]

@@ -1,0 +1,51 @@
+"""What it is worth not to answer: how right the answered films are, and risk against coverage."""
+
+import numpy as np
+
+
+def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, float] | None) -> dict:
+    """Flags counted, and accuracy, sensitivity and specificity of the films that get an answer.
+
+    Args:
+        labels: `[N]`, 1 for pneumonia. rows: of the predictions CSV, in the same order.
+        limits: of `conformal_limits`; with them, how often each label was possible where it is true.
+    """
+    flags = np.array([row["flag"] for row in rows])
+    called = np.array([row["prediction"] == "PNEUMONIA" for row in rows])
+    answered = ~np.isin(flags, ("abstain", "not_chest_xray"))
+    right = called == (labels == 1)
+    summary = {
+        "answered": float(answered.mean()),
+        "abstained": int(np.sum(flags == "abstain")),
+        "not_chest_xray": int(np.sum(flags == "not_chest_xray")),
+        "of_the_answered": {
+            "accuracy": _share(right[answered]),
+            "sensitivity": _share(right[answered & (labels == 1)]),
+            "specificity": _share(right[answered & (labels == 0)]),
+        },
+    }
+    if limits:
+        probs = np.array([row["probability"] for row in rows])
+        summary["limits"] = limits
+        summary["label_possible"] = {
+            "NORMAL": _share(probs[labels == 0] <= limits["normal_up_to"]),
+            "PNEUMONIA": _share(probs[labels == 1] >= limits["pneumonia_from"]),
+        }
+    return summary
+
+
+def risk_coverage(labels: np.ndarray, probs: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Share of films answered `[N]`, the surest first, and the share of errors among them `[N]`.
+
+    How sure a film is, is how far its score lies from the threshold, as a share of the way to 0 or 1 (El-Yaniv and
+    Wiener 2010 for the curve).
+    """
+    above = probs >= threshold
+    sureness = np.where(above, (probs - threshold) / max(1 - threshold, 1e-12), (threshold - probs) / threshold)
+    wrong = (above != (labels == 1))[np.argsort(-sureness, kind="stable")]
+    answered = np.arange(1, len(labels) + 1)
+    return answered / len(labels), np.cumsum(wrong) / answered
+
+
+def _share(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
