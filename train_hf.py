@@ -12,6 +12,7 @@ from pneumo_hf.data.columns import parse_label_map
 from pneumo_hf.data.merge import load_sources
 from pneumo_hf.data.pixels import decode_splits
 from pneumo_hf.data.shortcuts import shortcut_floors
+from pneumo_hf.evaluation.gallery import explain_films
 from pneumo_hf.evaluation.plots import save_training_curves
 from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
 from pneumo_hf.hub.card import write_card
@@ -45,10 +46,11 @@ def main(arguments: Arguments) -> None:
         write_split(report, validation, rows, suffix="_validation")
         floors = shortcut_floors(films["train"], films["test"])
         metrics, rows = evaluate_films(predictor, [films["test"]], run.name, data_args.name, "test", floors)
-        write_split(report, {**metrics, "training": facts}, rows)
+        metrics |= {"explanation": explain_films(report, predictor, films["test"], metrics, rows), "training": facts}
+        write_split(report, metrics, rows)
         write_history(history, report / "history.csv")
         save_training_curves(report / "training_curves.png", history)
-        write_report(report, metrics, rows, rejected, validation)
+        write_report(report, metrics, rows, rejected, validation, predictor.model.config.to_dict())
         write_card(run, Path(__file__).parent / "model_card.md")
         remove_checkpoints(training_args)
         auc = metrics["metrics"]["roc_auc"]

@@ -91,7 +91,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.pixels import decode_films
     from pneumo_hf.data.sources import load_data
     from pneumo_hf.evaluation.ensemble import load_predictor
+    from pneumo_hf.evaluation.external import against_home, home_metrics
+    from pneumo_hf.evaluation.gallery import explain_films
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
+    from pneumo_hf.evaluation.robustness import robustness
 
     data = load_data(arguments.data, label_map=parse_label_map(arguments.label_map))
     if arguments.split not in data:
@@ -108,9 +111,23 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model = " + ".join(Path(checkpoint).name for checkpoint in arguments.model)
     metrics, rows = evaluate_films(predictor, views, model, Path(arguments.data).name, arguments.split)
     folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = predictor.members[0].model.config.to_dict() if len(views) == 1 else {}
+    metrics["explanation"] = explain_films(folder, predictor, films=views[0], metrics=metrics, rows=rows)
+    home = home_metrics(predictor.name) if len(views) == 1 else None
+    if home and home["dataset"] != metrics["dataset"] and home["n"] != metrics["n"]:
+        kermany = config.get("training_data", {}).get("kermany", False)
+        probs = np.array([row["probability"] for row in rows])
+        metrics["external"] = against_home(films.labels, probs, metrics, home, kermany)
+    if arguments.robustness:
+        if len(views) > 1:
+            raise InputError("--robustness is measured for one checkpoint at a time: give one --model")
+        metrics["robustness"] = robustness(predictor, views[0], predictor.threshold)
     write_split(folder, metrics, rows)
     write_csv(folder / "rejected.csv", ("path", "reason"), rejected)
-    write_report(folder, metrics, rows, rejected, validation=None)
+    write_report(folder, metrics, rows, rejected, validation=None, config=config)
+    for sentence in metrics.get("external", {}).get("words", ()):
+        logger.info("%s", sentence)
     for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):
         metric = metrics["metrics"][name]
         logger.info("%-12s %.4f [%.4f, %.4f]", name, metric["value"], *metric["ci95"])
@@ -268,6 +285,10 @@ def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("--label_map", help=LABEL_MAP)
     sub.add_argument("--split", default="test", help="train, validation or test (default: test)")
     sub.add_argument("--output_dir", required=True, help="where the report goes")
+    sub.add_argument(
+        "--robustness", action="store_true",
+        help="also score the films darker, blurred, turned, ... at five severities: takes some 40 times as long",
+    )  # fmt: skip
     sub.add_argument("--cache_dir", default=DataArguments.cache_dir, help="where decoded films are kept")
 
     sub = commands.add_parser(

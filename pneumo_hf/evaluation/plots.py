@@ -9,18 +9,25 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumo_hf.config import LABELS
 from pneumo_hf.data.figures import ACCENT, INK, SOFT, save
+from pneumo_hf.evaluation.abstention import risk_coverage
 from pneumo_hf.evaluation.metrics import bootstrap_weights, reliability
+from pneumo_hf.evaluation.thresholds import predictive_values
 
 BANDS = 200  # resamples behind a shaded band
 
 
 def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: dict, patient_ids: np.ndarray) -> None:
-    """Write confusion_matrix.png, roc.png, pr.png and reliability.png for one split."""
+    """Write every figure of one split that is drawn from labels, scores and metrics."""
     weights = bootstrap_weights(patient_ids, BANDS, seed=0)
     save(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, metrics["confusion_matrix"]))
     save(folder / "roc.png", lambda axes: roc(axes, labels, probs, metrics, weights))
     save(folder / "pr.png", lambda axes: precision_recall(axes, labels, probs, metrics))
     save(folder / "reliability.png", lambda axes: reliability_diagram(axes, labels, probs, metrics))
+    save(folder / "thresholds.png", lambda axes: thresholds(axes, labels, probs, metrics))
+    save(folder / "predictive_values.png", lambda axes: prevalence_curves(axes, metrics))
+    save(folder / "risk_coverage.png", lambda axes: risk_against_coverage(axes, labels, probs, metrics))
+    if "robustness" in metrics:
+        robustness_curves(folder / "robustness.png", metrics["robustness"])
 
 
 def save_training_curves(path: Path, history: list[dict]) -> None:
@@ -96,3 +103,52 @@ def reliability_diagram(axes: Axes, labels: np.ndarray, probs: np.ndarray, metri
     error = metrics["metrics"]["ece"]
     axes.set(xlabel="mean probability of a bin", ylabel="share with pneumonia", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title("Reliability, ECE {value:.3f} [{0:.3f}, {1:.3f}]".format(*error["ci95"], **error))
+
+
+def thresholds(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
+    cuts = np.linspace(0, 1, 401)
+    for label, name, color, share in (
+        (1, "sensitivity", ACCENT, lambda scores: np.mean(scores[:, None] >= cuts, axis=0)),
+        (0, "specificity", "#b45309", lambda scores: np.mean(scores[:, None] < cuts, axis=0)),
+    ):
+        if (labels == label).any():
+            axes.plot(cuts, share(probs[labels == label]), color=color, label=name)
+    axes.axvline(metrics["decision_threshold"]["value"], color=INK, linewidth=0.8, linestyle=":", label="threshold")
+    axes.set(xlabel="threshold", ylabel="share of the films", title="Sensitivity and specificity")
+    axes.legend(frameon=False)
+
+
+def prevalence_curves(axes: Axes, metrics: dict) -> None:
+    prevalence = np.linspace(0.005, 0.995, 199)
+    rates = [metrics["metrics"][name]["value"] for name in ("sensitivity", "specificity")]
+    if None not in rates:
+        ppv, npv = predictive_values(*rates, prevalence)
+        axes.plot(prevalence, ppv, color=ACCENT, label="PPV")
+        axes.plot(prevalence, npv, color="#b45309", label="NPV")
+    axes.axvline(metrics["prevalence"], color=INK, linewidth=0.8, linestyle=":", label="of these films")
+    axes.set(xlabel="prevalence of pneumonia", ylabel="share right", title="Predictive values", ylim=(0, 1.02))
+    axes.legend(frameon=False)
+
+
+def risk_against_coverage(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
+    coverage, risk = risk_coverage(labels, probs, metrics["decision_threshold"]["value"])
+    axes.plot(coverage, risk, color=ACCENT, label="the surest films")
+    summary = metrics["abstention"]
+    if summary["of_the_answered"]["accuracy"] is not None:
+        axes.plot(
+            summary["answered"], 1 - summary["of_the_answered"]["accuracy"], "o", color=INK, label="with the flags"
+        )
+    axes.set(xlabel="share of the films answered", ylabel="share of errors", title="Risk and coverage", ylim=(0, None))
+    axes.legend(frameon=False)
+
+
+def robustness_curves(path: Path, rows: dict[str, list[dict]]) -> None:
+    """One panel a figure, one line a corruption, severity 0 being the films as they are."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 3), ("roc_auc", "sensitivity", "specificity"), strict=True):
+        for number, (kind, points) in enumerate(rows.items()):
+            style = {"color": f"C{number}", "label": kind, "markersize": 3}
+            axes.plot([point["severity"] for point in points], [point[name] for point in points], "o-", **style)
+        axes.set(xlabel="severity", title=name.replace("_", " "), ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, fontsize=7, loc="lower left")
+    figure.savefig(path, dpi=110)

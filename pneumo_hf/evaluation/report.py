@@ -12,13 +12,17 @@ from pneumo_hf.config import write_csv
 from pneumo_hf.data.page import write_page
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.shortcuts import Floors
+from pneumo_hf.evaluation.abstention import abstention_summary
+from pneumo_hf.evaluation.calibration import slope_and_intercept
+from pneumo_hf.evaluation.checklist import checklist
 from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals
 from pneumo_hf.evaluation.plots import save_figures
-from pneumo_hf.evaluation.thresholds import operating_points
+from pneumo_hf.evaluation.subgroups import subgroups
+from pneumo_hf.evaluation.thresholds import operating_points, predictive_values
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor, prediction_rows, probability_of
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pillow")
-SMALLEST_SUBGROUP = 20  # films; of fewer, no figure is given
+PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 METRIC_NAMES = {
     "roc_auc": "ROC AUC",
@@ -40,7 +44,14 @@ FIGURES = {
     "confusion_matrix.png": "Films by label and by decision.",
     "reliability.png": "On the dotted line a probability means what it says; large dots are many films.",
     "pr.png": "Precision against sensitivity.",
+    "thresholds.png": "What another threshold would give on these films.",
+    "predictive_values.png": "What a flag, and no flag, are worth where pneumonia is rarer or more common.",
+    "risk_coverage.png": "Share of errors when only the surest films are answered.",
+    "robustness.png": "ROC AUC, sensitivity and specificity at the carried threshold, as films get worse.",
     "training_curves.png": "How the training went.",
+    "mistakes.png": "The surest mistakes, with what Grad-CAM says they rest on.",
+    "abstained.png": "Films without an answer: neither label is sure, or no chest X-ray.",
+    "heatmaps.png": "Films of pneumonia that were found, with Grad-CAM.",
 }
 
 
@@ -62,7 +73,9 @@ def evaluate_films(
     films = views[0]
     logits, distances = predictor.look_at_films(*views)
     labels, probs = films.labels, probability_of(logits)
+    rows = prediction_rows(films, probs, distances, predictor)
     thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
+    values = metrics_with_intervals(labels, probs, predictor.threshold, films.patient_ids)
     metrics = {
         "model": model,
         "dataset": dataset,
@@ -70,7 +83,7 @@ def evaluate_films(
         "n": len(films),
         "n_patients": len(set(films.patient_ids)),
         "prevalence": float(labels.mean()),
-        "metrics": metrics_with_intervals(labels, probs, predictor.threshold, films.patient_ids),
+        "metrics": values,
         "decision_threshold": {
             "value": predictor.threshold,
             "method": predictor.method,
@@ -78,27 +91,25 @@ def evaluate_films(
         },
         "confusion_matrix": confusion(labels, probs >= predictor.threshold),
         "operating_points": operating_points(labels, probs, thresholds),
+        "confusion_matrices": {name: confusion(labels, probs >= value) for name, value in thresholds.items()},
+        "calibration": slope_and_intercept(labels, probs),
+        "predictive_values": _predictive_values(values),
+        "abstention": abstention_summary(labels, rows, predictor.limits),
         "shortcut_floors": floors or {},
         "subgroups": subgroups(films, probs, predictor.threshold),
         "versions": {package: version(package) for package in PACKAGES},
     }
-    return metrics, prediction_rows(films, probs, distances, predictor)
+    return metrics, rows
 
 
-def subgroups(films: FilmDataset, probs: np.ndarray, threshold: float) -> dict[str, dict]:
-    """The kinds of pneumonia, each against all normal films: `{subtype: {"n", "roc_auc", "sensitivity"}}`."""
-    if "subtype" not in films.table.column_names:
-        return {}
-    subtypes, result = np.array(films.table["subtype"]), {}
-    for subtype in sorted(set(subtypes[films.labels == 1]) - {""}):
-        chosen = (subtypes == subtype) & (films.labels == 1)
-        if chosen.sum() < SMALLEST_SUBGROUP:
-            result[subtype] = {"n": int(chosen.sum()), "note": f"fewer than {SMALLEST_SUBGROUP} films"}
-            continue
-        both = chosen | (films.labels == 0)
-        values = metrics_with_intervals(films.labels[both], probs[both], threshold, films.patient_ids[both])
-        result[subtype] = {"n": int(chosen.sum()), "roc_auc": values["roc_auc"], "sensitivity": values["sensitivity"]}
-    return result
+def _predictive_values(values: dict) -> list[dict[str, float]]:
+    """PPV and NPV at the decision threshold, were a share of 1 % to 70 % of such films of pneumonia."""
+    shares = np.array(PREVALENCES)
+    ppv, npv = predictive_values(values["sensitivity"]["value"], values["specificity"]["value"], shares)
+    return [
+        {"prevalence": share, "ppv": float(p), "npv": float(n)}
+        for share, p, n in zip(PREVALENCES, ppv, npv, strict=True)
+    ]
 
 
 def write_split(folder: Path, metrics: dict, rows: list[dict], suffix: str = "") -> None:
@@ -108,15 +119,25 @@ def write_split(folder: Path, metrics: dict, rows: list[dict], suffix: str = "")
     write_csv(folder / f"predictions_{metrics['split']}.csv", PREDICTION_COLUMNS, rows)
 
 
-def write_report(folder: Path, metrics: dict, rows: list[dict], rejected: list[dict], validation: dict | None) -> None:
-    """The figures of a split and `index.html`, one page without outside parts."""
+def write_report(
+    folder: Path,
+    metrics: dict,
+    rows: list[dict],
+    rejected: list[dict],
+    validation: dict | None,
+    config: dict,
+) -> None:
+    """The figures of a split and `index.html`, one page without outside parts.
+
+    Args:
+        validation: the metrics of the validation films, to stand beside these; None where they are not at hand.
+        config: of the checkpoint: what it was trained on, and how it decides.
+    """
     labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
     probs = np.array([row["probability"] for row in rows])
+    metrics = _without_nan(metrics)
     save_figures(folder, labels, probs, metrics, np.array([row["patient_id"] for row in rows]))
-    mistakes = sorted(
-        (row for row in rows if row["label"] != row["prediction"]),
-        key=lambda row: -abs(row["probability"] - metrics["decision_threshold"]["value"]),
-    )
+    mistakes = sorted((row for row in rows if row["label"] != row["prediction"]), key=surest(metrics))
     write_page(
         folder,
         "report.html.jinja",
@@ -126,8 +147,17 @@ def write_report(folder: Path, metrics: dict, rows: list[dict], rejected: list[d
         validation=validation,
         rejected=rejected,
         mistakes=mistakes[:12],
+        not_chests=[row for row in rows if row["flag"] == "not_chest_xray"][:12],
+        config=config,
+        checklist=checklist(metrics, config, len(rejected)),
         disclaimer=DISCLAIMER,
     )
+
+
+def surest(metrics: dict):
+    """A key that sorts rows of predictions by how far they lie from the decision threshold, the farthest first."""
+    threshold = metrics["decision_threshold"]["value"]
+    return lambda row: -abs(row["probability"] - threshold)
 
 
 def _without_nan(value):
