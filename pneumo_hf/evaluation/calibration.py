@@ -49,4 +49,4 @@ def at_prevalence(probs: np.ndarray, learnt: float, there: float) -> np.ndarray:
 
     The odds are multiplied by the ratio of the prior odds (Saerens et al. 2002). The order of films stays.
     """
-    return expit(logit(np.clip(probs, EPSILON, 1 - EPSILON)) + logit(there) - logit(learnt))
+    return expit(logit(probs) + logit(there) - logit(learnt))

@@ -1,11 +1,16 @@
+from pathlib import Path
+
+import evaluate
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from pneumo_hf.evaluation import hf_metric
 from pneumo_hf.evaluation.metrics import (
     CALIBRATION_BINS,
     bootstrap_weights,
     confusion,
+    delong_areas,
     metrics_with_intervals,
     ranking_metrics,
     weighted_metrics,
@@ -62,6 +67,67 @@ def test_intervals_hold_the_value_and_widen_with_clustered_patients() -> None:
     width = np.diff(metrics_with_intervals(labels, probs, 0.5, same)["accuracy"]["ci95"])
     naive = np.diff(metrics_with_intervals(labels, probs, 0.5, np.arange(300))["accuracy"]["ci95"])
     assert width > 3 * naive
+
+
+def test_delong_gives_the_figures_published_for_hanleys_scans() -> None:
+    """109 CT scans, rated 1 to 5 (Hanley, McNeil 1982); Stata's manual, `roctab`: .8932, .0307, .83295 to .95339."""
+    normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
+    ratings = np.repeat([1, 2, 3, 4, 5] * 2, normal + abnormal)
+    labels = np.repeat([0, 1], [58, 51])
+    (area,), covariance = delong_areas(labels, ratings)
+    assert (round(area, 4), round(np.sqrt(covariance[0, 0]), 4)) == (0.8932, 0.0307)
+    low, high = metrics_with_intervals(labels, ratings / 5, 0.5, np.arange(109))["roc_auc"]["ci95_delong"]
+    assert (round(low, 5), round(high, 5)) == (0.83295, 0.95339)
+
+
+def test_wilsons_interval_by_its_formula() -> None:
+    values = metrics_with_intervals(LABELS, PROBS, 0.5, PATIENTS)
+    counts, z = confusion(LABELS, PROBS >= 0.5), 1.959963984540054
+    n = counts["tp"] + counts["fn"]
+    p = counts["tp"] / n
+    middle, half = (p + z * z / (2 * n)), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = [(middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)]
+    assert values["sensitivity"]["ci95_wilson"] == pytest.approx(expected)
+    assert "ci95_wilson" not in values["mcc"]
+
+
+@pytest.mark.slow
+def test_the_bootstrap_covers_what_it_says() -> None:
+    """500 synthetic studies of 150 patients with two films each; the truth from two million films."""
+    random = np.random.default_rng(0)
+
+    def study(patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        ids = np.repeat(np.arange(patients), 2)
+        labels = np.repeat((random.random(patients) < 0.6).astype(int), 2)
+        shared = np.repeat(random.standard_normal(patients), 2)
+        odds = 1.2 * (2 * labels - 1) + 0.7 * shared + 0.7 * random.standard_normal(2 * patients)
+        return labels, 1 / (1 + np.exp(-odds)), ids
+
+    labels, probs, _ = study(1_000_000)
+    truth = {
+        "roc_auc": sklearn_metrics.roc_auc_score(labels, probs),
+        "sensitivity": np.mean(probs[labels == 1] >= 0.5),
+        "specificity": np.mean(probs[labels == 0] < 0.5),
+        "accuracy": np.mean((probs >= 0.5) == labels),
+        "brier": np.mean((probs - labels) ** 2),
+    }
+    covered = dict.fromkeys(truth, 0)
+    for _ in range(500):
+        labels, probs, ids = study(150)
+        values = metrics_with_intervals(labels, probs, 0.5, ids)
+        for name, value in truth.items():
+            low, high = values[name]["ci95"]
+            covered[name] += low <= value <= high
+    assert {name: 0.93 <= count / 500 <= 0.97 for name, count in covered.items()} == dict.fromkeys(truth, True), (
+        covered
+    )
+
+
+def test_the_metrics_load_with_evaluate_and_without_the_hub() -> None:
+    metric = evaluate.load(str(Path(hf_metric.__file__)))
+    result = metric.compute(predictions=PROBS, references=LABELS, threshold=0.3, patient_ids=PATIENTS)
+    expected = metrics_with_intervals(LABELS, PROBS, 0.3, PATIENTS)
+    assert result["roc_auc"] == expected["roc_auc"]["value"] and result["mcc_ci95"] == expected["mcc"]["ci95"]
 
 
 def test_undefined_metrics_are_nan_not_errors() -> None:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from pneumo_hf.evaluation.calibration import fit_temperature
-from pneumo_hf.evaluation.thresholds import choose_thresholds, operating_points
+from pneumo_hf.evaluation.calibration import at_prevalence, fit_isotonic, fit_temperature, slope_and_intercept
+from pneumo_hf.evaluation.thresholds import choose_thresholds, operating_points, predictive_values
 
 
 def test_named_thresholds_by_brute_force() -> None:
@@ -20,6 +20,14 @@ def test_named_thresholds_by_brute_force() -> None:
     assert points["sensitivity@0.95"]["sensitivity"] == sensitivity[highest]
     lowest = min(t for t in specificity if specificity[t] >= 0.95)
     assert points["specificity@0.95"]["specificity"] == specificity[lowest]
+    f1 = {t: 2 * np.sum((probs >= t) & (labels == 1)) / (np.sum(probs >= t) + labels.sum()) for t in np.unique(probs)}
+    at = probs >= thresholds["f1"]
+    assert 2 * np.sum(at & (labels == 1)) / (at.sum() + labels.sum()) == pytest.approx(max(f1.values()))
+    cost = {
+        t: 5 * np.sum((probs < t) & (labels == 1)) + np.sum((probs >= t) & (labels == 0)) for t in np.unique(probs)
+    }
+    at = probs >= thresholds["cost@5"]
+    assert 5 * np.sum(~at & (labels == 1)) + np.sum(at & (labels == 0)) == min(cost.values())
     assert not set(thresholds.values()) & set(probs)  # between scores, never on one
 
 
@@ -35,3 +43,34 @@ def test_the_temperature_that_made_the_logits_is_found() -> None:
     labels = (random.random(20_000) < softmax(logits, axis=1)[:, 1]).astype(int)
     assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.05)
     assert fit_temperature(np.array([[2.0, -2.0], [-2.0, 2.0]]), np.array([0, 1])) >= 0.05  # separable
+
+
+def test_predictive_values_by_counting_films() -> None:
+    ppv, npv = predictive_values(0.9, 0.8, np.array([0.25]))  # of 400 films 100 with pneumonia: 90 tp, 60 fp, 240 tn
+    assert (ppv[0], npv[0]) == pytest.approx((90 / 150, 240 / 250))
+
+
+def test_scores_for_another_prevalence_are_calibrated_there() -> None:
+    random = np.random.default_rng(0)
+
+    def films(share: float, count: int = 400_000) -> tuple[np.ndarray, np.ndarray]:
+        labels = (random.random(count) < share).astype(int)
+        return labels, 1.5 * labels + random.standard_normal(count)
+
+    labels, marks = films(0.1)
+    learnt = 1 / (1 + np.exp(-(1.5 * marks - 1.125 + np.log(0.7 / 0.3))))  # Bayes, where 70 % have pneumonia
+    assert slope_and_intercept(labels, learnt)["intercept"] < -2
+    there = slope_and_intercept(labels, at_prevalence(learnt, 0.7, 0.1))
+    assert (there["slope"], there["intercept"]) == pytest.approx((1, 0), abs=0.05)
+    assert slope_and_intercept(labels, 1 / (1 + np.exp(-2 * (1.5 * marks - 1.125))))["slope"] == pytest.approx(
+        0.5, abs=0.02
+    )
+
+
+def test_isotonic_scores_keep_the_order_and_meet_the_labels() -> None:
+    random = np.random.default_rng(1)
+    truth = random.random(5000)
+    labels, scores = (random.random(5000) < truth).astype(int), truth**3
+    mapped = fit_isotonic(labels, scores)(scores)
+    assert np.all(np.diff(mapped[np.argsort(scores)]) >= 0)
+    assert np.abs(mapped - truth).mean() < 0.05 < np.abs(scores - truth).mean()

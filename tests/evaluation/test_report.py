@@ -1,0 +1,127 @@
+"""What `evaluate` writes, and the parts of the report."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumo_hf import Predictor
+from pneumo_hf.__main__ import main
+from pneumo_hf.data.pixels import decode_films
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.evaluation.abstention import abstention_summary, risk_coverage
+from pneumo_hf.evaluation.metrics import metrics_with_intervals
+from pneumo_hf.evaluation.report import evaluate_films
+from tests.conftest import write_films
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films of another size, and names that tell no subtype."""
+    root = write_films(tmp_path_factory.mktemp("elsewhere"), {"test": (21, 30)}, size=(120, 90))
+    for path in root.rglob("*.jpeg"):
+        path.rename(path.with_name(f"film{path.stem[-4:].replace('_', '')}{path.parent.name[0]}.jpeg"))
+    return root
+
+
+def test_evaluate_away_from_home_says_what_was_lost(tiny_run: Path, elsewhere: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO")
+    options = ["--output_dir", str(tmp_path / "there"), "--cache_dir", str(tmp_path / "cache")]
+    main(["evaluate", "--model", str(tiny_run), "--data", str(elsewhere), "--robustness", *options])
+    metrics = json.loads((tmp_path / "there" / "metrics.json").read_text())
+    home = json.loads((tiny_run / "report" / "metrics.json").read_text())
+    row = metrics["external"]["metrics"]["roc_auc"]
+    assert row["home"] == home["metrics"]["roc_auc"]["value"] and row["here"] == metrics["metrics"]["roc_auc"]["value"]
+    assert row["change"] == pytest.approx(row["here"] - row["home"])
+    assert any("would have needed a threshold" in sentence for sentence in metrics["external"]["words"])
+    assert "ROC AUC" in caplog.text
+    page = (tmp_path / "there" / "index.html").read_text()
+    for heading in ("Away from home", "Where pneumonia is rarer", "Without an answer", "Checklist", "Calibration"):
+        assert heading in page
+    robust = metrics["robustness"]
+    assert [point["severity"] for point in robust["noise"]] == [1, 2, 3, 4, 5]
+    assert {"inverted", "central box", "border"} <= set(robust)
+    assert robust["border"][0]["roc_auc"] < row["here"]  # the patch lies in a lung
+    assert (tmp_path / "there" / "robustness.png").exists()
+
+
+def test_another_operating_point_decides(tiny_run: Path, films_folder: Path, cache_dir: Path, tmp_path: Path) -> None:
+    points = {point["name"]: point["threshold"] for point in Predictor(tiny_run).operating_points}
+    options = ["--data", str(films_folder), "--output_dir", str(tmp_path), "--cache_dir", str(cache_dir)]
+    main(["evaluate", "--model", str(tiny_run), "--operating_point", "specificity@0.95", *options])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["decision_threshold"]["value"] == points["specificity@0.95"]
+    assert metrics["decision_threshold"]["method"] == "specificity@0.95"
+    assert metrics["confusion_matrix"] == metrics["confusion_matrices"]["specificity@0.95"]
+    assert "external" not in metrics  # its own test
+
+
+def test_predict_for_another_prevalence_keeps_the_decisions(
+    tiny_run: Path, films_folder: Path, tmp_path: Path, capsys
+) -> None:
+    def run(*options: str) -> list[dict]:
+        main(
+            [
+                "predict",
+                "--model",
+                str(tiny_run),
+                str(films_folder / "test"),
+                "--output",
+                str(tmp_path / "p.csv"),
+                *options,
+            ]
+        )
+        return list(csv.DictReader((tmp_path / "p.csv").open()))
+
+    plain, rare = run(), run("--prevalence", "0.02")
+    assert [row["prediction"] for row in plain] == [row["prediction"] for row in rare]
+    before, after = (np.array([float(row["probability"]) for row in rows]) for rows in (plain, rare))
+    assert np.all(before >= after) and np.mean(before > after) > 0.5
+    isotonic = [float(row["probability"]) for row in run("--calibration", "isotonic")]
+    assert np.all(np.diff(np.array(isotonic)[np.argsort([float(row["probability"]) for row in plain])]) >= 0)
+    wrong = (("--prevalence", "1.5"), "between 0 and 1"), (("--operating_point", "x"), "no operating point x")
+    for options, message in wrong:
+        with pytest.raises(SystemExit, match="2"):
+            run(*options)
+        assert message in capsys.readouterr().err
+
+
+def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: Path, cache_dir: Path) -> None:
+    table = load_data(films_folder)["test"]
+    count = len(table)
+    columns = {"sex": ["F"] * (count // 2) + ["M"] * (count - count // 2), "age": [3.0] * 30 + [50.0] * (count - 30)}
+    for name, values in columns.items():
+        table = table.remove_columns(name).add_column(name, values)
+    predictor = Predictor(tiny_run, device="cpu")
+    films, _ = decode_films(table, predictor.image_processor, cache_dir)
+    metrics, rows = evaluate_films(predictor, [films], "m", "d", "test")
+    probs, groups = np.array([row["probability"] for row in rows]), metrics["subgroups"]
+    assert groups["age 40 to 64"] == {"n": count - 30, "note": "fewer than 20 films"}
+    women = np.array(films.table["sex"]) == "F"
+    expected = metrics_with_intervals(films.labels[women], probs[women], predictor.threshold, films.patient_ids[women])
+    for name in ("roc_auc", "sensitivity", "specificity"):
+        if name in groups["sex F"]:
+            assert groups["sex F"][name] == expected[name]
+    assert "specificity" in groups["sex F"] and "specificity" not in groups.get("bacteria", {})
+    assert not [name for name in groups if name.startswith("shorter side")]  # films of one size are no groups
+
+
+def test_answers_counted_and_their_errors() -> None:
+    labels = np.array([0, 0, 1, 1, 1])
+    rows = [
+        {"flag": flag, "prediction": "PNEUMONIA" if p >= 0.5 else "NORMAL", "probability": p}
+        for flag, p in (("", 0.1), ("review", 0.9), ("abstain", 0.4), ("review", 0.95), ("not_chest_xray", 0.2))
+    ]
+    summary = abstention_summary(labels, rows, {"error_rate": 0.1, "normal_up_to": 0.3, "pneumonia_from": 0.6})
+    assert (summary["answered"], summary["abstained"], summary["not_chest_xray"]) == (0.6, 1, 1)
+    assert summary["of_the_answered"] == {"accuracy": pytest.approx(2 / 3), "sensitivity": 1, "specificity": 0.5}
+    assert summary["label_possible"] == {"NORMAL": 0.5, "PNEUMONIA": pytest.approx(1 / 3)}
+
+
+def test_risk_falls_with_coverage_when_scores_mean_something() -> None:
+    labels, probs = np.array([1, 1, 0, 0, 1]), np.array([0.99, 0.8, 0.05, 0.3, 0.4])
+    coverage, risk = risk_coverage(labels, probs, 0.5)
+    np.testing.assert_allclose(coverage, [0.2, 0.4, 0.6, 0.8, 1])
+    np.testing.assert_allclose(risk, [0, 0, 0, 0, 0.2])
