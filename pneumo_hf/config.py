@@ -182,6 +182,13 @@ class XrayTrainingArguments(TrainingArguments):
             "specificity@0.9, cost@5 (a missed pneumonia costs five false alarms)."
         },
     )
+    calibration: Literal["validation", "spoilt"] = field(
+        default="validation",
+        metadata={
+            "help": "What the temperature is fitted on: the validation films, or these and the same ones spoilt at "
+            "random (darker, blurred, ...), for scores that are less sure of films from elsewhere."
+        },
+    )
     half_precision_weights: bool = field(
         default=False, metadata={"help": "Save convolutions as float16: half the size; they load as float32."}
     )

@@ -1,4 +1,4 @@
-"""The project's metrics as an `evaluate.Metric`: evaluate.load("pneumo_hf/evaluation/hf_metric.py"), without the Hub."""
+"""The metrics as an `evaluate.Metric`: evaluate.load("pneumo_hf/evaluation/hf_metric.py"), without the Hub."""
 
 import datasets
 import evaluate

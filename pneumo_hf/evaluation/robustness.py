@@ -92,6 +92,21 @@ def score_corrupted(
         yield kind, severity, np.concatenate(batches)
 
 
+def score_spoilt(predictor: Predictor, films: FilmDataset) -> np.ndarray:
+    """Logits `[N, 2]` of the films, each spoilt in one way and at one severity, drawn at random."""
+    ways = [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]
+    drawn, logits = (
+        np.random.default_rng(0).integers(len(ways), size=len(films)),
+        np.empty((len(films), 2), np.float32),
+    )
+    for number, (kind, severity) in enumerate(ways):
+        chosen = np.flatnonzero(drawn == number)
+        for rows in np.array_split(chosen, range(predictor.batch_size, len(chosen), predictor.batch_size)):
+            if len(rows):
+                logits[rows] = predictor.logits(corrupt(films.__getitems__(rows)["pixel_values"], kind, severity))
+    return logits
+
+
 def robustness(predictor: Predictor, films: FilmDataset, threshold: float) -> dict[str, list[dict]]:
     """`{kind: [{"severity", "roc_auc", "sensitivity", "specificity"}]}` at the carried threshold, for one checkpoint.
 

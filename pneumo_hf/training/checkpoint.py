@@ -16,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from pneumo_hf.config import Arguments, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.calibration import fit_temperature
+from pneumo_hf.evaluation.robustness import score_spoilt
 from pneumo_hf.evaluation.thresholds import NAMED, choose_thresholds, operating_points
 from pneumo_hf.imaging.processor import uses_clahe
 from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_chests
@@ -38,7 +39,12 @@ def save_calibrated(
     model.to("cpu", memory_format=torch.contiguous_format)
     image_processor.save_pretrained(folder)
     _save(model, folder, training.half_precision_weights)
-    temperature = fit_temperature(_score(folder, device, validation), validation.labels)
+    logits, labels = _score(folder, device, validation), validation.labels
+    if training.calibration == "spoilt":
+        # Perturbed validation films keep the scores calibrated when the domain drifts (Tomani et al. 2021).
+        spoilt = score_spoilt(Predictor(folder, device=str(device)), validation)
+        logits, labels = np.concatenate([logits, spoilt]), np.tile(labels, 2)
+    temperature = fit_temperature(logits, labels)
     fold_temperature(model, temperature)
     _save(model, folder, training.half_precision_weights)
     probs = probability_of(_score(folder, device, validation))

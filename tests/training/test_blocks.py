@@ -17,9 +17,12 @@ from pneumo_hf import Predictor, load_xray
 from pneumo_hf.config import InputError, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.evaluation.calibration import fit_temperature
+from pneumo_hf.evaluation.robustness import score_spoilt
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training.augmentation import add_grain, coarsen, mix_styles
+from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.distillation import Teachers
 from pneumo_hf.training.losses import class_weights, subtype_loss
 from pneumo_hf.training.models import (
@@ -324,3 +327,18 @@ def test_tensorboard_gets_the_log(tiny_recipe, tmp_path: Path, monkeypatch: pyte
     options = ["--report_to", "tensorboard", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
     main(parse_args([*tiny_recipe, *options]))
     assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_the_temperature_can_be_fitted_on_spoilt_films_too(tiny_run: Path, films, tiny_recipe, tmp_path: Path) -> None:
+    predictor, validation, found = Predictor(tiny_run, device="cpu"), films["validation"], {}
+    clean, spoilt = predictor.score_films(validation), score_spoilt(predictor, validation)
+    assert spoilt.shape == clean.shape and np.mean(np.abs(spoilt - clean) > 0.1) > 0.5
+    np.testing.assert_array_equal(spoilt, score_spoilt(predictor, validation))  # the same at every call
+    for calibration in ("validation", "spoilt"):
+        folder = tmp_path / calibration
+        arguments = parse_args([*tiny_recipe, "--calibration", calibration, "--output_dir", str(folder)])
+        again = Predictor(tiny_run, device="cpu")
+        save_calibrated(again.model, again.image_processor, films, arguments)
+        found[calibration] = json.loads((folder / "config.json").read_text())["calibration_temperature"]
+    expected = fit_temperature(np.concatenate([clean, spoilt]), np.tile(validation.labels, 2))
+    assert found["spoilt"] == pytest.approx(expected, rel=1e-3) != pytest.approx(found["validation"], rel=1e-3)
