@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STOREYS = ("config", "imaging", "data", "inference", "evaluation", "training", "hub", "app", "__main__")
+STOREYS = ("config", "imaging", "data", "inference", "evaluation", "training", "hub", "app", "commands", "__main__")
 MODULES = sorted((ROOT / "pneumo_hf").rglob("*.py"))
 SCREEN = 60  # lines
 

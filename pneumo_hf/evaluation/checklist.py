@@ -11,74 +11,63 @@ def checklist(metrics: dict, config: dict, unreadable: int) -> list[tuple[str, s
     Args:
         metrics: of the split; config: of the checkpoint; unreadable: films that were left out.
     """
-    training = config.get("training_data", {})
-    films, patients = training.get("films", {}), training.get("patients", {})
-    kermany = training.get("kermany")
-    point, values = metrics["decision_threshold"], metrics["metrics"]
-    calibration = metrics["calibration"]
     return [
         ("Purpose, and the role in care", "a second reader for research and teaching; no diagnosis"),
         ("Design: prospective or retrospective", NOT_REPORTED),
-        ("Source of the films", f"{metrics['dataset']}, split {metrics['split']}"),
-        ("Dates, sites and eligibility", "one hospital, children of 1 to 5 years" if kermany else NOT_REPORTED),
-        (
-            "Reference standard and who set it",
-            "the data's own labels; two readers and a third" if kermany else NOT_REPORTED,
-        ),
-        ("De-identification", "patient ids are file names' or keyed hashes" if kermany else NOT_REPORTED),
-        ("Missing and unreadable films", f"{unreadable} left out, listed with their reasons"),
-        ("Size of the test, and why", f"{metrics['n']} films of {metrics['n_patients']} patients; all there are"),
-        ("Prevalence", f"{metrics['prevalence']:.3f} of these films"),
-        (
-            "Partitions, and at which level they are disjoint",
-            f"train {films['train']} films of {patients['train']} patients, validation {films['validation']} of "
-            f"{patients['validation']}; disjoint by patient, film and near-duplicate"
-            if films and patients
-            else NOT_REPORTED,
-        ),
-        ("Model, inputs and outputs", f"{config.get('model_type', 'ensemble')}; one film; P(PNEUMONIA)"),
-        ("Training: settings, seeds, software", "recipe.yaml and versions beside the checkpoint"),
-        (
-            "How the final model was chosen",
-            f"by validation ROC AUC; threshold by {point['method']} on {point['chosen_on']}",
-        ),
-        ("Measures, and their uncertainty", "95 % bootstrap over patients; Wilson and DeLong in metrics.json"),
-        (
-            "Discrimination",
-            "ROC AUC {value:.3f} [{0:.3f}, {1:.3f}]".format(*_pair(values["roc_auc"]), **_value(values["roc_auc"])),
-        ),
-        (
-            "Calibration",
-            "ECE {:.3f}, slope {}, intercept {}".format(
-                values["ece"]["value"], _number(calibration["slope"]), _number(calibration["intercept"])
-            ),
-        ),
-        (
-            "Explanations, and whether they were checked",
-            "Grad-CAM, insertion and deletion" if metrics.get("explanation") else NOT_REPORTED,
-        ),
-        ("Robustness", "corruptions at five severities" if metrics.get("robustness") else NOT_REPORTED),
-        ("External validation", "this report" if metrics.get("external") else NOT_REPORTED),
-        (
-            "Fairness: age, sex, ethnicity",
-            "subgroups below"
-            if any(name.startswith(("age", "sex")) for name in metrics["subgroups"])
-            else NOT_REPORTED,
-        ),
-        ("Failures looked at", "the surest mistakes below"),
+        *_films(metrics, config.get("training_data", {}), unreadable),
+        *_model(metrics, config),
+        *_results(metrics),
         ("Limits", "see the card"),
         ("Funding, registration, ethics", NOT_REPORTED),
         ("Code, weights and data", "open; see the card"),
     ]
 
 
-def _value(metric: dict) -> dict[str, float]:
-    return {"value": metric["value"] if metric["value"] is not None else float("nan")}
+def _films(metrics: dict, training: dict, unreadable: int) -> list[tuple[str, str]]:
+    kermany, partitions = training.get("kermany"), NOT_REPORTED
+    if training:
+        films, patients = training["films"], training["patients"]
+        partitions = (
+            f"train {films['train']} films of {patients['train']} patients, validation {films['validation']} of "
+            f"{patients['validation']}; disjoint by patient, film and near-duplicate"
+        )
+    return [
+        ("Source of the films", f"{metrics['dataset']}, split {metrics['split']}"),
+        ("Sites and eligibility of training", "one hospital, ages 1 to 5" if kermany else NOT_REPORTED),
+        ("Reference standard, and who set it", "the data's own labels" if kermany else NOT_REPORTED),
+        ("Missing and unreadable films", f"{unreadable} left out, listed with their reasons"),
+        ("Size of the test", f"{metrics['n']} films of {metrics['n_patients']} patients, all there are"),
+        ("Prevalence", f"{metrics['prevalence']:.3f} of these films"),
+        ("Partitions, and at which level they are disjoint", partitions),
+    ]
 
 
-def _pair(metric: dict) -> list[float]:
-    return [float("nan") if end is None else end for end in metric["ci95"]]
+def _model(metrics: dict, config: dict) -> list[tuple[str, str]]:
+    point = metrics["decision_threshold"]
+    return [
+        ("Model, input and output", f"{config.get('model_type', 'an ensemble')}; one film; P(PNEUMONIA)"),
+        ("Training: settings, seed, software", "recipe.yaml beside the checkpoint; versions below"),
+        ("How epoch and threshold were chosen", f"on {point['chosen_on']}; the threshold by {point['method']}"),
+        ("Measures, and their uncertainty", "95 % bootstrap over patients; Wilson's and DeLong's in metrics.json"),
+    ]
+
+
+def _results(metrics: dict) -> list[tuple[str, str]]:
+    area, error, calibration = metrics["metrics"]["roc_auc"], metrics["metrics"]["ece"], metrics["calibration"]
+    by_person = any(name.startswith(("age", "sex")) for name in metrics["subgroups"])
+    return [
+        ("Discrimination", f"ROC AUC {_number(area['value'])}, 95 % {' to '.join(map(_number, area['ci95']))}"),
+        ("Calibration", f"ECE {_number(error['value'])}, slope {_number(calibration['slope'])}"),
+        (
+            "Explanations, and how checked",
+            "Grad-CAM, insertion, deletion" if metrics.get("explanation") else NOT_REPORTED,
+        ),
+        ("Robustness", "eight corruptions, five severities" if metrics.get("robustness") else NOT_REPORTED),
+        ("External validation", "this report" if metrics.get("external") else NOT_REPORTED),
+        ("Fairness by age and sex", "the subgroups above" if by_person else NOT_REPORTED),
+        ("Failures looked at", "the surest mistakes above"),
+    ]
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,223 @@
+"""What each command of `pneumo_hf.__main__` does with its arguments; the heavy imports wait until it runs."""
+
+import argparse
+import csv
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pneumo_hf.config import LABELS, InputError, write_csv
+
+logger = logging.getLogger(__name__)
+
+FLAGS = ("review", "abstain", "not_chest_xray")
+CLASSES = {2: LABELS, 3: ("NORMAL", "BACTERIA", "VIRUS")}
+
+
+def audit(arguments: argparse.Namespace) -> None:
+    """Read every film of a data set and write what is wrong with it."""
+    from pneumo_hf.data.audit import audit as audit_data
+
+    data, copies, title, labels = _read_data(arguments)
+    folder = Path(arguments.output_dir)
+    found = audit_data(data, title, labels, folder)
+    exact, near = found["duplicates"]["exact"], found["duplicates"]["near"]
+    leaks = found["leakage"]
+    for split, films in found["counts"].items():
+        logger.info("%s: %s", split, ", ".join(f"{count} {label}" for label, count in films.items()))
+    logger.info(
+        "%d unreadable, %d of a wrong extension, %d exact copies in %d groups, %d near-duplicate pairs",
+        *(len(found["unreadable"]), len(found["wrong_extension"])),
+        *(exact["spare_films"], exact["groups"], near["pairs"]),
+    )
+    logger.info(
+        "leakage: %d patients, %d exact copies and %d near-duplicates in two splits; %d groups of conflicting labels",
+        *(len(leaks["patients"]), len(leaks["exact"]), len(leaks["near"])),
+        exact["conflicting_labels"] + near["conflicting_labels"],
+    )
+    if copies:
+        logger.info("%d copies between the sources were left out", len(copies))
+    logger.info("the report: %s", folder / "index.html")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Write Parquet shards with the films in them, a card, and on request push them to the Hub."""
+    from pneumo_hf.data.prepare import prepare as prepare_data
+    from pneumo_hf.data.prepare import push_data
+
+    folder = Path(arguments.output_dir)
+    for source in map(Path, arguments.data):
+        here, there = source.resolve(), folder.resolve()
+        if source.exists() and (here == there or here in there.parents or there in here.parents):
+            raise InputError(f"{folder} and {source} lie in one another: choose another --output_dir")
+    data, copies, title, labels = _read_data(arguments)
+    rejected = prepare_data(data, title, labels, folder, arguments.anonymize, arguments.drop_leaks)
+    listed = folder.with_name(f"{folder.name}.rejected.csv")  # beside the folder: it names files
+    write_csv(listed, ("path", "reason"), copies + rejected)
+    logger.info("%d films left out, with reasons in %s; the data set: %s", len(copies + rejected), listed, folder)
+    if arguments.push_to_hub:
+        logger.info("pushed to %s", push_data(folder, arguments.push_to_hub, arguments.private))
+
+
+def _read_data(arguments: argparse.Namespace) -> tuple:
+    """The data, the copies that merging dropped, a title without folders, and the labels."""
+    from pneumo_hf.data.columns import parse_label_map
+    from pneumo_hf.data.merge import load_sources
+    from pneumo_hf.data.sources import read_source
+
+    labels, label_map = CLASSES[arguments.classes], parse_label_map(arguments.label_map)
+    title = " + ".join(Path(source).name for source in arguments.data)
+    if arguments.streaming:
+        if len(arguments.data) > 1:
+            raise InputError("--streaming reads one Hub data set; several sources are merged only when they are whole")
+        return read_source(arguments.data[0], labels, label_map, streaming=True), [], title, labels
+    return *load_sources(arguments.data, labels, label_map), title, labels
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Score a labelled split and write the report."""
+    from pneumo_hf.data.columns import assert_every_label, parse_label_map
+    from pneumo_hf.data.pixels import decode_films
+    from pneumo_hf.data.sources import load_data
+    from pneumo_hf.evaluation.ensemble import load_predictor
+    from pneumo_hf.evaluation.external import against_home, home_metrics
+    from pneumo_hf.evaluation.gallery import explain_films
+    from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
+    from pneumo_hf.evaluation.robustness import robustness
+
+    data = load_data(arguments.data, label_map=parse_label_map(arguments.label_map))
+    if arguments.split not in data:
+        raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
+    predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
+    if arguments.operating_point:
+        predictor.use(arguments.operating_point)
+    table, views = data[arguments.split], []
+    for member in predictor.members:
+        films, rejected = decode_films(table, member.image_processor, arguments.cache_dir)
+        views.append(films)
+    message = f"{arguments.data}: the {arguments.split} split has no {{}} films that can be read"
+    assert_every_label(films.labels, LABELS, message)
+    model = " + ".join(Path(checkpoint).name for checkpoint in arguments.model)
+    metrics, rows = evaluate_films(predictor, views, model, Path(arguments.data).name, arguments.split)
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = predictor.members[0].model.config.to_dict() if len(views) == 1 else {}
+    metrics["explanation"] = explain_films(folder, predictor, films=views[0], metrics=metrics, rows=rows)
+    home = home_metrics(predictor.name) if len(views) == 1 else None
+    if home and home["dataset"] != metrics["dataset"] and home["n"] != metrics["n"]:
+        kermany = config.get("training_data", {}).get("kermany", False)
+        probs = np.array([row["probability"] for row in rows])
+        metrics["external"] = against_home(films.labels, probs, metrics, home, kermany)
+    if arguments.robustness:
+        if len(views) > 1:
+            raise InputError("--robustness is measured for one checkpoint at a time: give one --model")
+        metrics["robustness"] = robustness(predictor, views[0], predictor.threshold)
+    write_split(folder, metrics, rows)
+    write_csv(folder / "rejected.csv", ("path", "reason"), rejected)
+    write_report(folder, metrics, rows, rejected, validation=None, config=config)
+    for sentence in metrics.get("external", {}).get("words", ()):
+        logger.info("%s", sentence)
+    for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):
+        metric = metrics["metrics"][name]
+        logger.info("%-12s %.4f [%.4f, %.4f]", name, metric["value"], *metric["ci95"])
+    logger.info("%d films, %d unreadable; the report: %s", len(films), len(rejected), folder / "index.html")
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Score films, labelled or not, and write a CSV as they are scored."""
+    from tqdm.auto import tqdm
+
+    from pneumo_hf.data.sources import list_films
+    from pneumo_hf.evaluation.ensemble import load_predictor
+    from pneumo_hf.inference.predictor import PREDICTION_COLUMNS
+
+    rows = [row for path in arguments.paths for row in list_films(path)]
+    predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
+    if arguments.operating_point:
+        predictor.use(arguments.operating_point)
+    recalibrate = _recalibration(arguments, predictor)
+    output = Path(arguments.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unreadable, flags = 0, dict.fromkeys((*FLAGS, "", None), 0)
+    with output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, PREDICTION_COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for row in tqdm(predictor.score_rows(rows), total=len(rows), desc="Scoring films", unit="film"):
+            label = "" if row["label"] is None else LABELS[row["label"]]
+            if row["probability"] is not None:  # decided already, at the threshold of the score as it was
+                row["probability"] = recalibrate(row["probability"])
+            writer.writerow({**row, "path": row["file_name"], "label": label})
+            unreadable += row["probability"] is None
+            flags[row["flag"]] += 1
+    logger.info(
+        "%d films scored, %d unreadable (see the column error): %s", len(rows) - unreadable, unreadable, output
+    )
+    logger.info("%d for review, %d abstained, %d no chest X-rays", *map(flags.get, FLAGS))
+    if unreadable == len(rows):
+        raise InputError(f"none of the films could be read; the reasons are in {output}")
+
+
+def _recalibration(arguments: argparse.Namespace, predictor) -> Callable[[float], float]:
+    """What `predict` does to a score before it is written: isotonic regression, and another prevalence."""
+    from pneumo_hf.evaluation.calibration import at_prevalence, fit_isotonic
+    from pneumo_hf.evaluation.ensemble import validation_scores
+
+    steps = []
+    if arguments.calibration == "isotonic":
+        steps.append(fit_isotonic(*validation_scores(predictor)))
+    if arguments.prevalence is not None:
+        if not 0 < arguments.prevalence < 1:
+            raise InputError(f"--prevalence is a share between 0 and 1, not {arguments.prevalence}")
+        learnt = predictor.learnt_prevalence
+        if learnt is None:
+            raise InputError(f"{predictor.name} does not tell the prevalence that its scores are calibrated to")
+        steps.append(lambda probs: at_prevalence(probs, learnt, arguments.prevalence))
+
+    def recalibrate(probability: float) -> float:
+        for step in steps:
+            probability = float(step(np.array([probability]))[0])
+        return probability
+
+    return recalibrate
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Set runs on the same films side by side."""
+    from pneumo_hf.evaluation.compare import compare as compare_runs
+
+    folder = Path(arguments.output_dir)
+    compare_runs(arguments.runs, folder)
+    print((folder / "compare.md").read_text())
+    logger.info("the page: %s", folder / "index.html")
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Search the learning rate of a recipe on validation."""
+    from transformers import set_seed
+
+    from pneumo_hf.config import parse_args
+    from pneumo_hf.data.columns import parse_label_map
+    from pneumo_hf.data.merge import load_sources
+    from pneumo_hf.data.pixels import decode_splits
+    from pneumo_hf.training.checkpoint import recipe_values
+    from pneumo_hf.training.models import load_model
+    from pneumo_hf.training.run_folder import start_run
+    from pneumo_hf.training.tune import search_learning_rate
+
+    model_args, data_args, training_args = parse_args(arguments.rest)
+    start_run(training_args)
+    set_seed(training_args.seed)
+    data, _ = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
+    model, image_processor = load_model(model_args, data_args.cache_dir)
+    films, _ = decode_splits(data, image_processor, data_args, training_args.seed)
+    recipe = recipe_values((model_args, data_args, training_args))
+    recipe.pop("learning_rate")
+    name = hashlib.blake2b(json.dumps(recipe, default=str).encode(), digest_size=6).hexdigest()
+    result = search_learning_rate(model, image_processor, films, training_args, arguments.trials, name)
+    for trial in sorted(result["trials"], key=lambda trial: -trial["roc_auc"]):
+        logger.info("learning rate %.2e: validation ROC AUC %.4f", trial["learning_rate"], trial["roc_auc"])
+    logger.info("use it: train_hf.py ... --learning_rate %.2e", result["best"]["learning_rate"])
