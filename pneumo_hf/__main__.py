@@ -1,4 +1,4 @@
-"""The commands, `python -m pneumo_hf audit | prepare | evaluate | predict | compare | tune`, also as `pneumo-hf`."""
+"""The commands, `python -m pneumo_hf audit | prepare | evaluate | predict | ...`, also as `pneumo-hf`."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.commands import CLASSES, audit, compare, evaluate, predict, prepare, tune
+from pneumo_hf.commands import CLASSES, audit, compare, evaluate, predict, prepare, push, tune
 from pneumo_hf.config import DataArguments, InputError, one_line_errors
 
 SOURCES = (
@@ -22,6 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_data_commands(commands)
     _add_checkpoint_commands(commands)
     _add_training_commands(commands)
+    _add_hub_commands(commands)
     return parser
 
 
@@ -123,6 +124,22 @@ def _add_training_commands(commands: argparse._SubParsersAction) -> None:
     )
     sub.set_defaults(run=tune)
     sub.add_argument("--trials", type=int, default=20, help="finished trials to end at (default: 20)")
+
+
+def _add_hub_commands(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "push",
+        help="a finished run to the Hub, and a Space that serves it",
+        description="Upload checkpoint, card, recipe and report in one commit. Pickles, training state, local paths "
+        "and names of films or patients are looked for first, and refused; predictions stay at home. Needs a token "
+        "that may write: `hf auth login`, or HF_TOKEN.",
+    )
+    sub.set_defaults(run=push)
+    sub.add_argument("--model", required=True, metavar="RUN", help="a run folder of train_hf.py")
+    sub.add_argument("--repo_id", required=True, metavar="OWNER/NAME", help="the model repository, made if need be")
+    sub.add_argument("--private", action="store_true", help="what is made anew is private")
+    sub.add_argument("--space", metavar="OWNER/NAME", help="also make or update a Space that serves it, on a free CPU")
+    sub.add_argument("--zero_gpu", action="store_true", help="ask for ZeroGPU for the Space")
 
 
 def _add_model_arguments(sub: argparse.ArgumentParser) -> None:

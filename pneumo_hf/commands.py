@@ -221,3 +221,16 @@ def tune(arguments: argparse.Namespace) -> None:
     for trial in sorted(result["trials"], key=lambda trial: -trial["roc_auc"]):
         logger.info("learning rate %.2e: validation ROC AUC %.4f", trial["learning_rate"], trial["roc_auc"])
     logger.info("use it: train_hf.py ... --learning_rate %.2e", result["best"]["learning_rate"])
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """Upload a finished run to the Hub, and on request a Space that serves it."""
+    from pneumo_hf.hub.push import push as push_run
+
+    root, hardware = Path(__file__).parents[1], "zero-a10g" if arguments.zero_gpu else None
+    if hardware and not arguments.space:
+        raise InputError("--zero_gpu is for a Space: give --space OWNER/NAME")
+    for address in push_run(
+        Path(arguments.model), arguments.repo_id, arguments.private, root, arguments.space, hardware
+    ):
+        logger.info("pushed to %s", address)

@@ -14,8 +14,8 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, IterableDataset
+from httpx2 import HTTPError  # the client of huggingface_hub
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
 
 from pneumo_hf import DISCLAIMER
@@ -92,7 +92,7 @@ def push_data(folder: Path, repo_id: str, private: bool) -> str:
         hub = HfApi()
         repo = hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         hub.upload_folder(folder_path=folder, repo_id=repo.repo_id, repo_type="dataset", allow_patterns=UPLOADED)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise InputError(
             f"{repo_id} cannot be pushed ({type(error).__name__}): is there a network, and a token that may write "
             f"(`hf auth login`)? The data set itself is in {folder}"

@@ -1,6 +1,7 @@
 """Scores of a labelled split become `metrics.json`, the predictions, the figures and one page that shows them."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -137,7 +138,9 @@ def write_report(
     probs = np.array([row["probability"] for row in rows])
     metrics = _without_nan(metrics)
     save_figures(folder, labels, probs, metrics, np.array([row["patient_id"] for row in rows]))
-    mistakes = sorted((row for row in rows if row["label"] != row["prediction"]), key=surest(metrics))
+    # The page names no film, so that it can be published: it points to lines of the predictions.
+    numbered = [{**row, "line": line} for line, row in enumerate(rows, start=2)]
+    mistakes = sorted((row for row in numbered if row["label"] != row["prediction"]), key=surest(metrics))
     write_page(
         folder,
         "report.html.jinja",
@@ -145,9 +148,10 @@ def write_report(
         metrics=metrics,
         names=METRIC_NAMES,
         validation=validation,
-        rejected=rejected,
+        rejected=Counter(film["reason"] for film in rejected).most_common(),
+        unreadable=len(rejected),
         mistakes=mistakes[:12],
-        not_chests=[row for row in rows if row["flag"] == "not_chest_xray"][:12],
+        not_chests=[row for row in numbered if row["flag"] == "not_chest_xray"][:12],
         config=config,
         checklist=checklist(metrics, config, len(rejected)),
         disclaimer=DISCLAIMER,
