@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.commands import CLASSES, audit, compare, evaluate, predict, prepare, push, tune
+from pneumo_hf.commands import CLASSES, audit, compare, evaluate, export, predict, prepare, push, tune
 from pneumo_hf.config import DataArguments, InputError, one_line_errors
 
 SOURCES = (
@@ -128,6 +128,19 @@ def _add_training_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_hub_commands(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
+        "export",
+        help="the checkpoint as ONNX",
+        description="Write onnx/model.onnx and the checkpoint's files beside it, for ONNX Runtime, transformers.js, "
+        "and --backend onnx. It is kept only if its probabilities are the checkpoint's to 1e-4 on every film.",
+    )
+    sub.set_defaults(run=export)
+    sub.add_argument("--model", required=True, metavar="CKPT", help="a run folder of train_hf.py, or a Hub id")
+    sub.add_argument("--output_dir", required=True, help="where it goes; the run folder itself will do")
+    sub.add_argument("--data", default="data/chest_xray_sample", help=f"the films it must agree on: {SOURCES}")
+    sub.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    sub.add_argument("--cache_dir", default=DataArguments.cache_dir, help="where decoded films are kept")
+
+    sub = commands.add_parser(
         "push",
         help="a finished run to the Hub, and a Space that serves it",
         description="Upload checkpoint, card, recipe and report in one commit. Pickles, training state, local paths "
@@ -155,6 +168,9 @@ def _add_model_arguments(sub: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     sub.add_argument("--flip", action="store_true", help="average each film's score with its mirror image's")
     sub.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
+    sub.add_argument(
+        "--backend", choices=("torch", "onnx"), default="torch", help="onnx: what `export` wrote, on the CPU"
+    )  # fmt: skip
 
 
 def _add_data_arguments(sub: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +89,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
     from pneumo_hf.evaluation.robustness import robustness
 
-    data = load_data(arguments.data, label_map=parse_label_map(arguments.label_map))
-    if arguments.split not in data:
-        raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
-    predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
+    table = _the_split(load_data(arguments.data, label_map=parse_label_map(arguments.label_map)), arguments)
+    predictor = load_predictor(arguments.model, arguments.device, arguments.flip, arguments.backend)
     if arguments.operating_point:
         predictor.use(arguments.operating_point)
-    table, views = data[arguments.split], []
+    views = []
     for member in predictor.members:
         films, rejected = decode_films(table, member.image_processor, arguments.cache_dir)
         views.append(films)
@@ -127,6 +125,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     logger.info("%d films, %d unreadable; the report: %s", len(films), len(rejected), folder / "index.html")
 
 
+def _the_split(data: Mapping, arguments: argparse.Namespace):
+    if arguments.split not in data:
+        raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
+    return data[arguments.split]
+
+
 def predict(arguments: argparse.Namespace) -> None:
     """Score films, labelled or not, and write a CSV as they are scored."""
     from tqdm.auto import tqdm
@@ -136,7 +140,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from pneumo_hf.inference.predictor import PREDICTION_COLUMNS
 
     rows = [row for path in arguments.paths for row in list_films(path)]
-    predictor = load_predictor(arguments.model, arguments.device, arguments.flip)
+    predictor = load_predictor(arguments.model, arguments.device, arguments.flip, arguments.backend)
     if arguments.operating_point:
         predictor.use(arguments.operating_point)
     recalibrate = _recalibration(arguments, predictor)
@@ -221,6 +225,26 @@ def tune(arguments: argparse.Namespace) -> None:
     for trial in sorted(result["trials"], key=lambda trial: -trial["roc_auc"]):
         logger.info("learning rate %.2e: validation ROC AUC %.4f", trial["learning_rate"], trial["roc_auc"])
     logger.info("use it: train_hf.py ... --learning_rate %.2e", result["best"]["learning_rate"])
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write a checkpoint as ONNX, if it agrees."""
+    from pneumo_hf.data.pixels import decode_films
+    from pneumo_hf.data.sources import load_data
+    from pneumo_hf.hub.export import AGREEMENT
+    from pneumo_hf.hub.export import export as export_checkpoint
+    from pneumo_hf.imaging.processor import load_image_processor
+    from pneumo_hf.inference.predictor import Predictor
+
+    table = _the_split(load_data(arguments.data), arguments)
+    Predictor(arguments.model, device="cpu")  # what is no checkpoint is said before anything is decoded
+    films, _ = decode_films(table, load_image_processor(arguments.model), arguments.cache_dir)
+    folder = Path(arguments.output_dir)
+    difference = export_checkpoint(arguments.model, films, folder)
+    logger.info(
+        "%s: probabilities differ by at most %.1e on %d films (allowed: %.0e)",
+        *(folder / "onnx" / "model.onnx", difference, len(films), AGREEMENT),
+    )
 
 
 def push(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.special import expit, logit
@@ -20,14 +21,19 @@ logger = logging.getLogger(__name__)
 EPSILON = 1e-12
 
 
-def load_predictor(checkpoints: Sequence[str | Path], device: str | None = None, flip: bool = False) -> Predictor:
+def load_predictor(
+    checkpoints: Sequence[str | Path],
+    device: str | None = None,
+    flip: bool = False,
+    backend: Literal["torch", "onnx"] = "torch",
+) -> Predictor:
     """The predictor of one checkpoint, or of the mean logits of several.
 
     The temperature and the operating points of several come from the validation predictions beside the checkpoints,
     if those are of the same films (runs of one `split_seed`); else nothing is chosen, the threshold is .5, and a
     warning says so.
     """
-    members = [Predictor(checkpoint, device, flip=flip) for checkpoint in checkpoints]
+    members = [Predictor(checkpoint, device, flip=flip, backend=backend) for checkpoint in checkpoints]
     if len(members) == 1:
         return members[0]
     tables = [read_predictions(checkpoint, "validation") for checkpoint in checkpoints]

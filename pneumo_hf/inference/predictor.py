@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_
 from pneumo_hf.imaging.quality import SHORTCOMINGS, shortcoming
 from pneumo_hf.inference import hidden_head  # noqa: F401 - tells transformers of the one architecture of our own
 from pneumo_hf.inference.abstention import load_detector, undecided
+from pneumo_hf.inference.onnx import OnnxModel
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +36,20 @@ class Predictor:
         device: of torch; by default the GPU where there is one.
         batch_size: films at once.
         flip: average the logits with those of the mirrored film (test-time augmentation).
+        backend: "torch", or "onnx" for what `python -m pneumo_hf export` wrote, on the CPU.
 
     Raises:
         InputError: the checkpoint cannot be loaded or has other labels.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str | None = None, batch_size: int = 32, flip: bool = False):
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | None = None,
+        batch_size: int = 32,
+        flip: bool = False,
+        backend: Literal["torch", "onnx"] = "torch",
+    ):
         self.name = str(checkpoint)
         try:
             self.model = AutoModelForImageClassification.from_pretrained(
@@ -62,6 +72,8 @@ class Predictor:
         self.limits = settings.get("abstention")  # of `conformal_limits`
         self.detector = load_detector(checkpoint)
         self.learnt_prevalence = settings.get("training_data", {}).get("prevalence")
+        self.onnx = OnnxModel(checkpoint) if backend == "onnx" else None
+        device = "cpu" if self.onnx else device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
         self.model.to(self.device, memory_format=torch.channels_last).eval()
@@ -151,15 +163,19 @@ class Predictor:
     def _forward(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
         # Convolutions in full float32, so that a score from a GPU is the score from a CPU.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            pixel_values = self.normalize(pixels.to(self.device)).contiguous(memory_format=torch.channels_last)
-            output = self.model(pixel_values=pixel_values, output_hidden_states=output_hidden_states)
-            logits, features = output.logits, None
-            if output_hidden_states:
-                features = torch.cat([stage.float().mean(dim=(2, 3)) for stage in output.hidden_states], dim=1)
-                features = features.cpu().numpy()
+            pixel_values = self.normalize(pixels.to(self.device))
+            logits, features = self._network(pixel_values, output_hidden_states)
             if self.flip:
-                logits = (logits + self.model(pixel_values=pixel_values.flip(-1)).logits) / 2
-        return logits.float().cpu().numpy()[:, [1 - self.positive, self.positive]], features
+                logits = (logits + self._network(pixel_values.flip(-1), output_hidden_states=False)[0]) / 2
+        return logits[:, [1 - self.positive, self.positive]], features
+
+    def _network(self, pixel_values: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        if self.onnx:
+            return self.onnx(pixel_values.numpy())
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        output = self.model(pixel_values=pixel_values, output_hidden_states=output_hidden_states)
+        features = pooled_stages(output.hidden_states).cpu().numpy() if output_hidden_states else None
+        return output.logits.float().cpu().numpy(), features
 
     def decide(self, probability: float, distance: float = np.nan, wrong: str = "") -> dict[str, str]:
         """The prediction and the flag of a film, and in `error` what is wrong with a picture.
@@ -245,6 +261,11 @@ class Ensemble(Predictor):
         seen = [member.look(part) for member, part in zip(self.members, pixels, strict=True)]
         logits, distances = map(np.stack, zip(*seen, strict=True))
         return mean_logits(logits) / np.float32(self.temperature), distances.mean(axis=0)
+
+
+def pooled_stages(hidden_states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The channels of every stage `[B, C, H, W]`, averaged over the picture, one behind the other: `[B, D]`."""
+    return torch.cat([stage.float().mean(dim=(2, 3)) for stage in hidden_states], dim=1)
 
 
 def mean_logits(logits: np.ndarray) -> np.ndarray:

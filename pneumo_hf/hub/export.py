@@ -1,0 +1,83 @@
+"""A checkpoint becomes an ONNX file, or is refused: the file must give the checkpoint's own probabilities."""
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pneumo_hf.config import InputError
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.inference.onnx import FILE, INSTALL
+from pneumo_hf.inference.predictor import Predictor, pooled_stages, probability_of
+
+OPSET = 18
+AGREEMENT = 1e-4  # the largest difference of a probability
+BESIDE = ("config.json", "model.safetensors", "preprocessor_config.json", "chest_detector.safetensors")
+
+
+def export(checkpoint: str | Path, films: FilmDataset, folder: Path) -> float:
+    """Write `folder/onnx/model.onnx` with the checkpoint's files beside it: a folder for `Predictor(backend="onnx")`.
+
+    Returns:
+        The largest difference of P(PNEUMONIA) between checkpoint and export on the films.
+
+    Raises:
+        InputError: the tools are not installed, or the difference is above 1e-4; then nothing is left in its place.
+    """
+    predictor, path = Predictor(checkpoint, device="cpu"), folder / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    write_onnx(predictor, partial)
+    for name in BESIDE:
+        source = Path(checkpoint) / name
+        if source.is_file() and source.resolve() != (folder / name).resolve():
+            shutil.copy(source, folder / name)
+    partial.replace(path)
+    predictor = Predictor(checkpoint, device="cpu")  # as the exporter found it
+    exported = Predictor(folder, device="cpu", backend="onnx")
+    ours, theirs = (probability_of(model.score_films(films)) for model in (predictor, exported))
+    difference = np.abs(ours - theirs).max()
+    if not difference <= AGREEMENT:
+        path.unlink()
+        raise InputError(
+            f"the export of {checkpoint} differs by up to {difference:.1e} in its probabilities: not kept"
+        )
+    return float(difference)
+
+
+def write_onnx(predictor: Predictor, path: Path) -> None:
+    """The network in float32: `pixel_values` `[batch, 3, H, W]` -> `logits` `[batch, 2]`, `features` `[batch, D]`."""
+    try:
+        import onnxscript  # noqa: F401 - the exporter's own need
+    except ImportError as error:
+        raise InputError(f"export needs {INSTALL.removeprefix('pip install ')}: {INSTALL}") from error
+    size = predictor.image_processor.size
+    example = torch.zeros(2, 3, size["height"], size["width"])
+    network = _Network(predictor.model.to("cpu", memory_format=torch.contiguous_format)).eval()
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network, (example,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["pixel_values"],
+            output_names=["logits", "features"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )  # fmt: skip
+        program.save(path, external_data=False)
+    noisy.setLevel(level)
+
+
+class _Network(nn.Module):
+    """A tensor in, tensors out."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.model(pixel_values=pixel_values, output_hidden_states=True)
+        return output.logits, pooled_stages(output.hidden_states)

@@ -1,0 +1,52 @@
+"""`export`: the ONNX file gives the checkpoint's scores, flags and all, at any batch size, or is not kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumo_hf import Predictor
+from pneumo_hf.__main__ import main
+from pneumo_hf.hub import export as export_module
+
+
+@pytest.fixture(scope="module")
+def options(films_folder: Path, cache_dir: Path) -> list[str]:
+    return ["--data", str(films_folder), "--cache_dir", str(cache_dir)]
+
+
+def test_the_onnx_backend_answers_as_the_checkpoint_does(
+    tiny_run: Path, films_folder: Path, options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
+    assert "probabilities differ by at most" in caplog.text
+    films = sorted((films_folder / "test").rglob("*.jpeg"))[:7]
+    for flip in (False, True):
+        expected = Predictor(tiny_run, device="cpu", flip=flip)(films)
+        for batch_size in (1, 3, 32):
+            exported = Predictor(tmp_path, backend="onnx", batch_size=batch_size, flip=flip)
+            exported.model = None  # of no use there
+            for ours, theirs in zip(expected, exported(films), strict=True):
+                assert theirs["probability"] == pytest.approx(ours["probability"], abs=1e-5)
+                assert (theirs["flag"], theirs["prediction"]) == (ours["flag"], ours["prediction"])
+
+
+def test_what_does_not_agree_is_not_kept(
+    tiny_run: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write = export_module.write_onnx
+
+    def spoilt(predictor: Predictor, path: Path) -> None:
+        predictor.model.classifier[1].bias.data += np.float32([0.0, 0.05])
+        write(predictor, path)
+
+    monkeypatch.setattr(export_module, "write_onnx", spoilt)
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
+    assert "not kept" in capsys.readouterr().err and not list(tmp_path.rglob("*.onnx"))
+
+
+def test_a_checkpoint_without_its_export_says_how_to_make_it(tiny_run: Path) -> None:
+    with pytest.raises(Exception, match="has no onnx/model.onnx: python -m pneumo_hf export"):
+        Predictor(tiny_run, backend="onnx")
