@@ -89,6 +89,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
     from pneumo_hf.evaluation.robustness import robustness
 
+    if arguments.robustness and len(arguments.model) > 1:
+        raise InputError("--robustness is measured for one checkpoint at a time: give one --model")
     table = _the_split(load_data(arguments.data, label_map=parse_label_map(arguments.label_map)), arguments)
     predictor = load_predictor(arguments.model, arguments.device, arguments.flip, arguments.backend)
     if arguments.operating_point:
@@ -105,14 +107,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = predictor.members[0].model.config.to_dict() if len(views) == 1 else {}
     metrics["explanation"] = explain_films(folder, predictor, films=views[0], metrics=metrics, rows=rows)
-    home = home_metrics(predictor.name) if len(views) == 1 else None
-    if home and home["dataset"] != metrics["dataset"] and home["n"] != metrics["n"]:
-        kermany = config.get("training_data", {}).get("kermany", False)
+    if len(views) == 1 and (home := home_metrics(predictor.name, films)):
         probs = np.array([row["probability"] for row in rows])
-        metrics["external"] = against_home(films.labels, probs, metrics, home, kermany)
+        metrics["external"] = against_home(films.labels, probs, metrics, home, predictor.learnt_kermany)
     if arguments.robustness:
-        if len(views) > 1:
-            raise InputError("--robustness is measured for one checkpoint at a time: give one --model")
         metrics["robustness"] = robustness(predictor, views[0], predictor.threshold)
     write_split(folder, metrics, rows)
     write_csv(folder / "rejected.csv", ("path", "reason"), rejected)

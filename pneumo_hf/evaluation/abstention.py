@@ -37,14 +37,17 @@ def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, f
 def risk_coverage(labels: np.ndarray, probs: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Share of films answered `[N]`, the surest first, and the share of errors among them `[N]`.
 
-    How sure a film is, is how far its score lies from the threshold, as a share of the way to 0 or 1 (El-Yaniv and
-    Wiener 2010 for the curve).
+    After El-Yaniv and Wiener 2010.
     """
-    above = probs >= threshold
-    sureness = np.where(above, (probs - threshold) / max(1 - threshold, 1e-12), (threshold - probs) / threshold)
-    wrong = (above != (labels == 1))[np.argsort(-sureness, kind="stable")]
+    wrong = ((probs >= threshold) != (labels == 1))[np.argsort(-sureness(probs, threshold), kind="stable")]
     answered = np.arange(1, len(labels) + 1)
     return answered / len(labels), np.cumsum(wrong) / answered
+
+
+def sureness(probs: np.ndarray, threshold: float) -> np.ndarray:
+    """How far scores `[N]` lie from the threshold, as a share of the way to 0 or to 1."""
+    above = (probs - threshold) / max(1 - threshold, 1e-12)
+    return np.where(probs >= threshold, above, (threshold - probs) / max(threshold, 1e-12))
 
 
 def _share(values: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, log_softmax, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -27,16 +27,31 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def slope_and_intercept(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
-    """Cox's calibration slope and intercept: logistic regression of the labels on the log odds of the scores.
+    """Calibration slope, and in the large: the intercept with the slope held at 1 (Van Calster et al. 2019).
 
-    A slope below 1 says that scores are too extreme, an intercept below 0 that they are too high; 1 and 0 are ideal.
-    NaN where one label is missing.
+    A slope below 1 says that scores are too extreme, an intercept below 0 that they are too high on average; 1 and 0
+    are ideal. NaN where one label is missing; no slope where the labels are separated.
     """
     if len(np.unique(labels)) < 2:
         return {"slope": np.nan, "intercept": np.nan}
-    odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))[:, None]
-    fit = LogisticRegression(C=np.inf, max_iter=1000).fit(odds, labels)
-    return {"slope": float(fit.coef_[0, 0]), "intercept": float(fit.intercept_[0])}
+    odds, slope = logit(np.clip(probs, EPSILON, 1 - EPSILON)), np.nan
+    if odds[labels == 1].min() < odds[labels == 0].max():
+        slope = float(LogisticRegression(C=np.inf, max_iter=1000).fit(odds[:, None], labels).coef_[0, 0])
+    return {"slope": slope, "intercept": _intercept(labels, odds)}
+
+
+def prevalence_of_scores(labels: np.ndarray, probs: np.ndarray) -> float:
+    """The share of pneumonia that scores take for granted: class weights and undersampling move it from the data's.
+
+    Of validation films with both labels. Temperature scaling leaves it as training made it.
+    """
+    odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
+    return float(expit(logit(labels.mean()) - _intercept(labels, odds)))
+
+
+def _intercept(labels: np.ndarray, odds: np.ndarray) -> float:
+    """What, added to all log odds, makes their mean probability the share of ones."""
+    return float(brentq(lambda shift: expit(odds + shift).mean() - labels.mean(), -50, 50))
 
 
 def fit_isotonic(labels: np.ndarray, probs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -45,7 +60,7 @@ def fit_isotonic(labels: np.ndarray, probs: np.ndarray) -> Callable[[np.ndarray]
 
 
 def at_prevalence(probs: np.ndarray, learnt: float, there: float) -> np.ndarray:
-    """Scores `[N]` calibrated where a share `learnt` of the films has pneumonia, for where a share `there` has it.
+    """Scores `[N]` that take a share `learnt` of pneumonia for granted, for where a share `there` has it.
 
     The odds are multiplied by the ratio of the prior odds (Saerens et al. 2002). The order of films stays.
     """

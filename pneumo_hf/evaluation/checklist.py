@@ -19,7 +19,7 @@ def checklist(metrics: dict, config: dict, unreadable: int) -> list[tuple[str, s
         *_results(metrics),
         ("Limits", "see the card"),
         ("Funding, registration, ethics", NOT_REPORTED),
-        ("Code, weights and data", "open; see the card"),
+        ("Code, weights and data", "code: pneumo_hf, Apache-2.0; for the rest see the card"),
     ]
 
 
@@ -36,7 +36,7 @@ def _films(metrics: dict, training: dict, unreadable: int) -> list[tuple[str, st
         ("Sites and eligibility of training", "one hospital, ages 1 to 5" if kermany else NOT_REPORTED),
         ("Reference standard, and who set it", "the data's own labels" if kermany else NOT_REPORTED),
         ("Missing and unreadable films", f"{unreadable} left out, listed with their reasons"),
-        ("Size of the test", f"{metrics['n']} films of {metrics['n_patients']} patients, all there are"),
+        ("Size of the test", f"{metrics['n']} films of {metrics['n_patients']} patients, all that could be read"),
         ("Prevalence", f"{metrics['prevalence']:.3f} of these films"),
         ("Partitions, and at which level they are disjoint", partitions),
     ]
@@ -44,9 +44,10 @@ def _films(metrics: dict, training: dict, unreadable: int) -> list[tuple[str, st
 
 def _model(metrics: dict, config: dict) -> list[tuple[str, str]]:
     point = metrics["decision_threshold"]
+    settings = "recipe.yaml beside the checkpoint; versions below" if config.get("training_data") else NOT_REPORTED
     return [
         ("Model, input and output", f"{config.get('model_type', 'an ensemble')}; one film; P(PNEUMONIA)"),
-        ("Training: settings, seed, software", "recipe.yaml beside the checkpoint; versions below"),
+        ("Training: settings, seed, software", settings),
         ("How epoch and threshold were chosen", f"on {point['chosen_on']}; the threshold by {point['method']}"),
         ("Measures, and their uncertainty", "95 % bootstrap over patients; Wilson's and DeLong's in metrics.json"),
     ]
@@ -54,7 +55,9 @@ def _model(metrics: dict, config: dict) -> list[tuple[str, str]]:
 
 def _results(metrics: dict) -> list[tuple[str, str]]:
     area, error, calibration = metrics["metrics"]["roc_auc"], metrics["metrics"]["ece"], metrics["calibration"]
-    by_person = any(name.startswith(("age", "sex")) for name in metrics["subgroups"])
+    by_person = any(
+        name.startswith(("age", "sex")) and "note" not in group for name, group in metrics["subgroups"].items()
+    )
     return [
         ("Discrimination", f"ROC AUC {_number(area['value'])}, 95 % {' to '.join(map(_number, area['ci95']))}"),
         ("Calibration", f"ECE {_number(error['value'])}, slope {_number(calibration['slope'])}"),

@@ -48,7 +48,8 @@ def load_predictor(
     logits = mean_logits(np.stack([np.zeros_like(odds), odds], axis=-1))
     temperature = fit_temperature(logits, labels)
     probs = probability_of(logits / temperature)
-    method = members[0].method if len({member.method for member in members}) == 1 else DEFAULT
+    methods = {member.method for member in members if member.calibrated}
+    method = methods.pop() if len(methods) == 1 else DEFAULT
     thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, method)))
     points = operating_points(labels, probs, thresholds)
     return Ensemble(members, temperature, thresholds[method], method, points, conformal_limits(labels, probs))

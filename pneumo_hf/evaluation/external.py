@@ -6,18 +6,33 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import cached_file
 
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.evaluation.ensemble import read_predictions
 from pneumo_hf.evaluation.thresholds import choose_thresholds, operating_points
 
-COMPARED = ("roc_auc", "accuracy", "sensitivity", "specificity", "ece")
+COMPARED = ("roc_auc", "sensitivity", "specificity", "ece")
 
 
-def home_metrics(checkpoint: str | Path) -> dict | None:
-    """The `metrics.json` of the test that a checkpoint was reported on; None where none lies beside it."""
+def home_metrics(checkpoint: str | Path, films: FilmDataset) -> dict | None:
+    """The `metrics.json` of the test that a checkpoint was reported on, if these films are others.
+
+    None where none lies beside it, where a film of its report is among these, by name, and where both are of the
+    Kermany set, which file names tell.
+    """
     try:
         path = cached_file(str(checkpoint), "report/metrics.json", _raise_exceptions_for_missing_entries=False)
+        config = cached_file(str(checkpoint), "config.json")
     except OSError:
         return None
-    return json.loads(Path(path).read_text()) if path else None
+    if path is None:
+        return None
+    training = json.loads(Path(config).read_text()).get("training_data", {})
+    if training.get("kermany") and all(films.table["subtype"]):
+        return None
+    names = set(films.table["file_name"])
+    if any(names & set(read_predictions(checkpoint, split) or ()) for split in ("test", "validation")):
+        return None
+    return json.loads(Path(path).read_text())
 
 
 def against_home(labels: np.ndarray, probs: np.ndarray, metrics: dict, home: dict, kermany: bool) -> dict:
@@ -29,14 +44,20 @@ def against_home(labels: np.ndarray, probs: np.ndarray, metrics: dict, home: dic
         labels, probs: `[N]`. metrics, home: of these films, and of the checkpoint's own test.
         kermany: whether it learnt the children of the Kermany set.
     """
+    carried, theirs = metrics["decision_threshold"], home["decision_threshold"]
+    at_home = {name: home["metrics"][name]["value"] for name in COMPARED}
+    if carried["value"] != theirs["value"]:  # another operating point: what its own test says of that one
+        point = next((p for p in home["operating_points"] if p["name"] == carried["method"]), {})
+        at_home |= {name: point.get(name) for name in ("sensitivity", "specificity")}
     rows = {
         name: {
-            "home": home["metrics"][name]["value"],
+            "home": at_home[name],
             "here": metrics["metrics"][name]["value"],
             "ci95": metrics["metrics"][name]["ci95"],
-            "change": metrics["metrics"][name]["value"] - home["metrics"][name]["value"],
+            "change": metrics["metrics"][name]["value"] - at_home[name],
         }
         for name in COMPARED
+        if at_home[name] is not None
     }
     needed = operating_points(labels, probs, choose_thresholds(labels, probs))
     return {
@@ -54,10 +75,13 @@ def _words(metrics: dict, rows: dict, needed: list[dict], kermany: bool) -> list
     words = [
         f"ROC AUC {fell} from {area['home']:.3f} on the checkpoint's own test to {area['here']:.3f} here; the home "
         f"figure is {within} the 95 % interval of these films ({area['ci95'][0]:.3f} to {area['ci95'][1]:.3f}).",
-        f"At the carried threshold of {threshold:.3f} sensitivity goes from {rows['sensitivity']['home']:.3f} to "
-        f"{rows['sensitivity']['here']:.3f} and specificity from {rows['specificity']['home']:.3f} to "
-        f"{rows['specificity']['here']:.3f}.",
     ]
+    if {"sensitivity", "specificity"} <= set(rows):
+        words.append(
+            f"At the carried threshold of {threshold:.3f} sensitivity goes from {rows['sensitivity']['home']:.3f} to "
+            f"{rows['sensitivity']['here']:.3f} and specificity from {rows['specificity']['home']:.3f} to "
+            f"{rows['specificity']['here']:.3f}."
+        )
     wanted = next(point for point in needed if point["name"] == "sensitivity@0.95")
     words.append(
         f"For a sensitivity of .95 these films would have needed a threshold of {wanted['threshold']:.3f}, at a "

@@ -1,5 +1,6 @@
 """Pictures for the report: the surest mistakes, the films without an answer, and heatmaps over them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pneumo_hf.config import InputError
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.report import surest
 from pneumo_hf.inference.explain import GradCam, insertion_and_deletion, overlay, share_inside
 from pneumo_hf.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 6  # films a picture
 EXPLAINED = 32  # films that the measures of the heatmaps are taken on
@@ -26,9 +30,12 @@ def explain_films(folder: Path, predictor: Predictor, films: FilmDataset, metric
         `{"inside_central_box", "by_chance", "inserted", "deleted", "n"}`: the mean share of a heatmap in the central
         box and that of a map of no meaning, and the curves of `insertion_and_deletion`.
     """
-    cam = GradCam(predictor)
-    numbered = [{**row, "index": index} for index, row in enumerate(rows)]
-    numbered.sort(key=surest(metrics))
+    try:
+        cam = GradCam(predictor)
+    except InputError as error:
+        logger.info("no heatmaps: %s", error)
+        return {}
+    numbered = surest([{**row, "index": i} for i, row in enumerate(rows)], metrics["decision_threshold"]["value"])
     answered = [row for row in numbered if row["flag"] in ("", "review")]
     found = [row for row in answered if row["label"] == row["prediction"] == "PNEUMONIA"]
     for name, chosen in (
@@ -41,7 +48,7 @@ def explain_films(folder: Path, predictor: Predictor, films: FilmDataset, metric
     if not chosen:
         return {}
     pixels = films.__getitems__(chosen)["pixel_values"]
-    maps = cam(pixels)
+    maps = np.concatenate([cam(part) for part in torch.split(pixels, 8)])
     inserted, deleted = insertion_and_deletion(predictor, pixels, maps)
     return {
         "n": len(chosen),

@@ -26,6 +26,7 @@ def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: d
     save(folder / "thresholds.png", lambda axes: thresholds(axes, labels, probs, metrics))
     save(folder / "predictive_values.png", lambda axes: prevalence_curves(axes, metrics))
     save(folder / "risk_coverage.png", lambda axes: risk_against_coverage(axes, labels, probs, metrics))
+    (folder / "robustness.png").unlink(missing_ok=True)  # of an earlier report
     if "robustness" in metrics:
         robustness_curves(folder / "robustness.png", metrics["robustness"])
 

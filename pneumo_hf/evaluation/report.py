@@ -13,7 +13,7 @@ from pneumo_hf.config import write_csv
 from pneumo_hf.data.page import write_page
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.shortcuts import Floors
-from pneumo_hf.evaluation.abstention import abstention_summary
+from pneumo_hf.evaluation.abstention import abstention_summary, sureness
 from pneumo_hf.evaluation.calibration import slope_and_intercept
 from pneumo_hf.evaluation.checklist import checklist
 from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals
@@ -136,11 +136,11 @@ def write_report(
     """
     labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
     probs = np.array([row["probability"] for row in rows])
-    metrics = _without_nan(metrics)
+    metrics, threshold = _without_nan(metrics), metrics["decision_threshold"]["value"]
     save_figures(folder, labels, probs, metrics, np.array([row["patient_id"] for row in rows]))
     # The page names no film, so that it can be published: it points to lines of the predictions.
     numbered = [{**row, "line": line} for line, row in enumerate(rows, start=2)]
-    mistakes = sorted((row for row in numbered if row["label"] != row["prediction"]), key=surest(metrics))
+    mistakes = surest([row for row in numbered if row["label"] != row["prediction"]], threshold)
     write_page(
         folder,
         "report.html.jinja",
@@ -158,10 +158,10 @@ def write_report(
     )
 
 
-def surest(metrics: dict):
-    """A key that sorts rows of predictions by how far they lie from the decision threshold, the farthest first."""
-    threshold = metrics["decision_threshold"]["value"]
-    return lambda row: -abs(row["probability"] - threshold)
+def surest(rows: list[dict], threshold: float) -> list[dict]:
+    """Rows of predictions, those farthest from the decision threshold first."""
+    order = np.argsort(-sureness(np.array([row["probability"] for row in rows]), threshold), kind="stable")
+    return [rows[index] for index in order]
 
 
 def _without_nan(value):

@@ -110,12 +110,15 @@ def score_spoilt(predictor: Predictor, films: FilmDataset) -> np.ndarray:
 def robustness(predictor: Predictor, films: FilmDataset, threshold: float) -> dict[str, list[dict]]:
     """`{kind: [{"severity", "roc_auc", "sensitivity", "specificity"}]}` at the carried threshold, for one checkpoint.
 
+    Severity 0 is the films as they are.
+
     Beside CORRUPTIONS, `inverted` films, and those of which only the `central box` or only the `border` is left: what
     a network makes of a film without lungs is no disease.
     """
-    result = {}
+    result, clean = {}, predictor.score_films(films)
     scored = [*score_corrupted(predictor, films), *score_changed(predictor, films)]
-    for kind, severity, logits in scored:
+    unspoilt = [(kind, 0, clean) for kind in dict.fromkeys(kind for kind, _, _ in scored)]
+    for kind, severity, logits in unspoilt + scored:
         values = weighted_metrics(films.labels, probability_of(logits), threshold, np.ones((1, len(films))))
         figures = {name: float(values[name][0]) for name in ("roc_auc", "sensitivity", "specificity")}
         result.setdefault(kind, []).append({"severity": severity, **figures})

@@ -1,13 +1,19 @@
 """Knowing when not to answer: pictures that are no chest film, and films on which neither label is sure."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from transformers.utils import cached_file
+
+from pneumo_hf.config import InputError
+
+logger = logging.getLogger(__name__)
 
 DETECTOR = "chest_detector.safetensors"  # beside the weights, where the stock pipeline does not look
 COMPONENTS = 16
@@ -47,12 +53,20 @@ class ChestDetector:
 
 
 def load_detector(checkpoint: str | Path) -> ChestDetector | None:
-    """The detector beside a checkpoint, a folder or Hub id; None where there is none."""
+    """The detector beside a checkpoint, a folder or Hub id; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
     try:
         path = cached_file(str(checkpoint), DETECTOR, _raise_exceptions_for_missing_entries=False)
-    except OSError:
+    except OSError as error:
+        logger.warning("%s of %s cannot be had, other pictures will be scored: %s", DETECTOR, checkpoint, error)
         return None
-    return ChestDetector(**load_file(path)) if path else None
+    try:
+        return ChestDetector(**load_file(path)) if path else None
+    except (SafetensorError, TypeError) as error:
+        raise InputError(f"{DETECTOR} of {checkpoint} is damaged or not downloaded whole: {error}") from error
 
 
 def fit_detector(train: np.ndarray, validation: np.ndarray, made: np.ndarray) -> ChestDetector:

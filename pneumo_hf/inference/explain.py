@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
+from pneumo_hf.config import InputError
 from pneumo_hf.inference.predictor import Predictor, probability_of
 
 CENTRAL_BOX = 5 / 28  # from each edge: inside lie the lungs; `pneumo_hf.data.shortcuts` measures what lies outside
@@ -43,8 +44,18 @@ class GradCam:
 
 
 def last_feature_map(predictor: Predictor) -> nn.Module:
-    """The last module whose output is still a map, `[B, C, H, W]` of more than one place, in any backbone."""
+    """The last module whose output is still a map, `[B, C, H, W]` of more than one place.
+
+    Raises:
+        InputError: the network does not end in such maps, as a transformer does not.
+    """
     found, hooks = [], []
+    size = predictor.image_processor.size
+    blank = torch.zeros(1, 1, size["height"], size["width"], dtype=torch.uint8)
+    with torch.inference_mode():
+        stages = predictor.model(predictor.normalize(blank.to(predictor.device)), output_hidden_states=True)
+    if stages.hidden_states[-1].ndim != 4:
+        raise InputError("Grad-CAM is for networks that are convolutions to the end")
 
     def remember(module: nn.Module, _, output: object) -> None:
         if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[-1] > 1:
@@ -53,8 +64,8 @@ def last_feature_map(predictor: Predictor) -> nn.Module:
     for module in predictor.model.modules():
         if not list(module.children()):
             hooks.append(module.register_forward_hook(remember))
-    size = predictor.image_processor.size
-    predictor.logits(torch.zeros(1, 1, size["height"], size["width"], dtype=torch.uint8))
+    with torch.inference_mode():
+        predictor.model(predictor.normalize(blank.to(predictor.device)))
     for hook in hooks:
         hook.remove()
     return found[-1]

@@ -69,9 +69,12 @@ class Predictor:
         self.threshold = float(settings.get("decision_threshold", 0.5))
         self.method = settings.get("decision_method", "youden" if self.calibrated else "default")
         self.operating_points = settings.get("operating_points", [])
+        training = settings.get("training_data")
+        training = training if isinstance(training, dict) else {}  # a stranger's may be anything
         self.limits = settings.get("abstention")  # of `conformal_limits`
         self.detector = load_detector(checkpoint)
-        self.learnt_prevalence = settings.get("training_data", {}).get("prevalence")
+        self.learnt_kermany = bool(training.get("kermany"))  # whose films are of children
+        self.learnt_prevalence = training.get("prevalence_of_scores")
         self.onnx = OnnxModel(checkpoint) if backend == "onnx" else None
         device = "cpu" if self.onnx else device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -189,9 +192,13 @@ class Predictor:
             flag = SHORTCOMINGS[wrong]
         elif distance > 1:
             flag, error = "not_chest_xray", f"unlike the films it was trained on: {distance:.2f} times the limit"
-        elif self.limits and undecided(probability, self.limits):
+        elif self.limits and (undecided(probability, self.limits) or self._missed(probability)):
             flag = "abstain"
         return {"prediction": prediction, "flag": flag, "error": error}
+
+    def _missed(self, probability: float) -> bool:
+        """Whether pneumonia is the one label possible, and the threshold above the score."""
+        return self.limits["pneumonia_from"] <= probability < self.threshold
 
     def use(self, operating_point: str) -> None:
         """Decide at another of the checkpoint's operating points.
@@ -257,10 +264,12 @@ class Ensemble(Predictor):
         return mean_logits(np.stack(logits)) / np.float32(self.temperature)
 
     def look(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """As of one checkpoint; the distances are the means of the members'."""
+        """As of one checkpoint; the distances are the means over the members that have a detector."""
         seen = [member.look(part) for member, part in zip(self.members, pixels, strict=True)]
         logits, distances = map(np.stack, zip(*seen, strict=True))
-        return mean_logits(logits) / np.float32(self.temperature), distances.mean(axis=0)
+        distances = distances[np.isfinite(distances).all(axis=1)]  # of those members that have a detector
+        mean = distances.mean(axis=0) if len(distances) else np.full(len(logits[0]), np.nan)
+        return mean_logits(logits) / np.float32(self.temperature), mean
 
 
 def pooled_stages(hidden_states: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config import Arguments, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.evaluation.calibration import fit_temperature
+from pneumo_hf.evaluation.calibration import fit_temperature, prevalence_of_scores
 from pneumo_hf.evaluation.robustness import score_spoilt
 from pneumo_hf.evaluation.thresholds import NAMED, choose_thresholds, operating_points
 from pneumo_hf.imaging.processor import uses_clahe
@@ -64,7 +64,8 @@ def save_calibrated(
         "kermany": all(films["train"].table["subtype"]),  # whose file names alone say bacteria, virus or normal
         "films": {split: len(part) for split, part in films.items() if split != "test"},
         "patients": {split: len(set(part.patient_ids)) for split, part in films.items() if split != "test"},
-        "prevalence": float(validation.labels.mean()),  # that the scores are calibrated to
+        "prevalence": float(validation.labels.mean()),
+        "prevalence_of_scores": prevalence_of_scores(validation.labels, probs),
     }
     model.config.save_pretrained(folder)
     save_detector(folder, films, device)

@@ -41,9 +41,10 @@ def test_evaluate_away_from_home_says_what_was_lost(tiny_run: Path, elsewhere: P
     for heading in ("Away from home", "Where pneumonia is rarer", "Without an answer", "Checklist", "Calibration"):
         assert heading in page
     robust = metrics["robustness"]
-    assert [point["severity"] for point in robust["noise"]] == [1, 2, 3, 4, 5]
+    assert [point["severity"] for point in robust["noise"]] == [0, 1, 2, 3, 4, 5]
+    assert robust["noise"][0]["roc_auc"] == pytest.approx(metrics["metrics"]["roc_auc"]["value"])
     assert {"inverted", "central box", "border"} <= set(robust)
-    assert robust["border"][0]["roc_auc"] < row["here"]  # the patch lies in a lung
+    assert robust["border"][1]["roc_auc"] < row["here"]  # the patch lies in a lung
     assert (tmp_path / "there" / "robustness.png").exists()
 
 

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from pneumo_hf.evaluation.calibration import at_prevalence, fit_isotonic, fit_temperature, slope_and_intercept
+from pneumo_hf.evaluation.calibration import (
+    at_prevalence,
+    fit_isotonic,
+    fit_temperature,
+    prevalence_of_scores,
+    slope_and_intercept,
+)
 from pneumo_hf.evaluation.thresholds import choose_thresholds, operating_points, predictive_values
 
 
@@ -74,3 +80,14 @@ def test_isotonic_scores_keep_the_order_and_meet_the_labels() -> None:
     mapped = fit_isotonic(labels, scores)(scores)
     assert np.all(np.diff(mapped[np.argsort(scores)]) >= 0)
     assert np.abs(mapped - truth).mean() < 0.05 < np.abs(scores - truth).mean()
+
+
+def test_the_prevalence_that_weighted_training_put_into_the_scores_is_found() -> None:
+    """Scores as of a balanced loss, on films of which three quarters have pneumonia."""
+    random = np.random.default_rng(3)
+    labels = (random.random(100_000) < 0.75).astype(int)
+    balanced = 1 / (1 + np.exp(-(1.5 * (1.5 * labels + random.standard_normal(100_000)) - 1.125)))
+    assert prevalence_of_scores(labels, balanced) == pytest.approx(0.5, abs=0.01)
+    assert slope_and_intercept(labels, balanced)["intercept"] == pytest.approx(np.log(3), abs=0.05)
+    separated = slope_and_intercept(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.7, 0.9]))
+    assert np.isnan(separated["slope"])

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.config import InputError
+from pneumo_hf.evaluation.ensemble import load_predictor
 from pneumo_hf.imaging.quality import shortcoming
 from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_chests, undecided
 from tests.conftest import make_film
@@ -108,3 +110,28 @@ def test_operating_points_by_name(tiny_run: Path) -> None:
     assert (predictor.threshold, predictor.method) == (thresholds["specificity@0.95"], "specificity@0.95")
     with pytest.raises(InputError, match="no operating point sensitivity@0.5, only youden, "):
         predictor.use("sensitivity@0.5")
+
+
+def test_what_can_only_be_pneumonia_does_not_leave_as_normal(tiny_run: Path) -> None:
+    predictor = Predictor(tiny_run, device="cpu")
+    predictor.limits, predictor.threshold = {"normal_up_to": 0.3, "pneumonia_from": 0.5}, 0.6
+    assert [predictor.decide(p)["flag"] for p in (0.2, 0.4, 0.55, 0.7)] == ["", "abstain", "abstain", "review"]
+
+
+def test_a_damaged_detector_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "chest_detector.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(InputError, match="chest_detector.safetensors of .* is damaged"):
+        Predictor(tmp_path / "run")
+
+
+def test_an_ensembles_members_without_a_detector_do_not_blind_the_others(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "blind")
+    (tmp_path / "blind" / "chest_detector.safetensors").unlink()
+    ensemble = load_predictor([tiny_run, tmp_path / "blind"], device="cpu")
+    alone = Predictor(tiny_run, device="cpu")
+    pictures = [photograph(seed) for seed in range(6)]
+    flags = [[answer["flag"] for answer in model(pictures)] for model in (ensemble, alone)]
+    assert flags[0] == flags[1] and "not_chest_xray" in flags[0]
+    ensemble.use("sensitivity@0.95")
+    assert ensemble.method == "sensitivity@0.95"
