@@ -95,6 +95,11 @@ def main() -> None:
         for folder in folders
         if (folder / "metrics_validation.json").exists()
     }
+    external = {
+        folder.name: json.loads((folder / "metrics.json").read_text())
+        for folder in sorted((DOCS / "external").glob("*"))
+        if (folder / "metrics.json").exists()
+    }
     texts = Environment(loader=FileSystemLoader(DOCS), trim_blocks=True, lstrip_blocks=True)
     page = texts.get_template("RESULTS.md.jinja").render(
         **result,
@@ -102,6 +107,7 @@ def main() -> None:
         validation=validation,
         means=means(result["runs"]),
         ablations=ablations,
+        external=external,
     )
     (DOCS / "RESULTS.md").write_text(page)
 

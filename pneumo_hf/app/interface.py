@@ -7,7 +7,9 @@ import gradio as gr
 import numpy as np
 
 from pneumo_hf import DISCLAIMER
+from pneumo_hf.app.model_tab import build_model_tab
 from pneumo_hf.app.reader import build_reader, write_examples
+from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.config import InputError
 from pneumo_hf.inference.predictor import Predictor
 
@@ -32,7 +34,12 @@ def build_app(predictor: Predictor, sample: Path) -> gr.Blocks:
     with gr.Blocks(title="pneumo_hf", delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(f"# Pneumonia or normal?\nA second look at a chest X-ray, by `{Path(predictor.name).name}`.")
         gr.HTML(f'<div class="notice" id="disclaimer">{DISCLAIMER}</div>')
-        build_reader(predictor, examples)
+        with gr.Tab("Read a film"):
+            build_reader(predictor, examples)
+        with gr.Tab("Worklist"):
+            build_worklist(predictor)
+        with gr.Tab("The model"):
+            build_model_tab(predictor)
     return blocks
 
 

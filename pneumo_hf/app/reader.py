@@ -6,12 +6,15 @@ import time
 from pathlib import Path
 
 import gradio as gr
+import torch
 from PIL import Image
 
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.sources import list_films
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
+from pneumo_hf.imaging.processor import resize_film
+from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -21,13 +24,16 @@ EMPTY = '<p class="hint">Drop a film on the left, or choose an example below.</p
 
 
 def build_reader(predictor: Predictor, examples: list[Path]) -> None:
-    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict`."""
+    """Lay the tab out inside the current `gr.Blocks`; its API endpoints are `/predict` and `/explain`."""
 
     thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
     thresholds.setdefault(predictor.method, predictor.threshold)
 
     def read(path: str | None, operating_point: str) -> tuple[Image.Image | None, str]:
         return read_film_file(predictor, path, thresholds[operating_point])
+
+    def explain(path: str | None, opacity: float) -> Image.Image | None:
+        return explain_film_file(predictor, path, opacity)
 
     with gr.Row():
         with gr.Column():
@@ -39,6 +45,9 @@ def build_reader(predictor: Predictor, examples: list[Path]) -> None:
             )
             shown = gr.Image(
                 label="What is read", type="pil", interactive=False, height=420, elem_id="film", buttons=["fullscreen"]
+            )
+            opacity = gr.Slider(
+                0, 1, 0, step=0.05, label="Heatmap (Grad-CAM): where the score rests", elem_id="opacity"
             )
         with gr.Column():
             verdict = gr.HTML(EMPTY, elem_id="verdict")
@@ -54,8 +63,11 @@ def build_reader(predictor: Predictor, examples: list[Path]) -> None:
             label="Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name tells the label",
             elem_id="examples",
         )
-    file.change(read, inputs=[file, point], outputs=[shown, verdict], api_name="predict")
-    point.change(read, inputs=[file, point], outputs=[shown, verdict], api_visibility="private")
+    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}  # Grad-CAM hooks into the network
+    file.change(read, [file, point], [shown, verdict], api_name="predict", **one_at_a_time)
+    file.change(lambda: 0, None, opacity, api_visibility="private")
+    point.change(read, [file, point], [shown, verdict], api_visibility="private", **one_at_a_time)
+    opacity.release(explain, [file, opacity], shown, api_name="explain", **one_at_a_time)
 
 
 def read_film_file(predictor: Predictor, path: str | None, threshold: float) -> tuple[Image.Image | None, str]:
@@ -70,6 +82,20 @@ def read_film_file(predictor: Predictor, path: str | None, threshold: float) -> 
     result = predictor([film])[0]
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
     return film, verdict_html(predictor, result, threshold)
+
+
+def explain_film_file(predictor: Predictor, path: str | None, opacity: float) -> Image.Image | None:
+    """The film under its heatmap, or as it is: at opacity 0, and where there is nothing to explain."""
+    if path is None:
+        return None
+    try:
+        film = load_xray(path)
+        if opacity == 0:
+            return film
+        pixels = torch.from_numpy(resize_film(film, predictor.members[0].image_processor)[None])
+        return overlay(film, GradCam(predictor)(pixels)[0], opacity)
+    except (UnreadableFilmError, OSError, InputError) as error:
+        raise gr.Error(str(error)) from error
 
 
 def verdict_html(predictor: Predictor, result: dict, threshold: float) -> str:

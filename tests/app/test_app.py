@@ -1,5 +1,6 @@
 """The web demo as its users meet it: through gradio's client, and in a real Chromium."""
 
+import csv
 import re
 import shutil
 import socket
@@ -7,11 +8,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
+from PIL import Image
 
 from pneumo_hf import Predictor
 
@@ -58,6 +62,38 @@ def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_
     assert "Probability of pneumonia" in client.predict(handle_file(film), api_name="/predict")[1]
 
 
+def test_a_worklist_is_sorted_and_one_bad_file_stops_nothing(
+    url: str, tiny_run: Path, films_folder: Path, tmp_path: Path
+) -> None:
+    films = sorted((films_folder / "test").rglob("*.jpeg"))[::8]
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(films[0], "PNEUMONIA/inside.jpeg")
+    (tmp_path / "text.png").write_text("no picture")
+    given = [*films[1:], tmp_path / "more.zip", tmp_path / "text.png"]
+    client = Client(url, verbose=False)
+    table, _, written = client.predict([handle_file(path) for path in given], api_name="/predict_batch")
+    rows = [dict(zip(table["headers"], row, strict=True)) for row in table["data"]]
+    assert len(rows) == len(given) and [row["film"] for row in rows if row["error"]] == ["text.png"]
+    scores = [row["probability"] for row in rows if not row["error"]]
+    assert scores == sorted(scores, reverse=True)
+    predictor = Predictor(tiny_run, device="cpu")
+    told = {row["film"]: row["probability"] for row in rows}
+    for film in films[1:]:
+        assert told[film.name] == pytest.approx(predictor([film])[0]["probability"], abs=1e-4)
+    with open(written, newline="") as file:
+        assert {row["path"] for row in csv.DictReader(file)} == set(told)
+
+
+def test_a_heatmap_and_another_threshold_by_the_api(url: str, films_folder: Path) -> None:
+    client = Client(url, verbose=False)
+    film = handle_file(next((films_folder / "test" / "PNEUMONIA").iterdir()))
+    plain, warm = (Image.open(client.predict(film, opacity, api_name="/explain")) for opacity in (0, 0.6))
+    spread = [np.ptp(np.asarray(picture.convert("RGB")).astype(int), axis=2).max() for picture in (plain, warm)]
+    assert spread[0] <= 2 and spread[1] > 30  # grey, but for the compression; and not
+    strict, lax = (client.predict(threshold, 0.3, api_name="/threshold") for threshold in (1.0, 0.0))
+    assert "sensitivity <b>1.000</b>, specificity <b>0.000</b>" in lax and lax != strict
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 def test_in_a_browser_an_example_is_read_and_a_film_uploaded(url: str, films_folder: Path) -> None:
@@ -84,6 +120,20 @@ def test_in_a_browser_an_example_is_read_and_a_film_uploaded(url: str, films_fol
         assert mark["height"] > bar["height"]
         page.get_by_text("normal_1.jpeg").click()
         expect(page.locator("#verdict")).not_to_have_text(first, timeout=30_000)
-        assert re.search(r"Decision threshold: [\d.]+%", page.locator("#verdict").inner_text())
+        page.get_by_role("tab", name="The model").click()
+        expect(page.locator("#outcome")).to_contain_text("sensitivity", timeout=30_000)
+        before = page.locator("#outcome").inner_text()
+        page.locator("#threshold input[type=number]").fill("0.999")
+        page.keyboard.press("Tab")
+        expect(page.locator("#outcome")).not_to_have_text(before, timeout=30_000)
+        page.get_by_role("tab", name="Worklist").click()
+        films = sorted((films_folder / "test" / "NORMAL").iterdir())[:3]
+        page.locator("#worklist-files input[type=file]").set_input_files(films)
+        page.locator("#worklist-read").click()
+        expect(page.locator("#worklist")).to_contain_text("NORMAL", timeout=30_000)
+        page.set_viewport_size({"width": 390, "height": 844})  # a phone
+        page.get_by_role("tab", name="Read a film").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 391
+        assert re.search(r"Decision threshold: [\d.]+%", first)
         browser.close()
     assert not outside, outside

@@ -106,5 +106,5 @@ def test_several_models_are_served_by_the_app(tiny_run: Path, second_run: Path) 
     build_app(ensemble, Path("nowhere"))
     path = tiny_run.parent / "film.png"
     load_xray(FILMS[0]).save(path)
-    _, verdict = read_film_file(ensemble, str(path, ensemble.threshold))
+    _, verdict = read_film_file(ensemble, str(path), ensemble.threshold)
     assert f"{ensemble([path])[0]['probability']:.1%}" in verdict

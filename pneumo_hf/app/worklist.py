@@ -1,0 +1,86 @@
+"""The tab that reads many films: files or zips in, a table sorted by probability, thumbnails and a CSV out."""
+
+import csv
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from pneumo_hf.config import InputError
+from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.sources import list_films
+from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
+from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
+
+COLUMNS = ("film", "probability", "prediction", "flag", "error")
+MOST_FILMS = 2000  # of one list
+THUMBNAILS = 60  # shown, of the films with the highest scores
+SIDE = 256  # pixels
+
+
+def build_worklist(predictor: Predictor) -> None:
+    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
+
+    def read(paths: list[str] | None, progress: gr.Progress = gr.Progress()) -> tuple[list[list], list, str | None]:  # noqa: B008
+        return read_worklist(predictor, paths or [], progress)
+
+    files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=140)
+    button = gr.Button("Read them all", variant="primary", elem_id="worklist-read")
+    table = gr.Dataframe(headers=list(COLUMNS), label="The highest probability first", elem_id="worklist", wrap=True)
+    download = gr.File(label="The table as CSV", interactive=False, elem_id="worklist-csv")
+    gallery = gr.Gallery(label="The films of the table's top", columns=6, height="auto", object_fit="contain")
+    outputs = [table, gallery, download]
+    button.click(read, [files], outputs, api_name="predict_batch", concurrency_id="model", concurrency_limit=1)
+
+
+def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
+    """The table's rows, `(thumbnail, caption)` of its top, and the CSV; one bad file never stops the rest."""
+    rows, answers = [], []
+    for path in paths:
+        try:
+            rows += [{**row, "name": f"{Path(path).name}: {row['file_name']}" if path.lower().endswith(".zip") else
+                      Path(path).name} for row in list_films(path)]  # fmt: skip
+        except InputError as error:
+            name = Path(path).name
+            answers.append({"name": name, "file_name": name, "error": str(error).replace(path, name)})
+    if len(rows) > MOST_FILMS:
+        raise gr.Error(f"{len(rows)} films are too many for one list: at most {MOST_FILMS}")
+    for number, answer in enumerate(predictor.score_rows(rows), start=1):
+        answers.append(answer)
+        if progress is not None:
+            progress((number, len(rows)), desc="Reading films")
+    if not answers:
+        return [], [], None
+    answers.sort(key=lambda answer: -(answer.get("probability") or -1.0))
+    table = [
+        [answer["name"], *(_shown(answer.get(column)) for column in COLUMNS[1:])]
+        for answer in answers
+    ]  # fmt: skip
+    return table, _thumbnails(answers[:THUMBNAILS]), _write_csv(answers)
+
+
+def _shown(value: object) -> object:
+    return round(value, 4) if isinstance(value, float) else value or ""
+
+
+def _thumbnails(answers: list[dict]) -> list[tuple[Image.Image, str]]:
+    pictures = []
+    for answer in answers:
+        if answer.get("probability") is not None:
+            try:
+                film = load_xray(read_film(answer["image"]))
+            except (UnreadableFilmError, *UNREADABLE):
+                continue
+            film.thumbnail((SIDE, SIDE))
+            pictures.append((film, f"{answer['probability']:.1%} {answer['flag']} {answer['name']}"))
+    return pictures
+
+
+def _write_csv(answers: list[dict]) -> str:
+    path = Path(tempfile.mkdtemp(prefix="pneumo_hf_")) / "worklist.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, PREDICTION_COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({**answer, "path": answer["name"], "label": ""} for answer in answers)
+    return str(path)
