@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
+from fastapi.routing import APIRoute
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.app.model_tab import build_model_tab
@@ -44,12 +45,16 @@ def build_app(predictor: Predictor, sample: Path) -> gr.Blocks:
 
 
 def serve(predictor: Predictor, sample: Path, host: str, port: int) -> None:
-    """Answer on `http://host:port` until stopped."""
+    """Answer on `http://host:port` until stopped; `/health` tells that the model is loaded."""
     predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
     app = build_app(predictor, sample)
     try:
-        app.queue(max_size=64).launch(
-            server_name=host, server_port=port, theme=THEME, css=CSS, max_file_size="50mb", show_error=True
-        )
+        server, _, _ = app.queue(max_size=64).launch(
+            server_name=host, server_port=port, theme=THEME, css=CSS, max_file_size="50mb", show_error=True,
+            prevent_thread_lock=True,
+        )  # fmt: skip
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}, perhaps it is taken: choose another with --port") from error
+    health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
+    server.router.routes.insert(0, health)  # before the page's own, which answers every path
+    app.block_thread()

@@ -1,6 +1,7 @@
 """The web demo as its users meet it: through gradio's client, and in a real Chromium."""
 
 import csv
+import json
 import re
 import shutil
 import socket
@@ -60,6 +61,11 @@ def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_
     assert "Not read: not a picture" in client.predict(handle_file(tmp_path / "text.png"), api_name="/predict")[1]
     film = next((films_folder / "test" / "NORMAL").iterdir())
     assert "Probability of pneumonia" in client.predict(handle_file(film), api_name="/predict")[1]
+
+
+def test_it_tells_that_it_is_well(url: str, tiny_run: Path) -> None:
+    with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
+        assert json.load(answer) == {"status": "ok", "model": tiny_run.name}
 
 
 def test_a_worklist_is_sorted_and_one_bad_file_stops_nothing(
