@@ -40,11 +40,9 @@ def collect(run: Path, name: str) -> None:
             shutil.copy(report / file, folder / file)
     recipe = DOCS.parent / "configs" / f"{RECIPES.get(name, family(name))}.yaml"
     if (run / "recipe.yaml").exists():
-        meant, done = (
-            recipe_values(parse_args(["--config", str(recipe)])),
-            yaml.safe_load((run / "recipe.yaml").read_text()),
-        )
-        changed = {key: value for key, value in done.items() if key not in OWN and value != meant.get(key)}
+        meant, defaults = (recipe_values(parse_args(argv)) for argv in (["--config", str(recipe)], []))
+        done = {**defaults, **yaml.safe_load((run / "recipe.yaml").read_text())}  # an older run lacks newer keys
+        changed = {key: done[key] for key in done if key not in OWN and done[key] != meant.get(key)}
         if "model_name_or_path" in changed:
             changed["model_name_or_path"] = Path(changed["model_name_or_path"]).name
         (folder / "changes.json").write_text(json.dumps(changed, indent=2) + "\n")
