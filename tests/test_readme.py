@@ -48,6 +48,5 @@ def test_every_row_of_the_results_is_of_a_recipe_and_of_the_official_test() -> N
         assert (ROOT / "configs" / f"{name}.yaml").exists() or name in write_recipes.ORDER
         metrics = json.loads(path.read_text())
         assert (metrics["n"], metrics["split"]) == (624, "test")
-        assert metrics["metrics"]["roc_auc"]["value"] > max(
-            floor["value"] for floor in metrics["shortcut_floors"].values()
-        )
+        floors = [floor["value"] for floor in metrics["shortcut_floors"].values()]  # evaluate has no train films
+        assert metrics["metrics"]["roc_auc"]["value"] > max(floors, default=0.9)
