@@ -3,19 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+SHIPPED := models/pneumo-efficientnet
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo train app setup test results recipes bench style style-check clean
 
-demo: train  ## fine-tune, evaluate, then serve the app on 127.0.0.1:7860
+demo: train  ## fine-tune, evaluate, compare with the shipped model, then serve the app on 127.0.0.1:7860
+	-$(BIN)/python -m pneumo_hf compare $(RUN) $(SHIPPED) --output_dir $(RUN)/compared
 	$(BIN)/python app.py --model $(RUN)
 
 train: setup  ## the quickstart recipe on the embedded sample
 	$(BIN)/python train_hf.py --config configs/quickstart.yaml --output_dir $(RUN)
 
-app: setup  ## serve a checkpoint: make app RUN=runs/mine
-	$(BIN)/python app.py --model $(RUN)
+app: setup  ## serve the shipped model; make app MODEL=runs/mine serves another
+	$(BIN)/python app.py --model $(or $(MODEL),$(SHIPPED))
 
 setup: $(VENV)/.installed
 
@@ -42,11 +44,17 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --output_dir runs/$$name $(TRAIN) && \
 	    $(BIN)/python docs/write_recipes.py runs/$$name=$$name || exit 1; \
 	done
-	for name in flagship flagship_efficientnet; do for seed in 1 2 42; do \
+	for name in flagship flagship_styles flagship_efficientnet; do for seed in 1 2 42; do \
 	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --seed $$seed \
 	        --output_dir runs/$${name}_seed$$seed $(TRAIN) && \
 	    $(BIN)/python docs/write_recipes.py runs/$${name}_seed$$seed=$${name}_seed$$seed || exit 1; \
 	done; done
+	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_seed1 --model runs/flagship_seed2 --model runs/flagship_seed42 \
+	    --data $(DATA) --output_dir runs/ensemble
+	$(BIN)/python docs/write_recipes.py runs/ensemble=ensemble
+	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
+	    --teachers runs/flagship_seed1 runs/flagship_seed2 runs/flagship_seed42 --output_dir runs/pneumo-efficientnet $(TRAIN)
+	$(BIN)/python docs/write_recipes.py runs/pneumo-efficientnet=pneumo-efficientnet
 
 bench: setup  ## the figures in benchmarks/results
 	$(BIN)/python benchmarks/audit_memory.py

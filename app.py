@@ -1,4 +1,4 @@
-"""The web demo: python app.py --model runs/quickstart, then http://127.0.0.1:7860."""
+"""The web demo: python app.py, then http://127.0.0.1:7860; --model serves another checkpoint than the shipped one."""
 
 import argparse
 import logging
@@ -17,9 +17,15 @@ ROOT = Path(__file__).parent
 def main(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    checkpoints = arguments.model or [os.environ.get("PNEUMO_HF_MODEL", "runs/quickstart")]
-    predictor = load_predictor(checkpoints, arguments.device, arguments.flip)
+    checkpoints = arguments.model or [os.environ.get("PNEUMO_HF_MODEL") or default_model()]
+    predictor = load_predictor(checkpoints, arguments.device, arguments.flip, arguments.backend)
     serve(predictor, ROOT / "data" / "chest_xray_sample", arguments.host, arguments.port)
+
+
+def default_model() -> str:
+    """The model that a Space was made for; elsewhere the shipped one."""
+    told = ROOT / "model_id.txt"
+    return told.read_text().strip() if told.exists() else str(ROOT / "models" / "pneumo-efficientnet")
 
 
 if __name__ == "__main__":
@@ -27,12 +33,14 @@ if __name__ == "__main__":
     parser.add_argument(
         "--model",
         action="append",
-        help="a run folder of train_hf.py, or a Hub id (default: $PNEUMO_HF_MODEL, else runs/quickstart); given "
-        "several times, the ensemble of them",
+        help="a run folder of train_hf.py, or a Hub id (default: $PNEUMO_HF_MODEL, else the shipped "
+        "models/pneumo-efficientnet); given several times, the ensemble of them",
     )
     parser.add_argument("--flip", action="store_true", help="average each film's score with its mirror image's")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
-    parser.add_argument("--port", type=int, default=7860)
+    host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    parser.add_argument("--host", default=host, help=f"0.0.0.0 to be reached from other machines (default: {host})")
+    parser.add_argument("--port", type=int, default=port, help=f"(default: {port})")
     parser.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
+    parser.add_argument("--backend", choices=("torch", "onnx"), default="torch", help="onnx: what `export` wrote")
     with one_line_errors():
         main(parser.parse_args())

@@ -1,0 +1,84 @@
+"""The model in models/: what its card says is what anyone measures."""
+
+import csv
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.model_selection import StratifiedKFold
+from transformers import pipeline
+
+from pneumo_hf import Predictor, load_xray
+from pneumo_hf.__main__ import main
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.sources import list_films
+from pneumo_hf.inference.abstention import conformal_limits
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "models" / "pneumo-efficientnet"
+SAMPLE = ROOT / "data" / "chest_xray_sample"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("measured")
+    options = ["--output_dir", str(folder), "--cache_dir", str(folder / "cache"), "--device", "cpu"]
+    main(["evaluate", "--model", str(SHIPPED), "--data", str(SAMPLE), *options])
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_its_figures_are_reproduced_on_the_embedded_films(measured: dict) -> None:
+    told = json.loads((SHIPPED / "report" / "metrics.json").read_text())
+    assert (measured["n"], measured["n_patients"]) == (told["n"], told["n_patients"]) and told["n"] == 624
+    assert measured["decision_threshold"] == told["decision_threshold"]
+    for name, metric in told["metrics"].items():
+        assert measured["metrics"][name]["value"] == pytest.approx(metric["value"], abs=0.004), name
+    card = (SHIPPED / "README.md").read_text()
+    assert f"| ROC AUC | {told['metrics']['roc_auc']['value']:.3f} |" in card and "diagnos" in card
+    assert measured["abstention"]["not_chest_xray"] <= 0.02 * told["n"]
+    assert "external" not in measured  # the same test by another name
+
+
+def test_it_is_small_and_speaks_of_itself_alone() -> None:
+    assert (SHIPPED / "model.safetensors").stat().st_size < 12e6
+    for path in SHIPPED.rglob("*"):
+        if path.suffix in {".json", ".yaml", ".md", ".csv", ".html"}:
+            text = path.read_text()
+            assert not [word for word in ("/tmp/", "/work/", "/home/", "/root/") if word in text], path
+    assert not list(SHIPPED.rglob("*.bin")) and not list(SHIPPED.rglob("*.pt"))
+
+
+def test_the_stock_pipeline_gives_the_predictors_scores() -> None:
+    films = [load_xray(read_film(row["image"])) for row in list_films(SAMPLE / "test-00000-of-00001.parquet")[::100]]
+    classify = pipeline("image-classification", model=str(SHIPPED), device="cpu")
+    answers = classify([film.convert("RGB") for film in films])
+    stock = [next(score["score"] for score in answer if score["label"] == "PNEUMONIA") for answer in answers]
+    ours = [answer["probability"] for answer in Predictor(SHIPPED, device="cpu")(films)]
+    np.testing.assert_allclose(stock, ours, atol=1e-5)
+
+
+def test_conformal_limits_hold_on_folds_of_its_validation_films() -> None:
+    with (SHIPPED / "report" / "predictions_validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
+    probs = np.array([float(row["probability"]) for row in rows])
+    possible = {0: [], 1: []}
+    for fit, held_out in StratifiedKFold(10, shuffle=True, random_state=0).split(probs, labels):
+        limits = conformal_limits(labels[fit], probs[fit])
+        possible[0] += list(probs[held_out][labels[held_out] == 0] <= limits["normal_up_to"])
+        possible[1] += list(probs[held_out][labels[held_out] == 1] >= limits["pneumonia_from"])
+    for label in (0, 1):
+        assert np.mean(possible[label]) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.shared
+def test_photographs_and_bones_are_no_chest_films(shared: Path) -> None:
+    with zipfile.ZipFile(shared / "data" / "ood_sample.zip") as archive:
+        pictures = [archive.read(name) for name in archive.namelist() if name.endswith(".jpg")]
+    predictor = Predictor(SHIPPED, device="cpu")
+    flagged = [answer["flag"] == "not_chest_xray" for answer in predictor(pictures)]
+    assert sum(flagged) >= 9
+    grey = [np.asarray(load_xray(picture)) for picture in pictures]  # what no colour gives away
+    assert sum(answer["flag"] == "not_chest_xray" for answer in predictor(grey)) >= 9
