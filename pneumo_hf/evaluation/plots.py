@@ -78,8 +78,10 @@ def roc(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict, weight
     axes.plot(fpr, tpr, color=ACCENT, label="AUC {value:.3f} [{0:.3f}, {1:.3f}]".format(*area["ci95"], **area))
     for point in metrics["operating_points"]:
         axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=INK, markersize=4)
-        axes.annotate(point["name"], (1 - point["specificity"], point["sensitivity"]), (5, -12), fontsize=7,
-                      textcoords="offset points")  # fmt: skip
+        place = (1 - point["specificity"], point["sensitivity"])
+        axes.annotate(
+            point["name"], place, (2, -3), textcoords="offset points", fontsize=7, rotation=-45, va="top"
+        )  # fmt: skip
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     axes.legend(loc="lower right", frameon=False)
