@@ -77,6 +77,20 @@ def test_what_is_private_or_unsafe_is_refused_by_name(tiny_run: Path, tmp_path: 
         assert reason in str(refused.value)
 
 
+def test_pictures_of_films_that_are_not_public_stay_at_home(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["training_data"]["kermany"] = False
+    (run / "config.json").write_text(json.dumps(config))
+    with running_hub() as (hub, address):
+        asked = ("-m", "pneumo_hf", "push", "--model", str(run), "--repo_id", "tester/ward")
+        assert command(environment(address, str(tmp_path / "here")), *asked).returncode == 0
+        pushed = set(hub.files["model", "tester/ward"])
+    assert "report/roc.png" in pushed
+    assert not {"report/heatmaps.png", "report/mistakes.png", "report/abstained.png", "report/index.html"} & pushed
+
+
 def test_a_patient_of_the_predictions_is_found_in_any_text(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)

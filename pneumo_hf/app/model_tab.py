@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 import numpy as np
+from scipy.special import expit
 from transformers.utils import cached_file
 
 from pneumo_hf.evaluation.ensemble import read_predictions
@@ -25,7 +26,7 @@ def build_model_tab(predictor: Predictor) -> None:
     gr.HTML(facts(metrics, predictor))
     if table := read_predictions(predictor.name, "test"):
         labels, odds = map(np.array, zip(*table.values(), strict=True))
-        probs = 1 / (1 + np.exp(-odds))
+        probs = expit(odds)
         with gr.Row():
             threshold = gr.Slider(0, 1, predictor.threshold, step=0.001, label="Threshold", elem_id="threshold")
             prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label="Share of pneumonia where you are")

@@ -1,6 +1,7 @@
 """A finished run becomes a model repository of the Hub, and a Space that serves it; nothing private goes along."""
 
 import csv
+import json
 import logging
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ UPLOADED = (  # of a run folder; what names films (predictions, rejected.csv) st
     *("recipe.yaml", "hidden_head.py", "onnx/*.onnx", "report/*.json", "report/*.png", "report/index.html"),
     "report/history.csv",
 )
+WITH_FILMS = {f"report/{name}" for name in ("mistakes.png", "abstained.png", "heatmaps.png", "index.html")}
 NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "report/metrics.json")
 UNSAFE_NAMES = re.compile(
     r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|dcm)$|^(optimizer|scheduler|training_args|rng_state|scaler)\b", re.I
@@ -50,6 +52,9 @@ def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, 
         InputError: the run is not whole, something private or unsafe lies in it, or the Hub refuses.
     """
     files = {path.relative_to(run).as_posix(): path for pattern in UPLOADED for path in sorted(run.glob(pattern))}
+    if not _films_are_public(run):
+        files = {name: path for name, path in files.items() if name not in WITH_FILMS}
+        logger.info("the pictures that show films stay at home, and the page with them: the films are not Kermany's")
     if missing := [name for name in NEEDED if name not in files]:
         raise InputError(f"{run} is no finished run of train_hf.py: it lacks {', '.join(missing)}")
     if found := what_must_not_leave(run, files):
@@ -137,6 +142,13 @@ def _upload(hub: HfApi, repo_id: str, kind: str, files: dict[str, Path | bytes],
     hub.create_commit(repo_id, operations, commit_message=message, repo_type=kind)
     logger.info("%s: %d files", url, len(files))
     return str(url)
+
+
+def _films_are_public(run: Path) -> bool:
+    """Whether the run's films are those of the Kermany set, which anyone may show (CC BY 4.0)."""
+    config = run / "config.json"
+    training = json.loads(config.read_text()).get("training_data") if config.exists() else None
+    return isinstance(training, dict) and training.get("kermany") is True
 
 
 def _patients(run: Path) -> set[str]:
