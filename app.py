@@ -3,12 +3,13 @@
 import argparse
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 
 from pneumo_hf.app.interface import serve
-from pneumo_hf.config import one_line_errors
+from pneumo_hf.config import InputError, one_line_errors
 from pneumo_hf.evaluation.ensemble import load_predictor
 
 ROOT = Path(__file__).parent
@@ -18,8 +19,13 @@ def main(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     checkpoints = arguments.model or [os.environ.get("PNEUMO_HF_MODEL") or default_model()]
+    auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
+    if auth and len(auth) != 2:
+        raise InputError("--auth is USER:PASSWORD")
+    if arguments.mcp and find_spec("mcp") is None:
+        raise InputError("--mcp needs gradio's extra: pip install 'gradio[mcp]'")
     predictor = load_predictor(checkpoints, arguments.device, arguments.flip, arguments.backend)
-    serve(predictor, ROOT / "data" / "chest_xray_sample", arguments.host, arguments.port)
+    serve(predictor, ROOT / "data" / "chest_xray_sample", arguments.host, arguments.port, auth, arguments.mcp)
 
 
 def default_model() -> str:
@@ -40,7 +46,23 @@ if __name__ == "__main__":
     host, port = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
     parser.add_argument("--host", default=host, help=f"0.0.0.0 to be reached from other machines (default: {host})")
     parser.add_argument("--port", type=int, default=port, help=f"(default: {port})")
-    parser.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
-    parser.add_argument("--backend", choices=("torch", "onnx"), default="torch", help="onnx: what `export` wrote")
+    told = os.environ.get
+    parser.add_argument(
+        "--device",
+        default=told("PNEUMO_HF_DEVICE"),
+        help="of torch: cpu, cuda, ... (default: $PNEUMO_HF_DEVICE, else the GPU where there is one)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        default=told("PNEUMO_HF_BACKEND", "torch"),
+        help="onnx: what `export` wrote (default: $PNEUMO_HF_BACKEND, else torch)",
+    )
+    parser.add_argument(
+        "--auth", default=told("PNEUMO_HF_AUTH"), metavar="USER:PASSWORD", help="ask for them (or $PNEUMO_HF_AUTH)"
+    )
+    parser.add_argument(
+        "--mcp", action="store_true", help="offer the endpoints as MCP tools: pip install 'gradio[mcp]'"
+    )
     with one_line_errors():
         main(parser.parse_args())

@@ -1,6 +1,5 @@
 """The web demo: tabs, style and the disclaimer around them."""
 
-import tempfile
 from pathlib import Path
 
 import gradio as gr
@@ -8,8 +7,10 @@ import numpy as np
 from fastapi.routing import APIRoute
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.app.model_tab import build_model_tab
-from pneumo_hf.app.reader import build_reader, write_examples
+from pneumo_hf.app.answers import build_api
+from pneumo_hf.app.files import KEPT, write_examples
+from pneumo_hf.app.model_tab import build_model_tab, read_report
+from pneumo_hf.app.reader import build_reader
 from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.config import InputError
 from pneumo_hf.inference.predictor import Predictor
@@ -29,32 +30,42 @@ CSS = """
 THEME = gr.themes.Soft(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
+ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}  # Grad-CAM hooks into the network
+LONGEST_QUEUE = 256  # requests that wait; more are told to come again
+LARGEST_FILE = "50mb"
+
+
 def build_app(predictor: Predictor, sample: Path) -> gr.Blocks:
     """The interface for a loaded checkpoint; uploads are deleted after an hour."""
-    examples = write_examples(sample, Path(tempfile.mkdtemp(prefix="pneumo_hf_examples_")))
-    with gr.Blocks(title="pneumo_hf", delete_cache=(3600, 3600)) as blocks:
+    report = read_report(predictor)
+    with gr.Blocks(title="pneumo_hf", delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"# Pneumonia or normal?\nA second look at a chest X-ray, by `{Path(predictor.name).name}`.")
         gr.HTML(f'<div class="notice" id="disclaimer">{DISCLAIMER}</div>')
         with gr.Tab("Read a film"):
-            build_reader(predictor, examples)
+            build_reader(predictor, write_examples(sample), report, ONE_AT_A_TIME)
         with gr.Tab("Worklist"):
-            build_worklist(predictor)
+            build_worklist(predictor, ONE_AT_A_TIME)
         with gr.Tab("The model"):
-            build_model_tab(predictor)
+            build_model_tab(predictor, report)
+        build_api(predictor, ONE_AT_A_TIME)
     return blocks
 
 
-def serve(predictor: Predictor, sample: Path, host: str, port: int) -> None:
-    """Answer on `http://host:port` until stopped; `/health` tells that the model is loaded."""
+def serve(
+    predictor: Predictor, sample: Path, host: str, port: int, auth: tuple[str, str] | None = None, mcp: bool = False
+) -> None:
+    """Answer on `http://host:port` until stopped; `/health` tells that the model is loaded.
+
+    Args:
+        auth: user and password that the page and its endpoints ask for. mcp: offer the endpoints as MCP tools.
+    """
     predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
     app = build_app(predictor, sample)
+    health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
     try:
-        server, _, _ = app.queue(max_size=64).launch(
-            server_name=host, server_port=port, theme=THEME, css=CSS, max_file_size="50mb", show_error=True,
-            prevent_thread_lock=True,
+        app.queue(max_size=LONGEST_QUEUE).launch(
+            server_name=host, server_port=port, theme=THEME, css=CSS, max_file_size=LARGEST_FILE, show_error=True,
+            auth=auth, mcp_server=mcp, app_kwargs={"routes": [health]},
         )  # fmt: skip
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}, perhaps it is taken: choose another with --port") from error
-    health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
-    server.router.routes.insert(0, health)  # before the page's own, which answers every path
-    app.block_thread()

@@ -3,41 +3,58 @@
 import html
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import gradio as gr
 import numpy as np
-from scipy.special import expit
 from transformers.utils import cached_file
 
-from pneumo_hf.evaluation.ensemble import read_predictions
-from pneumo_hf.evaluation.metrics import confusion
 from pneumo_hf.evaluation.report import FIGURES, METRIC_NAMES
 from pneumo_hf.evaluation.thresholds import predictive_values
 from pneumo_hf.inference.predictor import Predictor
 
 
-def build_model_tab(predictor: Predictor) -> None:
-    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/threshold`."""
-    metrics = _report_file(predictor, "metrics.json")
+class Report(NamedTuple):
+    """What was measured of a checkpoint: its `metrics.json`, and `[K, 2]` sensitivity and specificity at K thresholds
+    from 0 to 1, where an older report lacks them None."""
+
+    metrics: dict
+    curve: np.ndarray | None
+
+    def at(self, threshold: float) -> tuple[float, float]:
+        """Sensitivity and specificity on the test films at a threshold, to the curve's step."""
+        return tuple(self.curve[round(threshold * (len(self.curve) - 1))].tolist())
+
+
+def read_report(predictor: Predictor) -> Report | None:
+    """The report beside a checkpoint, in its folder or on the Hub; None where there is none."""
+    metrics, curve = report_file(predictor, "metrics.json"), report_file(predictor, "threshold_curve.csv")
     if metrics is None:
+        return None
+    values = np.loadtxt(curve, delimiter=",", skiprows=1, usecols=(1, 2)) if curve else None
+    return Report(json.loads(metrics.read_text()), values)
+
+
+def build_model_tab(predictor: Predictor, report: Report | None) -> None:
+    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/threshold`."""
+    if report is None:
         gr.Markdown("No report lies beside this checkpoint: `python -m pneumo_hf evaluate` writes one.")
         return
-    metrics = json.loads(metrics.read_text())
-    gr.HTML(facts(metrics, predictor))
-    if table := read_predictions(predictor.name, "test"):
-        labels, odds = map(np.array, zip(*table.values(), strict=True))
-        probs = expit(odds)
+    gr.HTML(facts(report.metrics, predictor))
+    if report.curve is not None:
+
+        def outcome_at(threshold: float, prevalence: float) -> str:
+            """What a threshold gives on the report's test films, and what it is worth at a share of pneumonia."""
+            return at_threshold(report, threshold, prevalence)
+
         with gr.Row():
             threshold = gr.Slider(0, 1, predictor.threshold, step=0.001, label="Threshold", elem_id="threshold")
             prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label="Share of pneumonia where you are")
-        outcome = gr.HTML(at_threshold(labels, probs, predictor.threshold, 0.3), elem_id="outcome")
-        for slider in (threshold, prevalence):
-            slider.change(
-                lambda cut, share: at_threshold(labels, probs, cut, share),
-                [threshold, prevalence], outcome, api_name="threshold" if slider is threshold else None,
-                show_progress="hidden",
-            )  # fmt: skip
-    figures = [(_report_file(predictor, name), caption) for name, caption in FIGURES.items()]
+        outcome = gr.HTML(at_threshold(report, predictor.threshold, 0.3), elem_id="outcome")
+        given = [threshold, prevalence]
+        threshold.change(outcome_at, given, outcome, api_name="threshold", show_progress="hidden")
+        prevalence.change(outcome_at, given, outcome, api_visibility="private", show_progress="hidden")
+    figures = [(report_file(predictor, name), caption) for name, caption in FIGURES.items()]
     gr.Gallery(
         [(str(path), caption) for path, caption in figures if path], label="The report's figures", columns=3,
         height="auto", object_fit="contain",
@@ -59,18 +76,18 @@ def facts(metrics: dict, predictor: Predictor) -> str:
     )
 
 
-def at_threshold(labels: np.ndarray, probs: np.ndarray, threshold: float, prevalence: float) -> str:
+def at_threshold(report: Report, threshold: float, prevalence: float) -> str:
     """The confusion matrix of the report's test films at a threshold, and predictive values at a prevalence."""
-    counts = confusion(labels, probs >= threshold)
-    sensitivity = counts["tp"] / max(counts["tp"] + counts["fn"], 1)
-    specificity = counts["tn"] / max(counts["tn"] + counts["fp"], 1)
+    metrics, (sensitivity, specificity) = report.metrics, report.at(threshold)
+    cases = round(metrics["n"] * metrics["prevalence"])
+    tp, tn = round(sensitivity * cases), round(specificity * (metrics["n"] - cases))
     ppv, npv = (values[0] for values in predictive_values(sensitivity, specificity, np.array([prevalence])))
     return (
         f"<p>From {threshold:.3f} up: sensitivity <b>{sensitivity:.3f}</b>, specificity <b>{specificity:.3f}</b>; "
         f"where {prevalence:.0%} have pneumonia, PPV <b>{ppv:.3f}</b> and NPV <b>{npv:.3f}</b>.</p>"
         "<table><tr><th></th><th>called normal</th><th>called pneumonia</th></tr>"
-        f"<tr><th>normal</th><td>{counts['tn']}</td><td>{counts['fp']}</td></tr>"
-        f"<tr><th>pneumonia</th><td>{counts['fn']}</td><td>{counts['tp']}</td></tr></table>"
+        f"<tr><th>normal</th><td>{tn}</td><td>{metrics['n'] - cases - tn}</td></tr>"
+        f"<tr><th>pneumonia</th><td>{cases - tp}</td><td>{tp}</td></tr></table>"
         "<p class='hint'>On the films of the report's test: to look, not to choose by.</p>"
     )
 
@@ -79,7 +96,7 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _report_file(predictor: Predictor, name: str) -> Path | None:
+def report_file(predictor: Predictor, name: str) -> Path | None:
     try:
         path = cached_file(predictor.name, f"report/{name}", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError):  # an ensemble's name is no place

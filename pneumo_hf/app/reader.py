@@ -9,9 +9,9 @@ import gradio as gr
 import torch
 from PIL import Image
 
+from pneumo_hf.app.answers import file_facts, named_thresholds, verdict_html, write_case_report
+from pneumo_hf.app.model_tab import Report
 from pneumo_hf.config import InputError
-from pneumo_hf.data.files import read_film
-from pneumo_hf.data.sources import list_films
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.inference.explain import GradCam, overlay
@@ -19,22 +19,40 @@ from pneumo_hf.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-EXAMPLES_PER_LABEL = 3
-EMPTY = '<p class="hint">Drop a film on the left, or choose an example below.</p>'
+EMPTY = '<p class="hint">Drop a film into the box, or choose an example below.</p>'
+BY_HAND = "by the slider"
+PRINTED_OPACITY = 0.5  # of the heatmap on a case report
 
 
-def build_reader(predictor: Predictor, examples: list[Path]) -> None:
-    """Lay the tab out inside the current `gr.Blocks`; its API endpoints are `/predict` and `/explain`."""
+def build_reader(predictor: Predictor, examples: list[Path], report: Report | None, limits: dict) -> None:
+    """Lay the tab out inside the current `gr.Blocks`; its API endpoints are `/explain` and `/case_report`.
 
-    thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
-    thresholds.setdefault(predictor.method, predictor.threshold)
+    Args:
+        report: the checkpoint's, where there is one.
+        limits: of events that use the network.
+    """
+    thresholds = named_thresholds(predictor)
 
-    def read(path: str | None, operating_point: str) -> tuple[Image.Image | None, str]:
-        return read_film_file(predictor, path, thresholds[operating_point])
+    def read(path: str | None, threshold: float) -> tuple[dict | None, Image.Image | None, str, str]:
+        result, film = read_film_file(predictor, path)
+        if result is None:
+            return None, None, EMPTY, ""
+        facts = table_of(file_facts(path, film)) if film else ""
+        return result, film, verdict_html(predictor, result, threshold), facts
+
+    def decide(result: dict | None, threshold: float) -> tuple[str, str]:
+        verdict = verdict_html(predictor, result, threshold) if result else EMPTY
+        return verdict, measured_html(report, threshold)
 
     def explain(path: str | None, opacity: float) -> Image.Image | None:
+        """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
         return explain_film_file(predictor, path, opacity)
 
+    def make_report(path: str | None, threshold: float) -> str:
+        """One page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
+        return report_film_file(predictor, path, threshold)
+
+    result = gr.State()
     with gr.Row():
         with gr.Column():
             file = gr.File(
@@ -52,10 +70,16 @@ def build_reader(predictor: Predictor, examples: list[Path]) -> None:
         with gr.Column():
             verdict = gr.HTML(EMPTY, elem_id="verdict")
             point = gr.Dropdown(
-                list(thresholds), value=predictor.method, label="Operating point", elem_id="operating-point",
+                [*thresholds, BY_HAND], value=predictor.method, label="Operating point", elem_id="operating-point",
                 info="what the decision threshold was chosen for, on validation films",
             )  # fmt: skip
-            gr.HTML(about(predictor))
+            cut = gr.Slider(
+                0, 1, predictor.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold"
+            )
+            measured = gr.HTML(measured_html(report, predictor.threshold), elem_id="measured")
+            facts = gr.HTML("", elem_id="facts")
+            make = gr.Button("Make a one-page report of this film", elem_id="make-report", size="sm")
+            page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report", height=80)
     if examples:
         gr.Examples(
             [[str(path)] for path in examples],
@@ -63,25 +87,27 @@ def build_reader(predictor: Predictor, examples: list[Path]) -> None:
             label="Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name tells the label",
             elem_id="examples",
         )
-    one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}  # Grad-CAM hooks into the network
-    file.change(read, [file, point], [shown, verdict], api_name="predict", **one_at_a_time)
-    file.change(lambda: 0, None, opacity, api_visibility="private")
-    point.change(read, [file, point], [shown, verdict], api_visibility="private", **one_at_a_time)
-    opacity.release(explain, [file, opacity], shown, api_name="explain", **one_at_a_time)
+    file.change(read, [file, cut], [result, shown, verdict, facts], api_visibility="private", **limits)
+    file.change(lambda: (0, None), None, [opacity, page], api_visibility="private")
+    point.input(lambda name: thresholds.get(name, gr.skip()), point, cut, api_visibility="private")
+    cut.input(lambda: BY_HAND, None, point, api_visibility="private")
+    cut.change(decide, [result, cut], [verdict, measured], api_visibility="private", show_progress="hidden")
+    opacity.release(explain, [file, opacity], shown, api_name="explain", **limits)
+    make.click(make_report, [file, cut], page, api_name="case_report", **limits)
 
 
-def read_film_file(predictor: Predictor, path: str | None, threshold: float) -> tuple[Image.Image | None, str]:
-    """The film as it is read and its verdict as HTML; what cannot be read gets the reason instead."""
+def read_film_file(predictor: Predictor, path: str | None) -> tuple[dict | None, Image.Image | None]:
+    """The result of `Predictor` and the film; without a film where it cannot be read, None twice without a file."""
     if path is None:
-        return None, EMPTY
+        return None, None
     start = time.perf_counter()
     try:
         film = load_xray(path)
     except (UnreadableFilmError, OSError) as error:
-        return None, f'<div class="decision unread">Not read: {html.escape(str(error))}</div>'
+        return {"probability": None, "prediction": None, "flag": None, "error": str(error)}, None
     result = predictor([film])[0]
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
-    return film, verdict_html(predictor, result, threshold)
+    return result, film
 
 
 def explain_film_file(predictor: Predictor, path: str | None, opacity: float) -> Image.Image | None:
@@ -90,62 +116,42 @@ def explain_film_file(predictor: Predictor, path: str | None, opacity: float) ->
         return None
     try:
         film = load_xray(path)
-        if opacity == 0:
-            return film
-        pixels = torch.from_numpy(resize_film(film, predictor.members[0].image_processor)[None])
-        return overlay(film, GradCam(predictor)(pixels)[0], opacity)
+        return heatmap(predictor, film, opacity) if opacity else film
     except (UnreadableFilmError, OSError, InputError) as error:
         raise gr.Error(str(error)) from error
 
 
-def verdict_html(predictor: Predictor, result: dict, threshold: float) -> str:
-    """The decision in words, and the probability as a bar with the threshold drawn on it."""
-    if result["flag"] == "not_chest_xray":
-        return f'<div class="decision unread">No chest X-ray: {html.escape(result["error"])}</div>'
-    probability, validated = result["probability"], predictor.chosen_on.startswith("validation")
-    how = f"calibrated on {predictor.chosen_on}" if validated else "as the checkpoint gives it, not calibrated"
-    kind, words = "clear", "No flag: below the threshold"
-    if result["flag"] == "abstain":
-        kind, words = "unread", f"No answer: {html.escape(result['error'] or 'neither label is sure enough')}"
-    elif probability >= threshold:
-        kind, words = "flag", "Flag for review: at or above the threshold"
-    return f"""
-<div class="decision {kind}">{words}</div>
-<div class="scale" role="img" aria-label="probability {probability:.1%}, threshold {threshold:.1%}">
-  <div class="bar {kind}" style="width: {100 * probability:.2f}%"></div>
-  <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
-</div>
-<p><b>Probability of pneumonia: {probability:.1%}</b>, {how}.
-Decision threshold: {threshold:.1%}.</p>
-"""
-
-
-def about(predictor: Predictor) -> str:
-    """What the model is, from its own configuration."""
-    rows = "".join(
-        f"<tr><td>{html.escape(point['name'])}</td><td>{point['threshold']:.3f}</td>"
-        f"<td>{point['sensitivity']:.3f}</td><td>{point['specificity']:.3f}</td></tr>"
-        for point in predictor.operating_points
-    )
-    if not rows:
-        return ""
-    return (
-        "<details><summary>Operating points of this model, measured on its validation films</summary>"
-        "<table><tr><th>name</th><th>threshold</th><th>sensitivity</th><th>specificity</th></tr>"
-        f"{rows}</table></details>"
-    )
-
-
-def write_examples(sample: Path, folder: Path) -> list[Path]:
-    """A few test films of the embedded sample as files for the examples row; none where the sample is absent."""
+def report_film_file(predictor: Predictor, path: str | None, threshold: float) -> str:
+    """The path of a case report; an error for the page where there is no film to report on."""
+    result, film = read_film_file(predictor, path)
+    if film is None:
+        raise gr.Error(f"not read: {result['error']}" if result else "There is no film yet: drop one into the box.")
+    pictures = {"The film as it was read.": film}
     try:
-        films = list_films(sample / "test-00000-of-00001.parquet")
-    except InputError:
-        return []
-    paths = []
-    for label, name in ((1, "pneumonia"), (0, "normal")):
-        chosen = [film for film in films if film["label"] == label][::60][:EXAMPLES_PER_LABEL]
-        for number, film in enumerate(chosen, start=1):
-            paths.append(folder / f"{name}_{number}.jpeg")
-            paths[-1].write_bytes(read_film(film["image"]))
-    return paths
+        caption = "Grad-CAM: where the score rests. A coarse map, and no outline of a finding."
+        pictures[caption] = heatmap(predictor, film, PRINTED_OPACITY)
+    except InputError:  # an ensemble has no one map
+        pass
+    return write_case_report(predictor, result, threshold, pictures, file_facts(path, film))
+
+
+def heatmap(predictor: Predictor, film: Image.Image, opacity: float) -> Image.Image:
+    pixels = torch.from_numpy(resize_film(film, predictor.members[0].image_processor)[None])
+    return overlay(film, GradCam(predictor)(pixels)[0], opacity)
+
+
+def measured_html(report: Report | None, threshold: float) -> str:
+    if report is None or report.curve is None:
+        return '<p class="hint">No measured sensitivity and specificity lie beside this checkpoint.</p>'
+    sensitivity, specificity = report.at(threshold)
+    return (
+        f"<p>At this threshold, on the {report.metrics['n']} test films of its report: sensitivity "
+        f"<b>{sensitivity:.3f}</b>, specificity <b>{specificity:.3f}</b>.</p>"
+    )
+
+
+def table_of(facts: dict[str, str]) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
+    )
+    return f"<table>{rows}</table>"

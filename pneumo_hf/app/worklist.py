@@ -1,17 +1,21 @@
 """The tab that reads many films: files or zips in, a table sorted by probability, thumbnails and a CSV out."""
 
 import csv
-import tempfile
+import logging
+import time
 from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
+from pneumo_hf.app.files import download_path
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.sources import list_films
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("film", "probability", "prediction", "flag", "error")
 MOST_FILMS = 2000  # of one list
@@ -19,10 +23,11 @@ THUMBNAILS = 60  # shown, of the films with the highest scores
 SIDE = 256  # pixels
 
 
-def build_worklist(predictor: Predictor) -> None:
+def build_worklist(predictor: Predictor, limits: dict) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
 
     def read(paths: list[str] | None, progress: gr.Progress = gr.Progress()) -> tuple[list[list], list, str | None]:  # noqa: B008
+        """Score many chest films, or zips of them: a table, the highest probability first, thumbnails, and a CSV."""
         return read_worklist(predictor, paths or [], progress)
 
     files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=140)
@@ -31,12 +36,12 @@ def build_worklist(predictor: Predictor) -> None:
     download = gr.File(label="The table as CSV", interactive=False, elem_id="worklist-csv")
     gallery = gr.Gallery(label="The films of the table's top", columns=6, height="auto", object_fit="contain")
     outputs = [table, gallery, download]
-    button.click(read, [files], outputs, api_name="predict_batch", concurrency_id="model", concurrency_limit=1)
+    button.click(read, [files], outputs, api_name="predict_batch", **limits)
 
 
 def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
     """The table's rows, `(thumbnail, caption)` of its top, and the CSV; one bad file never stops the rest."""
-    rows, answers = [], []
+    rows, answers, start = [], [], time.perf_counter()
     for path in paths:
         try:
             rows += [{**row, "name": f"{Path(path).name}: {row['file_name']}" if path.lower().endswith(".zip") else
@@ -50,6 +55,7 @@ def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tupl
         answers.append(answer)
         if progress is not None:
             progress((number, len(rows)), desc="Reading films")
+    logger.info("read a list of %d films in %.1f s", len(rows), time.perf_counter() - start)
     if not answers:
         return [], [], None
     answers.sort(key=lambda answer: -(answer.get("probability") or -1.0))
@@ -78,7 +84,7 @@ def _thumbnails(answers: list[dict]) -> list[tuple[Image.Image, str]]:
 
 
 def _write_csv(answers: list[dict]) -> str:
-    path = Path(tempfile.mkdtemp(prefix="pneumo_hf_")) / "worklist.csv"
+    path = download_path("worklist.csv")
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, PREDICTION_COLUMNS, extrasaction="ignore")
         writer.writeheader()

@@ -19,7 +19,7 @@ from pneumo_hf.evaluation.checklist import checklist
 from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals
 from pneumo_hf.evaluation.plots import save_figures
 from pneumo_hf.evaluation.subgroups import subgroups
-from pneumo_hf.evaluation.thresholds import operating_points, predictive_values
+from pneumo_hf.evaluation.thresholds import CURVE_COLUMNS, operating_points, predictive_values, threshold_curve
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor, prediction_rows, probability_of
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pillow")
@@ -128,7 +128,7 @@ def write_report(
     validation: dict | None,
     config: dict,
 ) -> None:
-    """The figures of a split and `index.html`, one page without outside parts.
+    """The figures of a split, `threshold_curve.csv`, and `index.html`, one page without outside parts.
 
     Args:
         validation: the metrics of the validation films, to stand beside these; None where they are not at hand.
@@ -137,6 +137,7 @@ def write_report(
     labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
     probs = np.array([row["probability"] for row in rows])
     metrics, threshold = _without_nan(metrics), metrics["decision_threshold"]["value"]
+    write_csv(folder / "threshold_curve.csv", CURVE_COLUMNS, threshold_curve(labels, probs))
     save_figures(folder, labels, probs, metrics, np.array([row["patient_id"] for row in rows]))
     # The page names no film, so that it can be published: it points to lines of the predictions.
     numbered = [{**row, "line": line} for line, row in enumerate(rows, start=2)]

@@ -9,6 +9,8 @@ from pneumo_hf.config import target_of
 from pneumo_hf.evaluation.metrics import weighted_metrics
 
 DEFAULT = "youden"
+CURVE_STEPS = 1000
+CURVE_COLUMNS = ("threshold", "sensitivity", "specificity")
 NAMED = (DEFAULT, "sensitivity@0.95", "specificity@0.95", "f1", "cost@5")  # what every checkpoint carries
 
 
@@ -60,6 +62,16 @@ def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str
             }
         )
     return points
+
+
+def threshold_curve(labels: np.ndarray, probs: np.ndarray) -> list[dict[str, float]]:
+    """Sensitivity and specificity at the thresholds 0, .001, ... 1: what a slider shows without any film's score."""
+    cuts = np.linspace(0, 1, CURVE_STEPS + 1).round(6)
+    cases, controls = np.sort(probs[labels == 1]), np.sort(probs[labels == 0])
+    sensitivity = 1 - np.searchsorted(cases, cuts) / len(cases)
+    specificity = np.searchsorted(controls, cuts) / len(controls)
+    rows = zip(cuts.tolist(), sensitivity.round(6).tolist(), specificity.round(6).tolist(), strict=True)
+    return [dict(zip(CURVE_COLUMNS, row, strict=True)) for row in rows]
 
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

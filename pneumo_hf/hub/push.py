@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 UPLOADED = (  # of a run folder; what names films (predictions, rejected.csv) stays at home
     *("config.json", "model.safetensors", "preprocessor_config.json", "chest_detector.safetensors", "README.md"),
     *("recipe.yaml", "hidden_head.py", "onnx/*.onnx", "report/*.json", "report/*.png", "report/index.html"),
-    "report/history.csv",
+    *("report/history.csv", "report/threshold_curve.csv"),
 )
 WITH_FILMS = {f"report/{name}" for name in ("mistakes.png", "abstained.png", "heatmaps.png", "index.html")}
 NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "report/metrics.json")

@@ -180,25 +180,28 @@ class Predictor:
         features = pooled_stages(output.hidden_states).cpu().numpy() if output_hidden_states else None
         return output.logits.float().cpu().numpy(), features
 
-    def decide(self, probability: float, distance: float = np.nan, wrong: str = "") -> dict[str, str]:
+    def decide(
+        self, probability: float, distance: float = np.nan, wrong: str = "", threshold: float | None = None
+    ) -> dict[str, str]:
         """The prediction and the flag of a film, and in `error` what is wrong with a picture.
 
         Args:
-            distance: of `look`. wrong: its `shortcoming`.
+            distance: of `look`. wrong: its `shortcoming`. threshold: by default the checkpoint's.
         """
-        above = probability >= self.threshold
+        threshold = self.threshold if threshold is None else threshold
+        above = probability >= threshold
         prediction, flag, error = POSITIVE if above else NEGATIVE, "review" if above else "", wrong
         if wrong:
             flag = SHORTCOMINGS[wrong]
         elif distance > 1:
             flag, error = "not_chest_xray", f"unlike the films it was trained on: {distance:.2f} times the limit"
-        elif self.limits and (undecided(probability, self.limits) or self._missed(probability)):
+        elif self.limits and (undecided(probability, self.limits) or self._missed(probability, threshold)):
             flag = "abstain"
         return {"prediction": prediction, "flag": flag, "error": error}
 
-    def _missed(self, probability: float) -> bool:
+    def _missed(self, probability: float, threshold: float) -> bool:
         """Whether pneumonia is the one label possible, and the threshold above the score."""
-        return self.limits["pneumonia_from"] <= probability < self.threshold
+        return self.limits["pneumonia_from"] <= probability < threshold
 
     def use(self, operating_point: str) -> None:
         """Decide at another of the checkpoint's operating points.

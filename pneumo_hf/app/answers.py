@@ -1,0 +1,147 @@
+"""What the app says of one film: the decision in words, as data for other programs, and as a page to keep."""
+
+import base64
+import datetime
+import html
+import io
+import logging
+import time
+from pathlib import Path
+
+import gradio as gr
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from pneumo_hf import DISCLAIMER, __version__
+from pneumo_hf.app.files import download_path
+from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
+from pneumo_hf.imaging.film import describe
+from pneumo_hf.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 16  # requests that are scored as one batch
+FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
+
+
+def build_api(predictor: Predictor, limits: dict) -> None:
+    """The endpoint `/predict`, which has no part on the page; requests that wait are scored as one batch."""
+    thresholds = named_thresholds(predictor)
+
+    def predict(film: list[str | None], operating_point: list[str | None]) -> tuple[list[dict]]:
+        """Score a chest film: P(PNEUMONIA), the decision at an operating point, and whether it should be trusted.
+
+        Args:
+            film: PNG, JPEG, TIFF, WebP or DICOM.
+            operating_point: one of the model's by name; empty for its own.
+        """
+        start = time.perf_counter()
+        results = predictor([path or b"" for path in film])
+        answers = [_as_data(predictor, *asked, thresholds) for asked in zip(results, operating_point, strict=True)]
+        logger.info("answered %d requests in %.0f ms", len(film), 1000 * (time.perf_counter() - start))
+        return (answers,)
+
+    film, point = gr.File(label="film", visible=False), gr.Textbox(label="operating_point", value="", visible=False)
+    answer = gr.JSON(label="answer", visible=False)
+    gr.Button(visible=False).click(
+        predict, [film, point], answer, api_name="predict", batch=True, max_batch_size=MOST_AT_ONCE, **limits
+    )
+
+
+def named_thresholds(predictor: Predictor) -> dict[str, float]:
+    """The operating points that can be asked for, the checkpoint's own first."""
+    own = {predictor.method: predictor.threshold}
+    return own | {point["name"]: point["threshold"] for point in predictor.operating_points}
+
+
+def at_threshold(predictor: Predictor, result: dict, threshold: float) -> dict:
+    """A result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
+    return result if result["error"] else {**result, **predictor.decide(result["probability"], threshold=threshold)}
+
+
+def _as_data(predictor: Predictor, result: dict, point: str | None, thresholds: dict[str, float]) -> dict:
+    point = point or predictor.method
+    if point not in thresholds:
+        known = ", ".join(thresholds)
+        return {**dict.fromkeys(result), "error": f"there is no operating point of that name, only {known}"}
+    decided = at_threshold(predictor, result, thresholds[point])
+    return {**decided, "operating_point": point, "threshold": thresholds[point], "notice": DISCLAIMER}
+
+
+def in_words(result: dict, threshold: float) -> tuple[str, str]:
+    """`(kind, words)` of a decided result: clear, flag or unread."""
+    if result["probability"] is None:
+        return "unread", f"Not read: {result['error']}"
+    if result["flag"] == "not_chest_xray":
+        return "unread", f"Not read: no chest X-ray, {result['error']}"
+    if result["flag"] == "abstain":
+        return "unread", f"No answer: {result['error'] or 'neither label is sure enough'}"
+    if result["probability"] >= threshold:
+        return "flag", "Flag for review: at or above the threshold"
+    return "clear", "No flag: below the threshold"
+
+
+def verdict_html(predictor: Predictor, result: dict, threshold: float) -> str:
+    """The decision in words, and the probability as a bar with the threshold drawn on it."""
+    result = at_threshold(predictor, result, threshold)
+    kind, words = in_words(result, threshold)
+    said = f'<div class="decision {kind}" role="status">{html.escape(words)}</div>'
+    if result["probability"] is None or result["flag"] == "not_chest_xray":
+        return said
+    probability, validated = result["probability"], predictor.chosen_on.startswith("validation")
+    how = f"calibrated on {predictor.chosen_on}" if validated else "as the checkpoint gives it, not calibrated"
+    return f"""{said}
+<div class="scale" role="img" aria-label="probability {probability:.1%}, threshold {threshold:.1%}">
+  <div class="bar {kind}" style="width: {100 * probability:.2f}%"></div>
+  <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
+</div>
+<p><b>Probability of pneumonia: {probability:.1%}</b>, {how}.
+Decision threshold: {threshold:.1%}.</p>
+"""
+
+
+def file_facts(path: str, film: Image.Image) -> dict[str, str]:
+    """What the file is, and of a DICOM its header's facts; nothing that names a person."""
+    content = Path(path).read_bytes()
+    told = describe(content)
+    bits = f", {told['bits']} bits" if told["bits"] else ""
+    facts = {"file": f"{told['kind']}{bits}, {film.width} x {film.height} pixels"}
+    if is_dicom(content):
+        header = dicom_facts(content)
+        facts |= {words: str(header[key]) for key, words in FACTS.items() if header[key] is not None}
+    return facts
+
+
+def write_case_report(
+    predictor: Predictor, result: dict, threshold: float, pictures: dict[str, Image.Image], facts: dict[str, str]
+) -> str:
+    """One self-contained page about one film, to print or to keep: the path of its file.
+
+    Args:
+        pictures: `{caption: picture}`.
+        facts: of `file_facts`.
+    """
+    decided = at_threshold(predictor, result, threshold)
+    kind, words = in_words(decided, threshold)
+    page = Environment(loader=PackageLoader("pneumo_hf.app", "."), autoescape=True).get_template(
+        "case_report.html.jinja"
+    )
+    path = download_path("case_report.html")
+    path.write_text(
+        page.render(
+            kind=kind, words=words, result=decided, threshold=threshold, facts=facts, disclaimer=DISCLAIMER,
+            pictures={caption: _as_address(picture) for caption, picture in pictures.items()},
+            point=next((name for name, cut in named_thresholds(predictor).items() if cut == threshold), "by hand"),
+            points=predictor.operating_points, chosen_on=predictor.chosen_on, model=Path(predictor.name).name,
+            version=__version__, date=datetime.date.today().isoformat(),
+        )
+    )  # fmt: skip
+    return str(path)
+
+
+def _as_address(picture: Image.Image) -> str:
+    """A picture inside its address, at most 900 pixels a side."""
+    file, small = io.BytesIO(), picture.convert("RGB")
+    small.thumbnail((900, 900))
+    small.save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,50 @@
+"""Files that the app makes: the examples, and what visitors download."""
+
+import secrets
+import shutil
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from pneumo_hf.config import InputError
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.sources import list_films
+
+EXAMPLES_PER_LABEL = 3
+KEPT = 3600  # seconds that uploads and downloads live
+
+
+def write_examples(sample: Path) -> list[Path]:
+    """A few test films of the embedded sample as files for the examples row; none where the sample is absent."""
+    try:
+        films = list_films(sample / "test-00000-of-00001.parquet")
+    except InputError:
+        return []
+    folder = Path(_root().name) / "examples"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for label, name in ((1, "pneumonia"), (0, "normal")):
+        chosen = [film for film in films if film["label"] == label][::60][:EXAMPLES_PER_LABEL]
+        for number, film in enumerate(chosen, start=1):
+            paths.append(folder / f"{name}_{number}.jpeg")
+            paths[-1].write_bytes(read_film(film["image"]))
+    return paths
+
+
+def download_path(name: str) -> Path:
+    """Where to write a file of this name for a visitor; those of an hour ago and more are deleted."""
+    folder = Path(_root().name) / "downloads"
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        if time.time() - old.stat().st_mtime > KEPT:
+            shutil.rmtree(old, ignore_errors=True)
+    own = folder / secrets.token_hex(8)
+    own.mkdir()
+    return own / name
+
+
+@cache
+def _root() -> tempfile.TemporaryDirectory:
+    """Gone when the app ends."""
+    return tempfile.TemporaryDirectory(prefix="pneumo_hf_")
