@@ -43,17 +43,17 @@ def build_model_tab(predictor: Predictor, report: Report | None) -> None:
     gr.HTML(facts(report.metrics, predictor))
     if report.curve is not None:
 
-        def outcome_at(threshold: float, prevalence: float) -> str:
+        def threshold(threshold: float, prevalence: float) -> str:
             """What a threshold gives on the report's test films, and what it is worth at a share of pneumonia."""
             return at_threshold(report, threshold, prevalence)
 
         with gr.Row():
-            threshold = gr.Slider(0, 1, predictor.threshold, step=0.001, label="Threshold", elem_id="threshold")
+            cut = gr.Slider(0, 1, predictor.threshold, step=0.001, label="Threshold", elem_id="threshold")
             prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label="Share of pneumonia where you are")
         outcome = gr.HTML(at_threshold(report, predictor.threshold, 0.3), elem_id="outcome")
-        given = [threshold, prevalence]
-        threshold.change(outcome_at, given, outcome, api_name="threshold", show_progress="hidden")
-        prevalence.change(outcome_at, given, outcome, api_visibility="private", show_progress="hidden")
+        given = [cut, prevalence]
+        cut.change(threshold, given, outcome, api_name="threshold", show_progress="hidden")
+        prevalence.change(threshold, given, outcome, api_visibility="private", show_progress="hidden")
     figures = [(report_file(predictor, name), caption) for name, caption in FIGURES.items()]
     gr.Gallery(
         [(str(path), caption) for path, caption in figures if path], label="The report's figures", columns=3,

@@ -48,7 +48,7 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
         """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
         return explain_film_file(predictor, path, opacity)
 
-    def make_report(path: str | None, threshold: float) -> str:
+    def case_report(path: str | None, threshold: float) -> str:
         """One page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
         return report_film_file(predictor, path, threshold)
 
@@ -93,7 +93,7 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
     cut.input(lambda: BY_HAND, None, point, api_visibility="private")
     cut.change(decide, [result, cut], [verdict, measured], api_visibility="private", show_progress="hidden")
     opacity.release(explain, [file, opacity], shown, api_name="explain", **limits)
-    make.click(make_report, [file, cut], page, api_name="case_report", **limits)
+    make.click(case_report, [file, cut], page, api_name="case_report", **limits)
 
 
 def read_film_file(predictor: Predictor, path: str | None) -> tuple[dict | None, Image.Image | None]:

@@ -26,7 +26,10 @@ SIDE = 256  # pixels
 def build_worklist(predictor: Predictor, limits: dict) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
 
-    def read(paths: list[str] | None, progress: gr.Progress = gr.Progress()) -> tuple[list[list], list, str | None]:  # noqa: B008
+    def predict_batch(
+        paths: list[str] | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it here
+    ) -> tuple[list[list], list, str | None]:
         """Score many chest films, or zips of them: a table, the highest probability first, thumbnails, and a CSV."""
         return read_worklist(predictor, paths or [], progress)
 
@@ -36,7 +39,7 @@ def build_worklist(predictor: Predictor, limits: dict) -> None:
     download = gr.File(label="The table as CSV", interactive=False, elem_id="worklist-csv")
     gallery = gr.Gallery(label="The films of the table's top", columns=6, height="auto", object_fit="contain")
     outputs = [table, gallery, download]
-    button.click(read, [files], outputs, api_name="predict_batch", **limits)
+    button.click(predict_batch, [files], outputs, api_name="predict_batch", **limits)
 
 
 def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:

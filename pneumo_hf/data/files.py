@@ -16,6 +16,7 @@ from pneumo_hf.config import InputError
 from pneumo_hf.imaging.dicom import PREAMBLE, is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
+LARGEST = 512 << 20  # bytes of a film's file; a zip can promise more than memory holds
 UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
     *(OSError, EOFError, RuntimeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -38,6 +39,8 @@ def read_head(file: str, size: int | None) -> bytes:
     if is_in_zip(file):
         inside, archive = split_zip_path(file)
         try:
+            if size is None and file_size(file) > LARGEST:
+                raise OSError("too large for a film")
             with _open_zip(archive).open(inside) as opened:
                 return opened.read(size)
         except KeyError as error:

@@ -14,7 +14,10 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom._uid_dict import UID_dictionary
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pneumo_hf.imaging.quality import INVERTED, chest_correlation, thumbnail
 
@@ -33,7 +36,8 @@ DAMAGE = (  # what pydicom and its decoders raise on damaged files
     *(OSError, EOFError, OverflowError, MemoryError, struct.error, zlib.error),
     *(pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException),
 )
-MOST_PIXELS = 100_000_000
+MOST_PIXELS = 50_000_000  # films have up to 25 million
+MOST_INFLATED = 4 * MOST_PIXELS  # bytes of a deflated data set
 GREY_TOLERANCE = 8  # levels between the channels of a grey film stored in colour
 
 # pydicom's warnings and logs quote values, a person's name among them.
@@ -115,9 +119,23 @@ def years(text: str | None) -> float | None:
 
 def _read(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
     try:
+        if _inflates_too_far(content):
+            raise ValueError
         return pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
     except DAMAGE as error:
         raise ValueError("damaged DICOM: its header cannot be read") from error
+
+
+def _inflates_too_far(content: bytes) -> bool:
+    """Whether a deflated data set is larger than any film's: pydicom inflates without a bound."""
+    file = DicomBytesIO(content)
+    read_preamble(file, force=False)
+    meta = _read_file_meta_info(file)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return False
+    inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflating.decompress(file.read(), MOST_INFLATED)
+    return bool(inflating.unconsumed_tail)
 
 
 def _refusal(film: pydicom.Dataset) -> str | None:

@@ -16,6 +16,10 @@ PIL_DAMAGE = (  # what PIL's decoders raise on damaged files
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error),
     ZeroDivisionError,
 )
+FORMATS = (  # of PIL's: those that films come in; others, EPS among them, start programs or hold no picture
+    *("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000"),
+)
+ROWS_AT_ONCE = 256
 SMALLEST_TILED = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
 COLOUR_SPREAD = 10.0  # deviation of Cb or Cr over a picture, in grey levels: a uniform tint is none
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
@@ -80,15 +84,18 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
         return pixels
     if pixels.dtype == bool:
         return pixels.astype(np.uint8) * 255
-    values = pixels.astype(np.float64)
-    if not np.isfinite(values).all():
+    low, high = float(pixels.min()), float(pixels.max())  # NaN if any pixel is
+    if not np.isfinite(high - low):
         raise UnreadableFilmError("pixels that are not numbers (NaN or infinite)")
-    low, high = values.min(), values.max()
     if np.issubdtype(pixels.dtype, np.integer) and low >= 0 and high < 2**16:
         low, high = 0.0, float(next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits))
     if high == low:
         return np.zeros(pixels.shape, np.uint8)
-    return np.round((values - low) * (255.0 / (high - low))).astype(np.uint8)
+    rescaled = np.empty(pixels.shape, np.uint8)
+    for row in range(0, len(pixels), ROWS_AT_ONCE):  # in double precision, but not the whole film at once
+        values = pixels[row : row + ROWS_AT_ONCE].astype(np.float64)
+        rescaled[row : row + ROWS_AT_ONCE] = np.round((values - low) * (255.0 / (high - low)))
+    return rescaled
 
 
 def describe(content: bytes) -> dict:
@@ -111,9 +118,11 @@ def describe(content: bytes) -> dict:
 
 def _decode(content: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MOST_PIXELS:
             raise UnreadableFilmError("too many pixels for a film")
+        if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
+            raise UnreadableFilmError("a moving picture, not a film")
         image.load()
         return _to_grey(ImageOps.exif_transpose(image))
     except UnreadableFilmError:

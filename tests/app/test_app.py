@@ -1,5 +1,6 @@
 """The web demo as its users meet it: through gradio's client, and in a real Chromium."""
 
+import asyncio
 import csv
 import json
 import re
@@ -11,6 +12,8 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,48 +22,135 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from pneumo_hf import Predictor
+from tests.conftest import make_film
+from tests.imaging.test_dicom import dicom
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
-@pytest.fixture(scope="module")
-def url(tiny_run: Path) -> Iterator[str]:
+@contextmanager
+def serving(run: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The app with a checkpoint on a free port: its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "app.py", "--model", str(tiny_run), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--model", str(run), "--port", str(port), *options], cwd=ROOT
+    )
     address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(address, timeout=2).read()
-            break
-        except OSError:
-            assert process.poll() is None, "the app ended"
-            time.sleep(0.25)
-    yield address
-    process.terminate()
-    process.wait()
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=2).read()
+                break
+            except OSError:
+                assert process.poll() is None, "the app ended"
+                time.sleep(0.25)
+        yield address, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def url(tiny_run: Path) -> Iterator[str]:
+    with serving(tiny_run) as (address, _):
+        yield address
 
 
 def test_the_endpoint_gives_the_predictors_score(url: str, tiny_run: Path, films_folder: Path) -> None:
     client, predictor = Client(url, verbose=False), Predictor(tiny_run, device="cpu")
     for label in ("NORMAL", "PNEUMONIA"):
         film = next((films_folder / "test" / label).iterdir())
-        verdict = client.predict(handle_file(film), api_name="/predict")[1]
-        answer = predictor([film])[0]
-        assert f"Probability of pneumonia: {answer['probability']:.1%}" in verdict
-        assert ("Flag for review" in verdict) == (answer["flag"] == "review")
+        answer, expected = client.predict(handle_file(film), api_name="/predict"), predictor([film])[0]
+        assert answer["probability"] == pytest.approx(expected["probability"], abs=1e-6)
+        assert {key: answer[key] for key in ("prediction", "flag", "error")} == {
+            key: expected[key] for key in ("prediction", "flag", "error")
+        }
+        assert answer["threshold"] == predictor.threshold and "not a diagnosis" in answer["notice"]
+
+
+def test_an_operating_point_by_name(url: str, tiny_run: Path, films_folder: Path) -> None:
+    client, predictor = Client(url, verbose=False), Predictor(tiny_run, device="cpu")
+    film = handle_file(next((films_folder / "test" / "PNEUMONIA").iterdir()))
+    for point in predictor.operating_points:
+        answer = client.predict(film, point["name"], api_name="/predict")
+        assert answer["threshold"] == point["threshold"]
+        assert (answer["prediction"] == "PNEUMONIA") == (answer["probability"] >= point["threshold"])
+    assert "there is no operating point" in client.predict(film, "best", api_name="/predict")["error"]
+
+
+def test_concurrent_requests_get_their_own_answers(url: str, tiny_run: Path, films_folder: Path) -> None:
+    films = sorted((films_folder / "test").rglob("*.jpeg"))
+    expected = {film: answer["probability"] for film, answer in zip(films, Predictor(tiny_run)(films), strict=True)}
+
+    def ask(mine: list[Path]) -> dict[Path, float]:
+        client = Client(url, verbose=False)
+        return {film: client.predict(handle_file(film), api_name="/predict")["probability"] for film in mine}
+
+    with ThreadPoolExecutor(8) as pool:
+        told = {film: score for part in pool.map(ask, [films[k::8] for k in range(8)]) for film, score in part.items()}
+    assert told == pytest.approx(expected, abs=1e-6)
+
+
+def test_curl_as_the_readme_has_it(url: str, films_folder: Path) -> None:
+    film = next((films_folder / "test" / "PNEUMONIA").iterdir())
+    readme = (ROOT / "README.md").read_text()
+    lines = re.search(r"```bash\n(URL=.*?)```", readme, re.DOTALL)[1]
+    lines = lines.replace("http://127.0.0.1:7860", url).replace("film.jpeg", str(film))
+    done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True)
+    assert '"probability"' in done.stdout, done.stderr
 
 
 def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_folder: Path, tmp_path: Path) -> None:
     client = Client(url, verbose=False)
     (tmp_path / "text.png").write_text("no picture")
-    assert "Not read: not a picture" in client.predict(handle_file(tmp_path / "text.png"), api_name="/predict")[1]
+    answer = client.predict(handle_file(tmp_path / "text.png"), api_name="/predict")
+    assert answer["probability"] is None and "not a picture" in answer["error"]
     film = next((films_folder / "test" / "NORMAL").iterdir())
-    assert "Probability of pneumonia" in client.predict(handle_file(film), api_name="/predict")[1]
+    assert client.predict(handle_file(film), api_name="/predict")["probability"] is not None
+
+
+def test_a_case_report_tells_the_case_and_no_name(url: str, tmp_path: Path) -> None:
+    stored = make_film(3, pneumonia=True, size=(300, 260)).astype(np.uint16) * 16
+    film = dicom(stored, bits=12, PatientName="Doe^Jane", PatientID="secret7", PatientAge="004Y", ViewPosition="AP")
+    (tmp_path / "Doe_Jane.dcm").write_bytes(film)
+    page = Path(Client(url, verbose=False).predict(handle_file(tmp_path / "Doe_Jane.dcm"), api_name="/case_report"))
+    text = re.sub(r"base64,[\w+/=]+", "", page.read_text())
+    for told in ("not a diagnosis", "DICOM, 12 bits, 260 x 300 pixels", "<td>4.0</td>", "<td>AP</td>", "Grad-CAM"):
+        assert told in text
+    assert "Doe" not in text and "secret7" not in text and "http" not in text
+
+
+def test_it_asks_for_a_password_where_it_was_told_to(tiny_run: Path, films_folder: Path) -> None:
+    film = next((films_folder / "test" / "NORMAL").iterdir())
+    with serving(tiny_run, "--auth", "ward:open sesame") as (address, _):
+        with pytest.raises(Exception, match="[Ll]ogin|[Aa]uth|credentials|401"):
+            Client(address, verbose=False).predict(handle_file(film), api_name="/predict")
+        client = Client(address, auth=("ward", "open sesame"), verbose=False)
+        assert client.predict(handle_file(film), api_name="/predict")["probability"] is not None
+
+
+def test_its_endpoints_are_mcp_tools_on_request(tiny_run: Path, films_folder: Path) -> None:
+    pytest.importorskip("mcp")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def ask(address: str) -> tuple[set[str], str]:
+        async with (
+            streamablehttp_client(f"{address}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name for tool in (await session.list_tools()).tools}
+            answer = await session.call_tool("threshold", {"threshold": 0.5, "prevalence": 0.2})
+            return tools, answer.content[0].text
+
+    with serving(tiny_run, "--mcp") as (address, _):
+        names, text = asyncio.run(ask(address))
+    assert {"predict", "predict_batch", "explain", "case_report", "threshold"} == names and "sensitivity" in text
 
 
 def test_it_tells_that_it_is_well(url: str, tiny_run: Path) -> None:
@@ -98,48 +188,3 @@ def test_a_heatmap_and_another_threshold_by_the_api(url: str, films_folder: Path
     assert spread[0] <= 2 and spread[1] > 30  # grey, but for the compression; and not
     strict, lax = (client.predict(threshold, 0.3, api_name="/threshold") for threshold in (1.0, 0.0))
     assert "sensitivity <b>1.000</b>, specificity <b>0.000</b>" in lax and lax != strict
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
-def test_in_a_browser_an_example_is_read_and_a_film_uploaded(url: str, films_folder: Path) -> None:
-    from playwright.sync_api import expect, sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        outside = []
-        page.on(
-            "request",
-            lambda request: (
-                outside.append(request.url) if not request.url.startswith((url, "data:", "blob:")) else None
-            ),
-        )  # noqa: E501
-        page.goto(url)
-        expect(page.locator("#disclaimer")).to_contain_text("not a diagnosis")
-        page.get_by_text("pneumonia_1.jpeg").click()
-        expect(page.locator("#verdict")).to_contain_text("Probability of pneumonia", timeout=30_000)
-        expect(page.locator("#film img")).to_be_visible(timeout=30_000)
-        first = page.locator("#verdict").inner_text()
-        bar, mark = (page.locator(f"#verdict .{name}").bounding_box() for name in ("bar", "threshold"))
-        assert bar["height"] > 10
-        assert mark["height"] > bar["height"]
-        page.get_by_text("normal_1.jpeg").click()
-        expect(page.locator("#verdict")).not_to_have_text(first, timeout=30_000)
-        page.get_by_role("tab", name="The model").click()
-        expect(page.locator("#outcome")).to_contain_text("sensitivity", timeout=30_000)
-        before = page.locator("#outcome").inner_text()
-        page.locator("#threshold input[type=number]").fill("0.999")
-        page.keyboard.press("Tab")
-        expect(page.locator("#outcome")).not_to_have_text(before, timeout=30_000)
-        page.get_by_role("tab", name="Worklist").click()
-        films = sorted((films_folder / "test" / "NORMAL").iterdir())[:3]
-        page.locator("#worklist-files input[type=file]").set_input_files(films)
-        page.locator("#worklist-read").click()
-        expect(page.locator("#worklist")).to_contain_text("NORMAL", timeout=30_000)
-        page.set_viewport_size({"width": 390, "height": 844})  # a phone
-        page.get_by_role("tab", name="Read a film").click()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 391
-        assert re.search(r"Decision threshold: [\d.]+%", first)
-        browser.close()
-    assert not outside, outside

@@ -1,0 +1,171 @@
+"""Whatever is sent to the public API gets an answer in words, and the next film its score."""
+
+import io
+import random
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from pneumo_hf import Predictor
+from tests.app.test_app import serving
+from tests.conftest import make_film
+from tests.imaging.test_dicom import dicom
+
+LONGEST = 10  # seconds for an answer
+MOST_GROWTH = 1 << 30  # bytes
+FUZZED = 300
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims its size and holds next to nothing."""
+    content = bytearray(encode(Image.new("L", (8, 8)), "PNG"))
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@cache
+def bomb() -> bytes:
+    """A zip of a gigabyte of zeros."""
+    file = io.BytesIO()
+    archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with archive, archive.open("film.png", "w") as film:
+        for _ in range(1024):
+            film.write(bytes(1 << 20))
+    return file.getvalue()
+
+
+def deflated_bomb(film: np.ndarray) -> bytes:
+    """A DICOM whose data set inflates to a gigabyte."""
+    content = dicom(film, syntax=DeflatedExplicitVRLittleEndian)
+    start = 144 + int.from_bytes(content[140:144], "little")  # preamble, magic, the group's length and what it counts
+    squeeze = zlib.compressobj(1, wbits=-15)
+    return content[:start] + b"".join(squeeze.compress(bytes(1 << 24)) for _ in range(64)) + squeeze.flush()
+
+
+def known_evils() -> dict[str, bytes]:
+    film = make_film(0, pneumonia=True, size=(400, 320))
+    grey = Image.fromarray(film)
+    frames = [Image.fromarray(make_film(seed, False)) for seed in range(3)]
+    nan = np.full((64, 64), np.nan, np.float32)
+    little, big = b"1.2.840.10008.1.2.1\x00", b"1.2.840.10008.1.2.2\x00"
+    return {
+        "zip.png": bomb(),
+        "huge.png": png_header(30_000, 30_000),
+        "large.png": encode(Image.new("L", (7000, 7000), 90), "PNG"),  # 49 million pixels: read, within the bound
+        "large_rgba.png": encode(Image.new("RGBA", (6000, 6000), (9, 9, 9, 128)), "PNG"),
+        "animated.gif": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "film.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
+        "page.jpg": b"<!doctype html><html><body>Sign in</body></html>",
+        "empty.png": b"",
+        "cmyk.jpg": encode(grey.convert("CMYK"), "JPEG"),
+        "palette.png": encode(grey.convert("P"), "PNG"),
+        "one.png": encode(Image.new("L", (1, 1)), "PNG"),
+        "line.png": encode(Image.new("L", (5000, 1)), "PNG"),
+        "deep.png": encode(Image.fromarray(film.astype(np.uint16) * 257), "PNG"),
+        "nan.tiff": encode(Image.fromarray(nan), "TIFF"),
+        "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "no_pixels.dcm": dicom(film)[:600],
+        "wrong_syntax.dcm": dicom(film).replace(little, big, 1),
+        "claims.dcm": dicom(film, Rows=30_000, Columns=30_000),
+        "deflated.dcm": deflated_bomb(film),
+        "text.dcm": b"\0" * 128 + b"DICM" + b"nothing",
+        "null.png": bytes(4096),
+    }
+
+
+def fuzzed(count: int) -> Iterator[tuple[str, bytes]]:
+    """Films cut short and with bits flipped, of every format."""
+    film = make_film(1, pneumonia=False, size=(200, 160))
+    sound = {
+        "png": encode(Image.fromarray(film), "PNG"), "jpg": encode(Image.fromarray(film), "JPEG"),
+        "tiff": encode(Image.fromarray(film), "TIFF", compression="tiff_lzw"), "dcm": dicom(film),
+        "webp": encode(Image.fromarray(film), "WEBP"),
+        "tif": encode(Image.fromarray(film.astype(np.uint16) << 8), "TIFF"),
+    }  # fmt: skip
+    draw = random.Random(0)
+    for number in range(count):
+        suffix = draw.choice(sorted(sound))
+        content = bytearray(sound[suffix])
+        if number % 2:
+            content = content[: draw.randrange(1, len(content))]
+        for _ in range(draw.choice((0, 1, 3, 30)) if number % 2 else draw.choice((1, 4, 64))):
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        yield f"film_{number}.{suffix}", bytes(content)
+
+
+def test_300_bad_uploads_get_an_answer_each_and_the_next_film_its_score(
+    tiny_run: Path, films_folder: Path, tmp_path: Path
+) -> None:
+    evils = known_evils()
+    uploads = [*evils.items(), *fuzzed(FUZZED - len(evils))]
+    good = next((films_folder / "test" / "PNEUMONIA").iterdir())
+    expected = Predictor(tiny_run, device="cpu")([good])[0]["probability"]
+    with serving(tiny_run) as (url, process):
+        client, server = Client(url, verbose=False), psutil.Process(process.pid)
+        client.predict(handle_file(good), api_name="/predict")
+        before, slowest, most = server.memory_info().rss, 0.0, 0
+        answers = {}
+        for name, content in uploads:
+            path = tmp_path / name
+            path.write_bytes(content)
+            start = time.perf_counter()
+            try:
+                answers[name] = client.predict(handle_file(path), api_name="/predict")
+            except (AppError, ValueError) as error:  # gradio's own refusal of a file
+                answers[name] = {"probability": None, "error": str(error)}
+            slowest, most = max(slowest, time.perf_counter() - start), max(most, server.memory_info().rss)
+        assert slowest < LONGEST
+        assert most - before < MOST_GROWTH
+        unclear = {
+            name: answer
+            for name, answer in answers.items()
+            if (answer["probability"] is None) and (len(answer["error"]) < 5 or "Traceback" in answer["error"])
+        }
+        assert not unclear
+        unread = [name for name in evils if answers[name]["probability"] is None]
+        readable = {
+            "large.png",
+            "large_rgba.png",
+            "cmyk.jpg",
+            "palette.png",
+            "one.png",
+            "line.png",
+            "deep.png",
+            "null.png",
+        }
+        assert set(evils) - set(unread) <= readable
+        assert "too many pixels" in answers["huge.png"]["error"]
+        assert client.predict(handle_file(good), api_name="/predict")["probability"] == pytest.approx(
+            expected, abs=1e-6
+        )
+
+
+def test_a_zip_bomb_in_a_worklist_is_one_row(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "films.zip").write_bytes(bomb())
+    good = next((films_folder / "test" / "NORMAL").iterdir())
+    with serving(tiny_run) as (url, process):
+        client, server = Client(url, verbose=False), psutil.Process(process.pid)
+        before = server.memory_info().rss
+        table = client.predict([handle_file(tmp_path / "films.zip"), handle_file(good)], api_name="/predict_batch")[0]
+        assert server.memory_info().rss - before < MOST_GROWTH
+        rows = [dict(zip(table["headers"], row, strict=True)) for row in table["data"]]
+        assert [bool(row["error"]) for row in rows] == [False, True]
+        assert "too large" in rows[1]["error"]
