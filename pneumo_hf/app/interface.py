@@ -25,9 +25,13 @@ CSS = """
 .scale .bar.unread { background: #6b7280 }
 .scale .threshold { position: absolute; top: -.4rem; bottom: -.4rem; width: 3px; background: #111827 }
 #film img { width: 100%; height: 100%; object-fit: contain }
-.hint { color: #4b5563 } td, th { padding: .1rem .8rem .1rem 0; text-align: left }
+.hint { color: #4b5563 } td, th { padding: .1rem .8rem .1rem 0 !important; text-align: left; border: 0 !important }
 """
-THEME = gr.themes.Soft(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+THEME = gr.themes.Soft(
+    primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+).set(  # the theme's own labels are too pale to read easily
+    block_label_text_color="#134e4a", block_title_text_color="#134e4a", block_info_text_color="#4b5563"
+)
 
 
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}  # Grad-CAM hooks into the network

@@ -92,7 +92,7 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
     point.input(lambda name: thresholds.get(name, gr.skip()), point, cut, api_visibility="private")
     cut.input(lambda: BY_HAND, None, point, api_visibility="private")
     cut.change(decide, [result, cut], [verdict, measured], api_visibility="private", show_progress="hidden")
-    opacity.release(explain, [file, opacity], shown, api_name="explain", **limits)
+    opacity.change(explain, [file, opacity], shown, api_name="explain", trigger_mode="always_last", **limits)
     make.click(case_report, [file, cut], page, api_name="case_report", **limits)
 
 
