@@ -339,8 +339,8 @@ def check_ranges(values: dict) -> None:
         and target_of(values["operating_point"]) is None
     ):
         raise InputError(
-            f"operating_point is {values['operating_point']}: youden, youden_spoilt, f1, sensitivity@0.95, specificity@0.95 "
-            "or cost@5"
+            f"operating_point is {values['operating_point']}: youden, youden_spoilt, f1, sensitivity@0.95, "
+            "specificity@0.95 or cost@5"
         )
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # the new name and the old
         if values[key] and not values["freeze_batch_norm"]:

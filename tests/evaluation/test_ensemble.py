@@ -8,8 +8,9 @@ import torch
 
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
+from pneumo_hf.app.answers import verdict_html
 from pneumo_hf.app.interface import build_app
-from pneumo_hf.app.reader import read_film_file
+from pneumo_hf.app.reader import read_film_file, report_film_file
 from pneumo_hf.config import parse_args
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.ensemble import load_predictor
@@ -106,5 +107,6 @@ def test_several_models_are_served_by_the_app(tiny_run: Path, second_run: Path) 
     build_app(ensemble, Path("nowhere"))
     path = tiny_run.parent / "film.png"
     load_xray(FILMS[0]).save(path)
-    _, verdict = read_film_file(ensemble, str(path), ensemble.threshold)
-    assert f"{ensemble([path])[0]['probability']:.1%}" in verdict
+    result, _ = read_film_file(ensemble, str(path))
+    assert f"{ensemble([path])[0]['probability']:.1%}" in verdict_html(ensemble, result, ensemble.threshold)
+    assert "Grad-CAM" not in Path(report_film_file(ensemble, str(path), ensemble.threshold)).read_text()
