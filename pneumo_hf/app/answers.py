@@ -6,6 +6,10 @@ import html
 import io
 import logging
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import wraps
 from pathlib import Path
 
 import gradio as gr
@@ -24,10 +28,28 @@ MOST_AT_ONCE = 16  # requests that are scored as one batch
 FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
 
 
+_model_thread = ThreadPoolExecutor(1)
+
+
+def in_one_thread(function: Callable) -> Callable:
+    """The function, always run in the same thread.
+
+    torch keeps a pool of its own for every thread that calls it: gradio's forty would each leave theirs in memory.
+    """
+
+    @wraps(function)
+    def run(*arguments, **options):
+        context = copy_context()  # in which gradio keeps whose progress bar it is
+        return _model_thread.submit(context.run, function, *arguments, **options).result()
+
+    return run
+
+
 def build_api(predictor: Predictor, limits: dict) -> None:
     """The endpoint `/predict`, which has no part on the page; requests that wait are scored as one batch."""
     thresholds = named_thresholds(predictor)
 
+    @in_one_thread
     def predict(film: list[str | None], operating_point: list[str | None]) -> tuple[list[dict]]:
         """Score a chest film: P(PNEUMONIA), the decision at an operating point, and whether it should be trusted.
 

@@ -9,7 +9,7 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from pneumo_hf.app.answers import file_facts, named_thresholds, verdict_html, write_case_report
+from pneumo_hf.app.answers import file_facts, in_one_thread, named_thresholds, verdict_html, write_case_report
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.config import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
@@ -33,6 +33,7 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
     """
     thresholds = named_thresholds(predictor)
 
+    @in_one_thread
     def read(path: str | None, threshold: float) -> tuple[dict | None, Image.Image | None, str, str]:
         result, film = read_film_file(predictor, path)
         if result is None:
@@ -44,10 +45,12 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
         verdict = verdict_html(predictor, result, threshold) if result else EMPTY
         return verdict, measured_html(report, threshold)
 
+    @in_one_thread
     def explain(path: str | None, opacity: float) -> Image.Image | None:
         """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
         return explain_film_file(predictor, path, opacity)
 
+    @in_one_thread
     def case_report(path: str | None, threshold: float) -> str:
         """One page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
         return report_film_file(predictor, path, threshold)

@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
+from pneumo_hf.app.answers import in_one_thread
 from pneumo_hf.app.files import download_path
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import UNREADABLE, read_film
@@ -26,6 +27,7 @@ SIDE = 256  # pixels
 def build_worklist(predictor: Predictor, limits: dict) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
 
+    @in_one_thread
     def predict_batch(
         paths: list[str] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it here
