@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import read_film
-from pneumo_hf.data.sources import list_films
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.inference.explain import GradCam, overlay

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import UNREADABLE, read_film
-from pneumo_hf.data.sources import list_films
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
 
