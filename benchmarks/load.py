@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pneumo_hf import Predictor
 from pneumo_hf.data.files import read_film
-from pneumo_hf.data.sources import list_films
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.film import load_xray
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def measure(arguments: argparse.Namespace, films: list[Path], expected: list[flo
 def write_films(folder: Path, count: int) -> list[Path]:
     """Different films of the embedded sample, as PNG so that nobody's decoder matters."""
     paths = []
-    for number, row in enumerate(list_films(SAMPLE)[:count]):
+    for number, row in enumerate(list_films(SAMPLE).rows(0, count)):
         paths.append(folder / f"film_{number}.png")
         load_xray(read_film(row["image"])).save(paths[-1])
     return paths

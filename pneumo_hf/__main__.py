@@ -84,11 +84,14 @@ def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
         description="Score films with a checkpoint: path, label (if the folder or column says it), patient_id, "
         "probability of pneumonia, prediction, flag, error. `flag` is review from the decision threshold up, abstain "
         "where neither label is sure, not_chest_xray for other pictures; `error` says what is wrong with a picture, "
-        "and why a film could not be read.",
+        "and why a film could not be read. Killed, the same command goes on where it was; under `accelerate launch` "
+        "or `torchrun` each process scores a part.",
     )
     sub.set_defaults(run=predict)
     _add_model_arguments(sub)
-    sub.add_argument("paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards")
+    sub.add_argument(
+        "paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards, a Hub data set id"
+    )
     sub.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
     sub.add_argument(
         "--prevalence", type=float, metavar="SHARE",

@@ -1,7 +1,6 @@
 """What each command of `pneumo_hf.__main__` does with its arguments; the heavy imports wait until it runs."""
 
 import argparse
-import csv
 import hashlib
 import json
 import logging
@@ -88,21 +87,29 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.evaluation.gallery import explain_films
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
     from pneumo_hf.evaluation.robustness import robustness
+    from pneumo_hf.inference.parts import join_processes, look_in_parts
+    from pneumo_hf.training.run_folder import end_processes
 
     if arguments.robustness and len(arguments.model) > 1:
         raise InputError("--robustness is measured for one checkpoint at a time: give one --model")
+    state, device = join_processes(arguments.device)
     table = _the_split(load_data(arguments.data, label_map=parse_label_map(arguments.label_map)), arguments)
-    predictor = load_predictor(arguments.model, arguments.device, arguments.flip, arguments.backend)
+    predictor = load_predictor(arguments.model, device, arguments.flip, arguments.backend)
     if arguments.operating_point:
         predictor.use(arguments.operating_point)
     views = []
     for member in predictor.members:
-        films, rejected = decode_films(table, member.image_processor, arguments.cache_dir)
+        with state.local_main_process_first():  # the others find them in the cache
+            films, rejected = decode_films(table, member.image_processor, arguments.cache_dir)
         views.append(films)
     message = f"{arguments.data}: the {arguments.split} split has no {{}} films that can be read"
     assert_every_label(films.labels, LABELS, message)
     model = " + ".join(Path(checkpoint).name for checkpoint in arguments.model)
-    metrics, rows = evaluate_films(predictor, views, model, Path(arguments.data).name, arguments.split)
+    seen = look_in_parts(predictor, *views)
+    end_processes()
+    if not state.is_main_process:
+        return
+    metrics, rows = evaluate_films(predictor, views, model, Path(arguments.data).name, arguments.split, seen=seen)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     config = predictor.members[0].model.config.to_dict() if len(views) == 1 else {}
@@ -130,37 +137,27 @@ def _the_split(data: Mapping, arguments: argparse.Namespace):
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Score films, labelled or not, and write a CSV as they are scored."""
-    from tqdm.auto import tqdm
-
-    from pneumo_hf.data.sources import list_films
+    """Score films, labelled or not, over all processes that were launched, and write a CSV."""
+    from pneumo_hf.data.listing import list_films
     from pneumo_hf.evaluation.ensemble import load_predictor
-    from pneumo_hf.inference.predictor import PREDICTION_COLUMNS
+    from pneumo_hf.inference.parts import join_processes, score_to_csv
+    from pneumo_hf.training.run_folder import end_processes
 
-    rows = [row for path in arguments.paths for row in list_films(path)]
-    predictor = load_predictor(arguments.model, arguments.device, arguments.flip, arguments.backend)
+    _, device = join_processes(arguments.device)
+    films, output = list_films(*arguments.paths), Path(arguments.output)
+    predictor = load_predictor(arguments.model, device, arguments.flip, arguments.backend)
     if arguments.operating_point:
         predictor.use(arguments.operating_point)
-    recalibrate = _recalibration(arguments, predictor)
-    output = Path(arguments.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unreadable, flags = 0, dict.fromkeys((*FLAGS, "", None), 0)
-    with output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, PREDICTION_COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for row in tqdm(predictor.score_rows(rows), total=len(rows), desc="Scoring films", unit="film"):
-            label = "" if row["label"] is None else LABELS[row["label"]]
-            if row["probability"] is not None:  # decided already, at the threshold of the score as it was
-                row["probability"] = recalibrate(row["probability"])
-            writer.writerow({**row, "path": row["file_name"], "label": label})
-            unreadable += row["probability"] is None
-            flags[row["flag"]] += 1
-    logger.info(
-        "%d films scored, %d unreadable (see the column error): %s", len(rows) - unreadable, unreadable, output
-    )
-    logger.info("%d for review, %d abstained, %d no chest X-rays", *map(flags.get, FLAGS))
-    if unreadable == len(rows):
-        raise InputError(f"none of the films could be read; the reasons are in {output}")
+    names = ("model", "operating_point", "flip", "backend", "prevalence", "calibration")
+    job = {name: vars(arguments)[name] for name in names}
+    flags = score_to_csv(predictor, films, output, job, _recalibration(arguments, predictor))
+    end_processes()
+    if flags:  # the main process
+        scored = flags.total() - flags[None]
+        logger.info("%d films scored, %d unreadable (see the column error): %s", scored, flags[None], output)
+        logger.info("%d for review, %d abstained, %d no chest X-rays", *(flags[flag] for flag in FLAGS))
+        if not scored:
+            raise InputError(f"none of the films could be read; the reasons are in {output}")
 
 
 def _recalibration(arguments: argparse.Namespace, predictor) -> Callable[[float], float]:

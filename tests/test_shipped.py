@@ -14,7 +14,7 @@ from transformers import pipeline
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
 from pneumo_hf.data.files import read_film
-from pneumo_hf.data.sources import list_films
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.hub.push import LOCAL_PATH
 from pneumo_hf.inference.abstention import conformal_limits
 
@@ -53,7 +53,9 @@ def test_it_is_small_and_speaks_of_itself_alone() -> None:
 
 
 def test_the_stock_pipeline_gives_the_predictors_scores() -> None:
-    films = [load_xray(read_film(row["image"])) for row in list_films(SAMPLE / "test-00000-of-00001.parquet")[::100]]
+    films = [
+        load_xray(read_film(row["image"])) for row in list(list_films(SAMPLE / "test-00000-of-00001.parquet"))[::100]
+    ]
     classify = pipeline("image-classification", model=str(SHIPPED), device="cpu")
     answers = classify([film.convert("RGB") for film in films])
     stock = [next(score["score"] for score in answer if score["label"] == "PNEUMONIA") for answer in answers]

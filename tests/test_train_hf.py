@@ -19,7 +19,7 @@ from transformers import pipeline
 from pneumo_hf import Predictor, load_data, load_xray
 from pneumo_hf.config import parse_args
 from pneumo_hf.data.files import read_film
-from pneumo_hf.data.sources import list_films
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.evaluation.report import METRIC_NAMES
 from pneumo_hf.training.models import load_model
 from tests.conftest import make_film, write_films

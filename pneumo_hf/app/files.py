@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import read_film
-from pneumo_hf.data.sources import list_films
+from pneumo_hf.data.listing import list_films
 
 EXAMPLES_PER_LABEL = 3
 KEPT = 3600  # seconds that uploads and downloads live

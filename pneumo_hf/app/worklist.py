@@ -12,7 +12,7 @@ from pneumo_hf.app.answers import in_one_thread
 from pneumo_hf.app.files import download_path
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import UNREADABLE, read_film
-from pneumo_hf.data.sources import list_films
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
 

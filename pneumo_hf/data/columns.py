@@ -5,13 +5,17 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import PurePosixPath
 
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 
 from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.patients import keyed_hash, parse_file_name
-from pneumo_hf.imaging.dicom import dicom_facts
+from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
+from pneumo_hf.imaging.film import FILM_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,18 @@ def film_row(image: dict, file_name: str, label: int | None, source: str, dicom:
     return row
 
 
+def file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
+    """A row for a film in a file; of DICOM the header is read."""
+    image = {"bytes": None, "path": file}
+    dicom = None
+    if PurePosixPath(file_name).suffix.lower() not in FILM_SUFFIXES - {".dcm", ".dicom"}:
+        try:
+            dicom = read_film(image)
+        except UNREADABLE:  # whoever decodes the film lists it
+            dicom = None
+    return film_row(image, file_name, label, source, dicom if dicom and is_dicom(dicom) else None)
+
+
 def make_table(rows: Iterable[dict], labels: Sequence[str]) -> Dataset:
     """A table from at least one row, built piece by piece."""
     pieces = [Dataset.from_list(chunk, features=features(labels)) for chunk in in_batches(rows, ROWS_AT_ONCE)]
@@ -74,6 +90,15 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
     """Lists of `size` items, the last perhaps shorter."""
     items = iter(items)
     return iter(lambda: list(islice(items, size)), [])
+
+
+def one_ahead(items: Iterator) -> Iterator:
+    """The same items, none of them None, each made by a thread while the one before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 class LabelNames:

@@ -13,13 +13,12 @@ from datasets import DatasetDict, IterableDatasetDict
 from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.data.columns import SPLITS, LabelNames, assert_every_label, film_row, make_table
-from pneumo_hf.data.files import UNREADABLE, file_size, list_folder, list_zip, only_films, read_film, read_head
+from pneumo_hf.data.columns import SPLITS, LabelNames, assert_every_label, file_row, film_row, make_table
+from pneumo_hf.data.files import file_size, list_folder, list_zip, only_films, read_head
 from pneumo_hf.data.foreign import from_hub, from_kaggle, from_parquet
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.tables import locate, read_table
-from pneumo_hf.imaging.dicom import is_dicom, years
-from pneumo_hf.imaging.film import FILM_SUFFIXES
+from pneumo_hf.imaging.dicom import years
 
 logger = logging.getLogger(__name__)
 
@@ -94,34 +93,6 @@ def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> Dataset
     raise InputError(f"no such data: {path} (a folder, zip, CSV, kaggle:owner/name or Hub data set id)")
 
 
-def list_films(source: str | Path) -> list[dict]:
-    """Every film below a file, folder or zip, or in Parquet shards, labelled or not, for scoring.
-
-    Rows of `image`, `file_name` (a path as the caller would write it), `patient_id`, and `label`, None where neither
-    the film's folder nor a column says it.
-
-    Raises:
-        InputError: there is no such file, or no film in it.
-    """
-    path = Path(source)
-    shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
-    names = LabelNames(LABELS)
-    if shards:
-        data = from_parquet(path, shards, names)
-        rows = [dict(row) for films in data.values() for row in films]
-    elif path.is_dir():
-        rows = [_row_to_score(file, file) for _, file in only_films(list_folder(path)[1])]
-    elif path.is_file() and path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
-        rows = [_row_to_score(file, str(path / name)) for name, file in only_films(list_zip(path)[1])]
-    elif path.is_file():
-        rows = [_row_to_score(str(path), str(path))]
-    else:
-        raise InputError(f"no such file or folder: {path}")
-    if not rows:
-        raise InputError(f"no films in {path}: looked for {', '.join(sorted(FILM_SUFFIXES))}")
-    return rows
-
-
 def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -> DatasetDict:
     """A table of what lies in a folder or archive: split/LABEL/file, else CSVs of most films, else LABEL/file."""
     films = list(only_films(entries))
@@ -147,7 +118,7 @@ def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -
         raise InputError(f"no films{labels} in {root}: {EXPECTED}")
     return DatasetDict(
         {
-            split: make_table((_file_row(*film, root.name) for film in films), names.labels)
+            split: make_table((file_row(*film, root.name) for film in films), names.labels)
             for split, films in splits.items()
         }
     )
@@ -198,7 +169,7 @@ def _from_rows(source: str, rows: list[dict[str, str]], names: LabelNames) -> Da
             raise InputError(
                 f"{source}: the CSV puts {values['path']} into {values['split']}, none of {', '.join(SPLITS)}"
             )
-        row = _file_row(values["file"], values["path"].replace("\\", "/"), label, source)
+        row = file_row(values["file"], values["path"].replace("\\", "/"), label, source)
         for column in ("view", "sex"):
             if values.get(column):
                 row[column] = values[column].upper()
@@ -215,25 +186,6 @@ def _from_csv(path: Path, names: LabelNames) -> DatasetDict:
     if rows is None:
         raise InputError(f"{path} is no CSV with the columns path and label")
     return _from_rows(path.name, locate([(path.name, rows)], list_folder(path.parent)[1], path.name), names)
-
-
-def _file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
-    """A row for a film in a file; of DICOM the header is read."""
-    image = {"bytes": None, "path": file}
-    dicom = None
-    if PurePosixPath(file_name).suffix.lower() not in FILM_SUFFIXES - {".dcm", ".dicom"}:
-        try:
-            dicom = read_film(image)
-        except UNREADABLE:  # whoever decodes the film lists it
-            dicom = None
-    return film_row(image, file_name, label, source, dicom if dicom and is_dicom(dicom) else None)
-
-
-def _row_to_score(file: str, name: str) -> dict:
-    folder, film = Path(name).parent.name.upper(), Path(name).name
-    row = _file_row(file, film, LABELS.index(folder) if folder in LABELS else None, "")
-    known = row["subtype"] or row["patient_id"] != parse_file_name(film)[0]
-    return {**row, "file_name": name, "patient_id": row["patient_id"] if known else ""}
 
 
 def _from_medmnist(path: Path, names: LabelNames) -> DatasetDict:

@@ -63,6 +63,7 @@ def evaluate_films(
     dataset: str,
     split: str,
     floors: Floors | None = None,
+    seen: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[dict, list[dict]]:
     """Score labelled films once: the contract's metrics dictionary and the rows of the predictions CSV.
 
@@ -70,9 +71,10 @@ def evaluate_films(
         predictor: whose decision threshold and operating points, chosen on validation, are applied.
         views: the films as each of the predictor's members decodes them; of one checkpoint, one.
         floors: ROC AUC of models that see no lung, to stand beside the result.
+        seen: logits and distances of the films, where several processes have scored them.
     """
     films = views[0]
-    logits, distances = predictor.look_at_films(*views)
+    logits, distances = seen or predictor.look_at_films(*views)
     labels, probs = films.labels, probability_of(logits)
     rows = prediction_rows(films, probs, distances, predictor)
     thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}

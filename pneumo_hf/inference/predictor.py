@@ -1,7 +1,7 @@
 """A checkpoint gives scores: the one place where films become probabilities, for training, commands and the app."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification
 
 from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.columns import one_ahead
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.film import UnreadableFilmError, XraySource, load_xray
@@ -108,7 +109,17 @@ class Predictor:
         ]
 
     def score_rows(self, rows: Iterable[dict], read=read_film) -> Iterator[dict]:
-        """Stream rows with an `image`, a batch at a time: the same rows with their scores, memory constant."""
+        """Stream rows with an `image`, a batch at a time: the same rows with their scores, memory constant.
+
+        While the model looks at a batch, a thread reads and decodes the next.
+        """
+        for batch, pixels in one_ahead(self._decoded_batches(rows, read)):
+            yield from self._score_batch(batch, pixels)
+
+    def _decoded_batches(
+        self, rows: Iterable[dict], read: Callable
+    ) -> Iterator[tuple[list[dict], list[tuple[np.ndarray, ...]]]]:
+        """`batch_size` rows at a time, and the pixels of those that can be read."""
         batch, pixels = [], []
         for row in rows:
             try:
@@ -118,9 +129,10 @@ class Predictor:
             except (UnreadableFilmError, *UNREADABLE) as error:
                 batch.append({**row, "error": str(error) or type(error).__name__})
             if len(batch) == self.batch_size:
-                yield from self._score_batch(batch, pixels)
+                yield batch, pixels
                 batch, pixels = [], []
-        yield from self._score_batch(batch, pixels)
+        if batch:
+            yield batch, pixels
 
     def score_films(self, *films: FilmDataset) -> np.ndarray:
         """Logits `[N, 2]` float32 of decoded films, in the order NORMAL, PNEUMONIA, with a progress bar.

@@ -98,7 +98,7 @@ def test_nothing_that_prepare_did_not_write_is_lost(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_pushed_to_a_hub_and_read_back_whole_and_streamed(folder: Path, tmp_path: Path) -> None:
+def test_pushed_to_a_hub_and_read_back_whole_and_streamed(folder: Path, tiny_run: Path, tmp_path: Path) -> None:
     with running_hub() as (hub, address):
         told = environment(address, str(tmp_path / "home"))
 
@@ -118,6 +118,9 @@ def test_pushed_to_a_hub_and_read_back_whole_and_streamed(folder: Path, tmp_path
             run("audit", "tester/films", *options, "--output_dir", str(tmp_path / name))
             found = json.loads((tmp_path / name / "audit.json").read_text())
             assert {**found, "dataset": ""} == {**local, "dataset": ""}, name
+        for source, name in (("tester/films", "hub.csv"), (str(tmp_path / "set"), "local.csv")):
+            run("predict", "--model", str(tiny_run), source, "--output", str(tmp_path / name))
+        assert (tmp_path / "hub.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
         error = run("audit", "tester/nothing", "--output_dir", str(tmp_path / "none"), code=2)
         assert "the Hub gave no such data set" in error.splitlines()[-1]
         assert "Traceback" not in error

@@ -15,8 +15,9 @@ from PIL import Image
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import parse_label_map
 from pneumo_hf.data.files import read_film
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.data.merge import load_sources
-from pneumo_hf.data.sources import list_films, load_data
+from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.film import load_xray
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom

@@ -79,9 +79,10 @@ def test_shortcomings(picture: np.ndarray, reason: str) -> None:
 
 @pytest.mark.shared
 def test_a_negative_is_told(shared: Path) -> None:
-    from pneumo_hf.data.sources import list_films, read_film
+    from pneumo_hf.data.files import read_film
+    from pneumo_hf.data.listing import list_films
 
-    film = load_xray(read_film(list_films(shared / "data" / "chest_xray_fullres_sample.zip")[0]["image"]))
+    film = load_xray(read_film(next(iter(list_films(shared / "data" / "chest_xray_fullres_sample.zip")))["image"]))
     assert shortcoming(film) == ""
     assert shortcoming(Image.fromarray(255 - np.asarray(film))).startswith("a negative")
 

@@ -92,7 +92,8 @@ def test_the_hottest_pixels_matter_more_than_the_coldest(tiny_run: Path) -> None
 @pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped model is not here")
 def test_weights_drawn_anew_from_the_top_change_the_map() -> None:
     """The randomisation test of Adebayo et al. 2018: a map that survives it shows edges, not what was learnt."""
-    from pneumo_hf.data.sources import list_films, read_film
+    from pneumo_hf.data.files import read_film
+    from pneumo_hf.data.listing import list_films
 
     predictor = Predictor(SHIPPED, device="cpu")
     rows = [row for row in list_films(ROOT / "data/chest_xray_sample/test-00000-of-00001.parquet") if row["label"]]

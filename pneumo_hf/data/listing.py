@@ -1,0 +1,212 @@
+"""Films to score, labelled or not: counted without being read, then streamed from any one of them on."""
+
+import hashlib
+import logging
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Image, load_dataset_builder
+
+from pneumo_hf.config import LABELS, InputError
+from pneumo_hf.data.columns import LabelNames, file_row
+from pneumo_hf.data.files import is_in_zip, list_folder, list_zip, only_films, split_zip_path
+from pneumo_hf.data.patients import parse_file_name
+from pneumo_hf.data.sources import HUB_ID
+from pneumo_hf.imaging.film import FILM_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 32  # of a Parquet shard
+PAGE_BUFFER = 1 << 20  # bytes: else pyarrow holds a column of a whole row group, which may be gigabytes
+
+
+class FilmList:
+    """Films in order, none of them held: `len` counts them, `rows` streams them from any one of them on.
+
+    All that is kept is the path of each file, and of a Parquet shard its path and its number of rows.
+    """
+
+    def __init__(self, parts: Sequence["_Files | _Shard"]):
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[dict]:
+        return self.rows(0, len(self))
+
+    def rows(self, start: int, stop: int) -> Iterator[dict]:
+        """The films from `start` to before `stop`; what lies before is not read.
+
+        Rows of `image`, `file_name` (a path as the caller would write it), `patient_id` ("" if unknown), and `label`,
+        None where neither the film's folder nor a column says it.
+        """
+        for part in self.parts:
+            if start < len(part) and stop > 0:
+                yield from part.rows(max(start, 0), min(stop, len(part)))
+            start, stop = start - len(part), stop - len(part)
+
+    @property
+    def digest(self) -> str:
+        """The same for the same list: of files their paths, of shards also rows and bytes."""
+        digest = hashlib.blake2b(digest_size=12)
+        for part in self.parts:
+            part.update(digest)
+        return digest.hexdigest()
+
+
+def list_films(*sources: str | Path) -> FilmList:
+    """Every film below files, folders, zips, Parquet shards, or in the Parquet shards of a Hub data set, for scoring.
+
+    Raises:
+        InputError: there is no such file, no film in it, or no column of images.
+    """
+    return FilmList([part for source in sources for part in _parts(source)])
+
+
+def _parts(source: str | Path) -> list["_Files | _Shard"]:
+    path = Path(source)
+    if path.is_dir():
+        shards = sorted(path.rglob("*.parquet"))
+        parts = [_shard(str(s)) for s in shards] or [_Files([file for _, file in only_films(list_folder(path)[1])])]
+    elif path.suffix == ".parquet" and path.is_file():
+        parts = [_shard(str(path))]
+    elif path.is_file() and path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
+        parts = [_Files([file for _, file in only_films(list_zip(path)[1])])]
+    elif path.is_file():
+        parts = [_Files([str(path)])]
+    elif HUB_ID.match(str(source)):
+        parts = [_shard(url) for url in _hub_shards(str(source))]
+    else:
+        raise InputError(f"no such file or folder: {path}")
+    if not any(map(len, parts)):
+        raise InputError(f"no films in {path}: looked for {', '.join(sorted(FILM_SUFFIXES))}")
+    return parts
+
+
+def _hub_shards(name: str) -> list[str]:
+    try:
+        files = load_dataset_builder(name).config.data_files or {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"no such file or folder: {name}, and the Hub gave no such data set") from error
+    shards = [str(url) for split in files.values() for url in split if str(url).endswith(".parquet")]
+    if not shards:
+        raise InputError(f"{name}: of Hub data sets only those of Parquet shards can be streamed here; download it")
+    return shards
+
+
+class _Files:
+    """Films that are files, on disk or in a zip."""
+
+    def __init__(self, files: list[str]):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def rows(self, start: int, stop: int) -> Iterator[dict]:
+        for file in self.files[start:stop]:
+            inside, archive = split_zip_path(file) if is_in_zip(file) else (file, "")
+            name = Path(archive, inside)
+            folder = name.parent.name.upper()
+            row = file_row(file, name.name, LABELS.index(folder) if folder in LABELS else None, "")
+            known = row["subtype"] or row["patient_id"] != parse_file_name(name.name)[0]
+            yield {
+                "image": row["image"],
+                "file_name": str(name),
+                "patient_id": row["patient_id"] if known else "",
+                "label": row["label"],
+            }
+
+    def update(self, digest) -> None:
+        for file in self.files:
+            digest.update(f"{file}\n".encode(errors="surrogateescape"))
+
+
+class _Shard:
+    """Films in a Parquet shard, read a few rows at a time; what is damaged gives rows without a picture."""
+
+    def __init__(self, path: str, groups: list[int], size: int):
+        self.path, self.groups, self.size = path, groups, size  # rows of each row group; bytes
+
+    def __len__(self) -> int:
+        return sum(self.groups)
+
+    def rows(self, start: int, stop: int) -> Iterator[dict]:
+        begin = 0
+        with fsspec.open(self.path) as file:
+            parquet = pq.ParquetFile(file, buffer_size=PAGE_BUFFER)
+            for group, count in enumerate(self.groups):
+                if begin < stop and begin + count > start:
+                    yield from self._group_rows(parquet, group, begin, max(start, begin), min(stop, begin + count))
+                begin += count
+
+    def _group_rows(self, parquet: pq.ParquetFile, group: int, at: int, start: int, stop: int) -> Iterator[dict]:
+        """The rows from `start` to before `stop` of a row group that begins with row `at`."""
+        described = Features.from_arrow_schema(parquet.schema_arrow)
+        image, columns = _image_column(described), [name for name in _COLUMNS if name in described]
+        try:
+            for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[image, *columns]):
+                wanted, at = batch[max(start - at, 0) : max(stop - at, 0)], at + len(batch)
+                films = Image(decode=False).cast_storage(wanted.column(image)).to_pylist()
+                for film, row in zip(films, wanted.select(columns).to_pylist(), strict=True):
+                    yield self._row(film, row, described, start)
+                    start += 1
+                if start == stop:
+                    return
+        except (pa.ArrowException, OSError, TypeError) as error:
+            logger.warning("%s: rows %d to %d cannot be read (%s)", self.path, start, stop - 1, _first_line(error))
+            for number in range(start, stop):
+                yield self._row(None, {}, described, number)
+
+    def _row(self, film: dict | None, row: dict, described: Features, number: int) -> dict:
+        path = film["path"] if film else None
+        name = row.get("file_name") or (path and PurePosixPath(path).name) or f"{Path(self.path).name}-row_{number}"
+        patient, subtype = parse_file_name(name)
+        return {
+            "image": film,
+            "file_name": name,
+            "patient_id": row.get("patient_id") or (patient if subtype else ""),
+            "label": next((_label(row[key], described[key]) for key in ("label", "labels") if key in row), None),
+        }
+
+    def update(self, digest) -> None:
+        digest.update(f"{self.path} {self.groups} {self.size}\n".encode(errors="surrogateescape"))
+
+
+_COLUMNS = ("label", "labels", "file_name", "patient_id")
+
+
+def _shard(path: str) -> "_Shard | _Files":
+    """A shard by its footer alone; one that has none is a film that cannot be read."""
+    try:
+        with fsspec.open(path) as file:
+            parquet = pq.ParquetFile(file)
+            groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            described, size = Features.from_arrow_schema(parquet.schema_arrow), file.seek(0, 2)
+    except (pa.ArrowException, OSError) as error:
+        logger.warning("%s cannot be read as Parquet (%s)", path, _first_line(error))
+        return _Files([path])
+    if _image_column(described) is None:
+        raise InputError(f"{path}: no column of images among {', '.join(described)}")
+    return _Shard(path, groups, size)
+
+
+def _image_column(described: Features) -> str | None:
+    return next((name for name, kind in described.items() if isinstance(kind, Image) or name == "image"), None)
+
+
+def _label(value: object, kind: object) -> int | None:
+    """The label's number, by the name that it has; a number of which no name is told may mean anything."""
+    if isinstance(kind, ClassLabel) and value is not None:
+        value = kind.names[value] if 0 <= value < len(kind.names) else None
+    name = str(value).strip().lower()
+    return None if name.isdecimal() else LabelNames(LABELS).numbers.get(name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

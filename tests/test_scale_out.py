@@ -1,0 +1,167 @@
+"""Several processes, really launched: they train as one does, score as one does, and survive a kill."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+from tests.conftest import write_films
+from tests.data.test_listing import write_shard
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs" / "accelerate"
+ALONE = (sys.executable,)
+TWO = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2.yaml"))
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+SAME_SUMS = [  # what keeps the sums of two half batches those of one: nothing drawn, no statistics of a batch
+    *("--freeze_batch_norm", "true", "--crop_scale", "1", "--rotation", "0", "--shift", "0", "--jitter", "0"),
+    *("--blur", "0", "--dropout", "0", "--early_stopping_patience", "0", "--logging_steps", "1"),
+]
+RANK_1 = """
+import os, sys
+from pneumo_hf.config import parse_args
+from train_hf import main
+main(parse_args([*sys.argv[2:], "--output_dir", sys.argv[1] + os.environ["RANK"]]))
+"""
+
+
+def start(*command: object) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(*command: object) -> str:
+    process = start(*command)
+    try:
+        log = process.communicate(timeout=200)[1]
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    assert process.returncode == 0, log
+    return log
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL, at once, to the launcher and to the processes that it launched, which would outlive it."""
+    for victim in (*psutil.Process(process.pid).children(recursive=True), process):
+        victim.kill()
+
+
+def read_csv(path: Path) -> list[dict]:
+    return list(csv.DictReader(path.open(newline="")))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """20 steps of 16 films: by one process; by two, of which each has a folder of its own: rank 0's, rank 1's."""
+    folder = tmp_path_factory.mktemp("scale_out")
+    counts = {"train": (32, 48), "validation": (14, 19), "test": (16, 21)}  # odd numbers: the last batches are uneven
+    write_films(folder / "films", counts)
+    recipe = [
+        *("--model_name_or_path", "baseline-cnn", "--dataset", folder / "films", "--validation", "given"),
+        *("--cache_dir", folder / "cache", "--image_size", "48", "--probe_epochs", "2", "--num_train_epochs", "4"),
+        *("--learning_rate", "5e-3", "--use_cpu", "true", *SAME_SUMS),
+    ]
+    (folder / "rank.py").write_text(RANK_1)
+    run(*ALONE, "train_hf.py", *recipe, "--per_device_train_batch_size", 16, "--output_dir", folder / "alone")
+    run(*TORCHRUN, folder / "rank.py", folder / "rank_", *recipe, "--per_device_train_batch_size", 8)
+    return folder / "alone", folder / "rank_0", folder / "rank_1"
+
+
+def test_two_processes_learn_as_one_of_the_same_global_batch(trained: tuple[Path, Path, Path]) -> None:
+    alone, two = (read_csv(run_dir / "report" / "history.csv") for run_dir in trained[:2])
+    losses = [[float(row["loss"]) for row in log if row["stage"] == "2" and row["loss"]] for log in (alone, two)]
+    assert len(losses[0]) == 20
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-3)
+    first, again = (json.loads((run_dir / "report" / "metrics.json").read_text()) for run_dir in trained[:2])
+    assert first["n"] == again["n"] == 37
+    for name, metric in first["metrics"].items():
+        assert again["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-3), name
+
+
+def test_gathered_validation_metrics_count_no_film_twice(trained: tuple[Path, Path, Path]) -> None:
+    """33 films over two processes: one more would shift the log loss by percents."""
+    alone, two = (
+        [row for row in read_csv(run_dir / "report" / "history.csv") if row["eval_log_loss"]]
+        for run_dir in trained[:2]
+    )
+    assert len(alone) == 6
+    for name in ("eval_log_loss", "eval_roc_auc"):
+        np.testing.assert_allclose(*([float(row[name]) for row in log] for log in (two, alone)), atol=1e-4)
+
+
+def test_only_the_main_process_writes(trained: tuple[Path, Path, Path]) -> None:
+    alone, main, other = ({path.name for path in run_dir.rglob("*") if path.is_file()} for run_dir in trained)
+    assert main == alone
+    assert other <= {"rng_state_1.pth"}  # each process's random numbers belong to a checkpoint to resume from
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(4):
+        write_shard(folder / f"films-{number}.parquet", 700 * number, 700)
+    return folder
+
+
+def scored(part: Path) -> int:
+    return part.read_bytes().count(b"\n") if part.exists() else 0
+
+
+def test_two_processes_killed_and_launched_again_score_every_film_once(
+    tiny_run: Path, shards: Path, tmp_path: Path
+) -> None:
+    options = ("predict", "--model", tiny_run, "--device", "cpu", shards, "--output")
+    run(*ALONE, "-m", "pneumo_hf", *options, tmp_path / "alone.csv")
+    two = (*TWO, "-m", "pneumo_hf", *options, tmp_path / "two.csv")
+    process, parts = start(*two), [tmp_path / "two.csv.parts" / f"{rank}-of-2.jsonl" for rank in range(2)]
+    while not all(map(scored, parts)) and process.poll() is None:
+        time.sleep(0.005)
+    time.sleep(random.uniform(0, 0.5))
+    assert process.poll() is None, process.communicate()[1]
+    kill(process)
+    process.communicate()
+    assert 64 <= sum(map(scored, parts)) < 2800
+    assert not (tmp_path / "two.csv").exists()
+    alone_log, log = run(*two), read_csv(tmp_path / "alone.csv")
+    assert "have been scored already" in alone_log
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+    assert [row["path"] for row in log] == [f"person{number // 2}_virus_{number}.png" for number in range(2800)]
+    assert not (tmp_path / "two.csv.parts").exists()
+
+
+def test_evaluate_over_two_processes_gives_the_figures_of_one(
+    tiny_run: Path, films_folder: Path, tmp_path: Path
+) -> None:
+    folder = write_films(tmp_path / "films", {"test": (40, 41)})
+    options = ("evaluate", "--model", tiny_run, "--device", "cpu", "--data", folder, "--cache_dir", tmp_path / "cache")
+    run(*ALONE, "-m", "pneumo_hf", *options, "--output_dir", tmp_path / "alone")
+    run(*TWO, "-m", "pneumo_hf", *options, "--output_dir", tmp_path / "two")
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "two"))
+    assert one["n"] == 81
+    assert two == one
+    assert (tmp_path / "two" / "index.html").exists()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_every_config(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    assert config.num_processes == {"cpu_2": 2, "multi_node": 16}.get(path.stem, 8)
+    asked = launch_command_parser().parse_args(["--config_file", str(path), "train_hf.py"])
+    launched = _validate_launch_command(asked)[0]
+    kinds = {"fsdp": launched.use_fsdp, "deepspeed": launched.use_deepspeed}
+    assert kinds.get(path.stem, launched.multi_gpu)
+    assert path.stem in (ROOT / "README.md").read_text()
