@@ -125,7 +125,8 @@ def test_what_the_hub_refuses_is_said_in_one_line(tiny_run: Path, tmp_path: Path
         assert_refused(unknown, "does not know the token: log in with `hf auth login`")
         foreign = pushed(tiny_run, address, tmp_path, "--repo_id", "google/pneumonia")
         assert_refused(foreign, "google/pneumonia: the token may not write there")
-        hub.files["model", "google/pneumonia"] = {"report/metrics.json": b"{}"}  # theirs, and made by push
+        theirs = "model", "google/pneumonia"
+        hub.files[theirs], hub.private[theirs] = {"report/metrics.json": b"{}"}, False  # and made by push
         assert_refused(pushed(tiny_run, address, tmp_path, "--repo_id", "google/pneumonia"), "may not write there")
         space = pushed(tiny_run, address, tmp_path, "--repo_id", "tester/pneumonia", "--space", "google/demo")
         assert_refused(space, "google/demo: the token may not write there")  # names what failed

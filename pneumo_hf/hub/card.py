@@ -11,7 +11,6 @@ from jinja2 import Environment
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.evaluation.metrics import RESAMPLES
 from pneumo_hf.evaluation.report import FIGURES, METRIC_NAMES
-from pneumo_hf.inference.onnx import FILE
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
 HUB_METRICS = ["roc_auc", "accuracy", "precision", "recall", "f1", "matthews_correlation", "brier_score"]  # its ids
@@ -62,7 +61,6 @@ def write_card(run: Path, template: Path) -> None:
         size=config["preprocessing"]["size"],
         clahe=config["preprocessing"]["clahe"],
         own_code="auto_map" in config,
-        has_onnx=(run / FILE).exists(),
         temperature=config["calibration_temperature"],
         disclaimer=DISCLAIMER,
         package_version=__version__,
