@@ -71,7 +71,7 @@ def test_its_sections_come_in_order_and_its_figures_exist(run: Path) -> None:
         figures
     )
     assert all((run / figure).is_file() for figure in figures)
-    assert not re.search(r"\n{3}|nan|None|\{\{|\{%|[ \t]$", card.text, re.MULTILINE)
+    assert not re.search(r"\n{3}|\bnan\b|None|\{\{ |\{%|[ \t]$", card.text, re.MULTILINE)
     assert card.text.count("10.17632/rscbjbr9sj") == 2 and '{ dtype: "fp32" }' in card.text
 
 

@@ -61,6 +61,7 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(tiny_run: Path, films_f
         space = hub.files["space", "tester/demo"]
         assert space["model_id.txt"] == b"tester/pneumonia\n" and b"sdk: gradio" in space["README.md"]
         assert {"app.py", "requirements.txt", "pneumo_hf/__main__.py"} <= set(space)
+        assert "data/chest_xray_sample/test-00000-of-00001.parquet" in space  # whence the examples
 
 
 def test_what_is_private_or_unsafe_is_refused_by_name(tiny_run: Path, tmp_path: Path) -> None:
