@@ -92,7 +92,11 @@ class Hub:
             return self.resolve(repo, "/".join(rest[2:]), request)
         if not is_api and rest[:1] == ["info"]:
             return await self.lfs_batch(request)
-        if rest[:1] and rest[0] in ("commit", "tag", "hardware") and (refusal := self.refusal(request, repo[1])):
+        if (
+            rest[:1]
+            and rest[0] in ("preupload", "commit", "tag", "hardware")
+            and (refusal := self.refusal(request, repo[1]))
+        ):
             return refusal
         if rest[:1] == ["tag"]:
             return await self.tag(repo, request)

@@ -116,8 +116,9 @@ def pushed(run: Path, address: str, home: Path, *options: str, token: str = TOKE
 
 
 def assert_refused(done: subprocess.CompletedProcess, reason: str) -> None:
-    assert (done.returncode, done.stderr.strip().count("\n")) == (2, 0), done.stderr
-    assert reason in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]  # behind the bars of what was uploaded before
+    assert last.startswith("error: ") and reason in last
 
 
 def test_what_the_hub_refuses_is_said_in_one_line(tiny_run: Path, tmp_path: Path) -> None:
