@@ -7,7 +7,7 @@ SHIPPED := models/pneumo-efficientnet
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo train app setup test results recipes bench style style-check clean
+.PHONY: demo train app setup test test-space results recipes bench style style-check clean
 
 demo: train  ## fine-tune, evaluate, compare with the shipped model, then serve the app on 127.0.0.1:7860
 	-$(BIN)/python -m pneumo_hf compare $(RUN) $(SHIPPED) --output_dir $(RUN)/compared
@@ -29,6 +29,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 test: setup  ## everything that can run without the network
 	$(BIN)/python -m pytest
+
+test-space: setup  ## a pushed Space, installed into an empty environment, answers; minutes, from PyPI
+	$(BIN)/python -m pytest -m install
 
 results: setup  ## the README's result table: three seeds of the quickstart
 	for seed in 1 2 42; do \

@@ -193,7 +193,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # huggingface_hub tells every request
     with one_line_errors():
         arguments, rest = make_parser().parse_known_args(sys.argv[1:] if argv is None else argv)
         if rest and arguments.run is not tune:

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections import defaultdict
@@ -14,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+import yaml
 from fastapi import FastAPI, Request, Response
 
 KINDS = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+TOKEN, OWNER = "x", "tester"  # the one token that may write, and where
+DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+")  # what the Hub takes in a model-index
 
 
 class Hub:
@@ -27,6 +31,8 @@ class Hub:
         self.commits: dict[tuple[str, str], int] = defaultdict(int)
         self.private: dict[tuple[str, str], bool] = {}
         self.objects: dict[str, bytes] = {}
+        self.tags: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        self.hardware: dict[str, str] = {}
         self.app = FastAPI()
         self._add_routes()
 
@@ -36,19 +42,38 @@ class Hub:
     def _add_routes(self) -> None:
         api = self.app.api_route
         api("/api/repos/create", methods=["POST"])(self.create)
-        api("/api/validate-yaml", methods=["POST"])(lambda: {"errors": [], "warnings": []})
+        api("/api/validate-yaml", methods=["POST"])(self.validate)
         api("/api/whoami-v2", methods=["GET"])(lambda: {"name": "tester", "type": "user", "orgs": []})
         api("/objects/{oid}", methods=["PUT"])(self.put)
-        api("/{path:path}", methods=["GET", "HEAD", "POST"])(self.dispatch)
+        api("/{path:path}", methods=["GET", "HEAD", "POST", "DELETE"])(self.dispatch)
 
     async def create(self, request: Request) -> Response:
         asked = await request.json()
-        name = f"{asked.get('organization') or 'tester'}/{asked['name']}"
+        name = f"{asked.get('organization') or OWNER}/{asked['name']}"
         repo = (asked.get("type") or "model", name)
+        if refusal := self.refusal(request, name):
+            return refusal
         if repo in self.files:
             return Response(status_code=409, content=json.dumps({"url": self._address(request, repo)}))
         self.files[repo], self.private[repo] = {}, asked.get("private") or asked.get("visibility") == "private"
         return _json({"url": self._address(request, repo), "id": name, "name": name})
+
+    def refusal(self, request: Request, name: str) -> Response | None:
+        """Of what a token may not do: 401 for an unknown one, 403 where it may not write."""
+        if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            return Response(status_code=401, content=json.dumps({"error": "Invalid credentials"}))
+        if not name.startswith(f"{OWNER}/"):
+            return Response(status_code=403, content=json.dumps({"error": "You don't have the rights"}))
+        return None
+
+    async def validate(self, request: Request) -> Response:
+        """The Hub's check of a card, as far as a model-index goes."""
+        card = (await request.json())["content"]
+        data = yaml.safe_load(card.split("---")[1])
+        types = [result["dataset"]["type"] for m in data.get("model-index", ()) for result in m["results"]]
+        wrong = [f"dataset.type {name!r}: no id" for name in types if not DATASET_TYPE.fullmatch(name)]
+        errors = [{"message": message} for message in wrong]
+        return Response(json.dumps({"errors": errors, "warnings": []}), 400 if wrong else 200)
 
     async def put(self, oid: str, request: Request) -> Response:
         self.objects[oid] = await request.body()
@@ -67,6 +92,17 @@ class Hub:
             return self.resolve(repo, "/".join(rest[2:]), request)
         if not is_api and rest[:1] == ["info"]:
             return await self.lfs_batch(request)
+        if (
+            rest[:1]
+            and rest[0] in ("preupload", "commit", "tag", "hardware")
+            and (refusal := self.refusal(request, repo[1]))
+        ):
+            return refusal
+        if rest[:1] == ["tag"]:
+            return await self.tag(repo, request)
+        if rest[:1] == ["hardware"]:
+            self.hardware[repo[1]] = (await request.json())["flavor"]
+            return _json({"stage": "BUILDING", "hardware": {"requested": self.hardware[repo[1]]}})
         if rest[:1] == ["preupload"]:
             files = (await request.json())["files"]
             modes = [{**_pick(f, "path"), "uploadMode": "lfs" if f["size"] > 5_000 else "regular"} for f in files]
@@ -99,6 +135,17 @@ class Hub:
         self.commits[repo] += 1
         address = f"{self._address(request, repo)}/commit/{self.sha(repo)}"
         return _json({"commitUrl": address, "commitOid": self.sha(repo), "success": True})
+
+    async def tag(self, repo: tuple[str, str], request: Request) -> Response:
+        """`POST tag/REVISION` names a commit, once; `DELETE tag/NAME` forgets it."""
+        if request.method == "DELETE":
+            known = self.tags[repo].pop(request.url.path.rsplit("/", 1)[1], None)
+            return Response(status_code=200 if known else 404, headers={"X-Error-Code": "RevisionNotFound"})
+        name = (await request.json())["tag"]
+        if name in self.tags[repo]:
+            return Response(status_code=409)
+        self.tags[repo][name] = self.sha(repo)
+        return Response()
 
     def resolve(self, repo: tuple[str, str], path: str, request: Request) -> Response:
         if path not in self.files[repo]:
@@ -160,9 +207,15 @@ def running_hub() -> Iterator[tuple[Hub, str]]:
     thread.join()
 
 
-def environment(address: str, home: str) -> dict[str, str]:
+def environment(address: str, home: str, token: str = TOKEN) -> dict[str, str]:
     """For a process that is to take `address` for the Hub."""
-    told = {"HF_ENDPOINT": address, "HF_TOKEN": "x", "HF_HOME": home, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    told = {
+        "HF_ENDPOINT": address,
+        "HF_TOKEN": token,
+        "HF_HOME": home,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
     return {**os.environ, **told}
 
 

@@ -44,7 +44,23 @@ def test_what_does_not_agree_is_not_kept(
     monkeypatch.setattr(export_module, "write_onnx", spoilt)
     with pytest.raises(SystemExit, match="2"):
         main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
-    assert "not kept" in capsys.readouterr().err and not list(tmp_path.rglob("*.onnx"))
+    assert "not kept" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_what_the_exporter_left_unfinished_is_gone_and_the_earlier_export_stays(
+    tiny_run: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(predictor: Predictor, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"of yesterday")
+    monkeypatch.setattr(export_module, "write_onnx", fails)
+    with pytest.raises(OSError, match="no space left"):
+        main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
+    assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "model.onnx"]
+    assert (tmp_path / "onnx" / "model.onnx").read_bytes() == b"of yesterday"
 
 
 def test_a_checkpoint_without_its_export_says_how_to_make_it(tiny_run: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from pneumo_hf import __version__
 from pneumo_hf.config import InputError
 from pneumo_hf.hub.push import push, what_must_not_leave
-from tests.hub import environment, running_hub
+from tests.hub import TOKEN, environment, running_hub
 
 ROOT = Path(__file__).parents[1]
 SCORE = """
@@ -36,14 +38,18 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(tiny_run: Path, films_f
         for _ in range(2):  # the second changes nothing
             done = command(env, *asked, "--space", "tester/demo")
             assert done.returncode == 0, done.stderr
+        assert "secret HF_TOKEN" in done.stderr
         assert hub.private["model", "tester/pneumonia"]
-        pushed = hub.files["model", "tester/pneumonia"]
-        assert {"config.json", "model.safetensors", "chest_detector.safetensors", "report/index.html"} <= set(pushed)
-        assert not [name for name in pushed if "predictions" in name or name == "rejected.csv"]
-        (tmp_path / "card.md").write_bytes(pushed["README.md"])
+        files = hub.files["model", "tester/pneumonia"]
+        assert {"config.json", "model.safetensors", "chest_detector.safetensors", "report/index.html"} <= set(files)
+        assert not [name for name in files if "predictions" in name or name == "rejected.csv"]
+        (tmp_path / "card.md").write_bytes(files["README.md"])
         told = {r.metric_type: r.metric_value for r in ModelCard.load(tmp_path / "card.md").data.eval_results}
-        measured = json.loads(pushed["report/metrics.json"])["metrics"]
+        measured = json.loads(files["report/metrics.json"])["metrics"]
         assert told == {name: metric["value"] for name, metric in measured.items()}
+        card = files["README.md"].decode()
+        for code in ('model="tester/pneumonia"', 'Predictor("tester/pneumonia")', "--model tester/pneumonia "):
+            assert code in card and code.replace("tester/pneumonia", tiny_run.name) not in card
 
         with (tiny_run / "report" / "predictions_test.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))[::7]
@@ -54,7 +60,8 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(tiny_run: Path, films_f
 
         space = hub.files["space", "tester/demo"]
         assert space["model_id.txt"] == b"tester/pneumonia\n" and b"sdk: gradio" in space["README.md"]
-        assert {"app.py", "requirements.txt", "pneumo_hf/app/interface.py"} <= set(space)
+        assert {"app.py", "requirements.txt", "pneumo_hf/__main__.py"} <= set(space)
+        assert "data/chest_xray_sample/test-00000-of-00001.parquet" in space  # whence the examples
 
 
 def test_what_is_private_or_unsafe_is_refused_by_name(tiny_run: Path, tmp_path: Path) -> None:
@@ -86,9 +93,9 @@ def test_pictures_of_films_that_are_not_public_stay_at_home(tiny_run: Path, tmp_
     with running_hub() as (hub, address):
         asked = ("-m", "pneumo_hf", "push", "--model", str(run), "--repo_id", "tester/ward")
         assert command(environment(address, str(tmp_path / "here")), *asked).returncode == 0
-        pushed = set(hub.files["model", "tester/ward"])
-    assert "report/roc.png" in pushed
-    assert not {"report/heatmaps.png", "report/mistakes.png", "report/abstained.png", "report/index.html"} & pushed
+        files = set(hub.files["model", "tester/ward"])
+    assert "report/roc.png" in files
+    assert not {"report/heatmaps.png", "report/mistakes.png", "report/abstained.png", "report/index.html"} & files
 
 
 def test_a_patient_of_the_predictions_is_found_in_any_text(tiny_run: Path, tmp_path: Path) -> None:
@@ -103,12 +110,75 @@ def test_a_patient_of_the_predictions_is_found_in_any_text(tiny_run: Path, tmp_p
     assert what_must_not_leave(run, files) == ["report/index.html: the film or patient MRN-00417"]
 
 
-@pytest.mark.parametrize(
-    ("address", "repo_id", "message"),
-    [("http://127.0.0.1:9", "tester/pneumonia", "cannot be reached"), ("http://127.0.0.1:9", "a b/c", "no name for")],
-)
-def test_errors_are_one_line(tiny_run: Path, tmp_path: Path, address: str, repo_id: str, message: str) -> None:
-    env = environment(address, str(tmp_path))
-    done = command(env, "-m", "pneumo_hf", "push", "--model", str(tiny_run), "--repo_id", repo_id)
-    assert (done.returncode, done.stderr.strip().count("\n")) == (2, 0)
-    assert message in done.stderr
+def pushed(run: Path, address: str, home: Path, *options: str, token: str = TOKEN) -> subprocess.CompletedProcess:
+    env = environment(address, str(home), token)
+    return command(env, "-m", "pneumo_hf", "push", "--model", str(run), *options)
+
+
+def assert_refused(done: subprocess.CompletedProcess, reason: str) -> None:
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]  # behind the bars of what was uploaded before
+    assert last.startswith("error: ") and reason in last
+
+
+def test_what_the_hub_refuses_is_said_in_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    with running_hub() as (hub, address):
+        unknown = pushed(tiny_run, address, tmp_path, "--repo_id", "tester/pneumonia", token="expired")
+        assert_refused(unknown, "does not know the token: log in with `hf auth login`")
+        foreign = pushed(tiny_run, address, tmp_path, "--repo_id", "google/pneumonia")
+        assert_refused(foreign, "google/pneumonia: the token may not write there")
+        theirs = "model", "google/pneumonia"
+        hub.files[theirs], hub.private[theirs] = {"report/metrics.json": b"{}"}, False  # and made by push
+        assert_refused(pushed(tiny_run, address, tmp_path, "--repo_id", "google/pneumonia"), "may not write there")
+        space = pushed(tiny_run, address, tmp_path, "--repo_id", "tester/pneumonia", "--space", "google/demo")
+        assert_refused(space, "google/demo: the token may not write there")  # names what failed
+        for name in ("a b/c", "pneumonia"):
+            assert_refused(pushed(tiny_run, address, tmp_path, "--repo_id", name), "is no name for a repository")
+    assert_refused(pushed(tiny_run, address, tmp_path, "--repo_id", "tester/pneumonia"), "is there a network?")
+
+
+def test_a_name_taken_by_something_else_is_left_alone(tiny_run: Path, tmp_path: Path) -> None:
+    theirs = {"README.md": b"my thesis", "weights.bin": b"years of work"}
+    with running_hub() as (hub, address):
+        hub.files["model", "tester/thesis"], hub.private["model", "tester/thesis"] = dict(theirs), False
+        done = pushed(tiny_run, address, tmp_path, "--repo_id", "tester/thesis")
+        assert_refused(done, "tester/thesis is taken: it holds something else (README.md)")
+        assert hub.files["model", "tester/thesis"] == theirs
+
+
+def test_a_card_that_the_hub_would_refuse_is_said_so(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    card = run / "README.md"
+    card.write_text(re.sub("type: films\\w*", "type: films of two wards", card.read_text()))
+    with running_hub() as (_, address):
+        done = pushed(run, address, tmp_path / "home", "--repo_id", "tester/pneumonia")
+    assert_refused(done, "tester/pneumonia: the Hub refuses: Invalid metadata in README.md. - dataset.type")
+
+
+def test_pushed_anew_the_tag_and_the_files_are_those_of_today(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    model = ("model", "tester/pneumonia")
+    with running_hub() as (hub, address):
+        assert pushed(run, address, tmp_path / "home", "--repo_id", "tester/pneumonia").returncode == 0
+        first = hub.tags[model]
+        assert first == {f"v{__version__}": hub.sha(model)}
+        (run / "report" / "roc.png").unlink()
+        assert pushed(run, address, tmp_path / "home", "--repo_id", "tester/pneumonia").returncode == 0
+        assert "report/roc.png" not in hub.files[model] and "report/pr.png" in hub.files[model]
+        assert hub.tags[model] == {f"v{__version__}": hub.sha(model)}
+
+
+def test_weights_that_are_a_pointer_stay_at_home(tiny_run: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "a Git LFS pointer" in what_must_not_leave(tiny_run, {"model.safetensors": weights})[0]
+
+
+def test_zero_gpu_is_asked_for_only_if_the_app_can_use_it(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("print('on a CPU')")
+    with pytest.raises(InputError, match="the app has none"):
+        push(tiny_run, "tester/pneumonia", False, tmp_path, "tester/demo", "zero-a10g")
+    with pytest.raises(InputError, match="run it from a checkout"):
+        push(tiny_run, "tester/pneumonia", False, tmp_path / "elsewhere", "tester/demo", None)

@@ -1,33 +1,101 @@
 """The model card: `model_card.md` filled from the run's own files, so that no number is typed by hand."""
 
 import json
+import re
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment
 
 from pneumo_hf import DISCLAIMER, __version__
-from pneumo_hf.evaluation.report import METRIC_NAMES
+from pneumo_hf.evaluation.metrics import RESAMPLES
+from pneumo_hf.evaluation.report import FIGURES, METRIC_NAMES
+
+WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
+HUB_METRICS = ["roc_auc", "accuracy", "precision", "recall", "f1", "matthews_correlation", "brier_score"]  # its ids
+RECIPE_ROWS = (  # what a reader looks for first; recipe.yaml has the rest
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "per_device_train_batch_size", "dropout"),
+    *("loss", "class_weights", "label_smoothing_factor", "sampling", "unfreeze_layers", "freeze_batch_norm"),
+    *("layer_decay", "ema_decay", "validation", "validation_fraction", "calibration", "seed"),
+)
+AUGMENTATION = (
+    *("crop_scale", "rotation", "shift", "jitter", "blur", "horizontal_flip", "mixup", "style_mix", "coarsen"),
+    "noise",
+)
 
 
 def write_card(run: Path, template: Path) -> None:
-    """Render the card of a finished run to its `README.md`, with the test metrics as the Hub's model-index."""
-    metrics = json.loads((run / "report" / "metrics.json").read_text())
+    """Render the card of a finished run to its `README.md`, with the test metrics as the Hub's model-index.
+
+    What `evaluate` measured on other hospitals' films is shown too, if its metrics.json lies in the run as
+    `report/external_NAME.json`.
+    """
+    report = run / "report"
+    metrics, config = json.loads((report / "metrics.json").read_text()), json.loads((run / "config.json").read_text())
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    config = json.loads((run / "config.json").read_text())
-    base = recipe["model_name_or_path"]
-    data = ModelCardData(
+    base, public = recipe["model_name_or_path"], shows_public_films(config)
+    text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(template.read_text())
+    card = text.render(
+        card_data=_metadata(run.name, metrics, recipe, template.parent).to_yaml(),
+        name=run.name,
+        metrics=metrics,
+        metric_names=METRIC_NAMES,
+        resamples=f"{RESAMPLES:,}",
+        validation_points={point["name"]: point for point in config["operating_points"]},
+        external=[json.loads(path.read_text()) for path in sorted(report.glob("external*.json"))],
+        figures={
+            name: caption
+            for name, caption in FIGURES.items()
+            if (report / name).exists() and (public or name not in WITH_FILMS)
+        },
+        recipe=recipe,
+        recipe_rows=RECIPE_ROWS,
+        augmentation=AUGMENTATION,
+        cost=metrics.get("training"),
+        base=Path(base).name if Path(base).exists() else base,
+        architecture=config["model_type"],
+        megabytes=(run / "model.safetensors").stat().st_size / 1e6,
+        training_data=config["training_data"],
+        kermany=public,
+        size=config["preprocessing"]["size"],
+        clahe=config["preprocessing"]["clahe"],
+        own_code="auto_map" in config,
+        temperature=config["calibration_temperature"],
+        disclaimer=DISCLAIMER,
+        package_version=__version__,
+    )
+    ModelCard(re.sub(r"\n{3,}", "\n\n", card).strip() + "\n").save(run / "README.md")
+
+
+def shows_public_films(config: dict) -> bool:
+    """Whether a checkpoint's films are those of the Kermany set, which anyone may show (CC BY 4.0)."""
+    training = config.get("training_data")
+    return isinstance(training, dict) and training.get("kermany") is True
+
+
+def _metadata(name: str, metrics: dict, recipe: dict, root: Path) -> ModelCardData:
+    """What the Hub reads of a card. Of data sets and bases it knows only its own ids: others are left out."""
+
+    def is_hub_id(source: str) -> bool:
+        here = any((folder / source).exists() for folder in (Path(), root))
+        return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not here
+
+    base, datasets = recipe["model_name_or_path"], [source for source in recipe["dataset"] if is_hub_id(source)]
+    measured_on = datasets[0] if datasets == recipe["dataset"] else re.sub(r"[^\w.-]+", "-", metrics["dataset"])
+    return ModelCardData(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
-        base_model=base if base.count("/") == 1 and not Path(base).exists() else None,
+        base_model=base if is_hub_id(base) else None,
+        datasets=datasets or None,
         tags=["chest-x-ray", "pneumonia", "radiology", "research-only"],
-        metrics=["roc_auc", "accuracy", "f1"],
-        model_name=run.name,
+        metrics=HUB_METRICS,
+        model_name=name,
         eval_results=[
             EvalResult(
                 task_type="image-classification",
-                dataset_type=metrics["dataset"],
+                dataset_type=measured_on,  # an id, or what looks like one: the Hub refuses other characters
                 dataset_name=metrics["dataset"],
                 dataset_split=metrics["split"],
                 metric_type=key,
@@ -38,19 +106,3 @@ def write_card(run: Path, template: Path) -> None:
             if metric["value"] is not None
         ],
     )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(template),
-        name=run.name,
-        metrics=metrics,
-        metric_names=METRIC_NAMES,
-        recipe=recipe,
-        base=Path(base).name if Path(base).exists() else base,
-        training_data=config["training_data"],
-        clahe=config["preprocessing"]["clahe"],
-        own_code="auto_map" in config,
-        temperature=config["calibration_temperature"],
-        disclaimer=DISCLAIMER,
-        package_version=__version__,
-    )
-    card.save(run / "README.md")

@@ -4,10 +4,12 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import nn
+from transformers.utils import cached_file
 
 from pneumo_hf.config import InputError
 from pneumo_hf.data.pixels import FilmDataset
@@ -26,27 +28,28 @@ def export(checkpoint: str | Path, films: FilmDataset, folder: Path) -> float:
         The largest difference of P(PNEUMONIA) between checkpoint and export on the films.
 
     Raises:
-        InputError: the tools are not installed, or the difference is above 1e-4; then nothing is left in its place.
+        InputError: the tools are not installed, or the difference is above 1e-4; then the folder is as it was.
     """
-    predictor, path = Predictor(checkpoint, device="cpu"), folder / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    write_onnx(predictor, partial)
-    for name in BESIDE:
-        source = Path(checkpoint) / name
-        if source.is_file() and source.resolve() != (folder / name).resolve():
-            shutil.copy(source, folder / name)
-    partial.replace(path)
-    predictor = Predictor(checkpoint, device="cpu")  # as the exporter found it
-    exported = Predictor(folder, device="cpu", backend="onnx")
-    ours, theirs = (probability_of(model.score_films(films)) for model in (predictor, exported))
-    difference = np.abs(ours - theirs).max()
-    if not difference <= AGREEMENT:
-        path.unlink()
-        raise InputError(
-            f"the export of {checkpoint} differs by up to {difference:.1e} in its probabilities: not kept"
-        )
-    return float(difference)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as name:  # what is not whole, or not right, never stands in the folder
+        trial = Path(name)
+        (trial / FILE).parent.mkdir()
+        write_onnx(Predictor(checkpoint, device="cpu"), trial / FILE)
+        for file in BESIDE:
+            if source := cached_file(str(checkpoint), file, _raise_exceptions_for_missing_entries=False):
+                shutil.copy(source, trial / file)
+        predictors = Predictor(checkpoint, device="cpu"), Predictor(trial, device="cpu", backend="onnx")
+        ours, theirs = (probability_of(predictor.score_films(films)) for predictor in predictors)
+        difference = float(np.abs(ours - theirs).max())
+        if not difference <= AGREEMENT:
+            raise InputError(
+                f"the export of {checkpoint} differs by up to {difference:.1e} in its probabilities: not kept"
+            )
+        (folder / FILE).parent.mkdir(exist_ok=True)
+        for file in (*BESIDE, FILE):
+            if (trial / file).exists():
+                (trial / file).replace(folder / file)
+    return difference
 
 
 def write_onnx(predictor: Predictor, path: Path) -> None:
@@ -61,14 +64,16 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network, (example,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["pixel_values"],
-            output_names=["logits", "features"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
-        program.save(path, external_data=False)
-    noisy.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network, (example,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["pixel_values"],
+                output_names=["logits", "features"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )  # fmt: skip
+    finally:
+        noisy.setLevel(level)
+    program.save(path, external_data=False)
 
 
 class _Network(nn.Module):

@@ -4,14 +4,16 @@ import csv
 import json
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from httpx2 import HTTPError  # the client of huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, SpaceCardData
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.config import InputError
+from pneumo_hf.hub.card import WITH_FILMS, shows_public_films
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +22,12 @@ UPLOADED = (  # of a run folder; what names films (predictions, rejected.csv) st
     *("recipe.yaml", "hidden_head.py", "onnx/*.onnx", "report/*.json", "report/*.png", "report/index.html"),
     *("report/history.csv", "report/threshold_curve.csv"),
 )
-WITH_FILMS = {f"report/{name}" for name in ("mistakes.png", "abstained.png", "heatmaps.png", "index.html")}
 NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "report/metrics.json")
 UNSAFE_NAMES = re.compile(
     r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|dcm)$|^(optimizer|scheduler|training_args|rng_state|scaler)\b", re.I
 )
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # the last: torch.save's zip
+LFS_POINTER = b"version https://git-lfs"
 LOCAL_PATH = re.compile(
     r"(?<![\w.:/])(/(home|root|tmp|mnt|media|Users|work|workspace|data|scratch)/[\w.-]+|[A-Z]:\\\w+)"
 )
@@ -35,7 +37,12 @@ FILM_NAME = re.compile(
 )
 EXAMPLE_NAMES = {"film.jpeg", "film.dcm"}  # of the card's code
 TEXTS = {".json", ".yaml", ".md", ".csv", ".html", ".py", ".txt"}
-SPACE_PACKAGE = ("app.py", "requirements.txt", "LICENSE", "pneumo_hf")
+SAMPLE = "data/chest_xray_sample"
+SPACE_PACKAGE = (
+    *("app.py", "requirements.txt", "LICENSE", "pneumo_hf"),
+    *(f"{SAMPLE}/README.md", f"{SAMPLE}/test-00000-of-00001.parquet"),  # the app's examples
+)
+MARKS = {"model": "report/metrics.json", "space": "model_id.txt"}  # by which `push` knows its own work again
 
 
 def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, hardware: str | None) -> list[str]:
@@ -51,25 +58,36 @@ def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, 
     Raises:
         InputError: the run is not whole, something private or unsafe lies in it, or the Hub refuses.
     """
+    if space and not (root / "app.py").is_file():
+        raise InputError(f"a Space is made of the project's folder, and {root} is not one: run it from a checkout")
+    if hardware and not any(
+        "spaces.GPU" in path.read_text() for path in (root / "app.py", *root.glob("pneumo_hf/app/*.py"))
+    ):
+        raise InputError("ZeroGPU starts no Space without a function that asks for its GPU, and the app has none")
+    files = _run_files(run, repo_id)
+    addresses = [_upload(repo_id, "model", files, private, f"pneumo_hf {__version__}")]
+    if space:
+        files = space_files(root, repo_id)
+        addresses.append(_upload(space, "space", files, private, f"serves {repo_id}", hardware))
+        if private:
+            logger.info("a private Space reads a private model with a token: give it one as its secret HF_TOKEN")
+    return addresses
+
+
+def _run_files(run: Path, repo_id: str) -> dict[str, Path | bytes]:
+    """What of a run goes to the Hub, by its name there; the card calls the model by its id."""
     files = {path.relative_to(run).as_posix(): path for pattern in UPLOADED for path in sorted(run.glob(pattern))}
-    if not _films_are_public(run):
-        files = {name: path for name, path in files.items() if name not in WITH_FILMS}
-        logger.info("the pictures that show films stay at home, and the page with them: the films are not Kermany's")
     if missing := [name for name in NEEDED if name not in files]:
         raise InputError(f"{run} is no finished run of train_hf.py: it lacks {', '.join(missing)}")
+    if not shows_public_films(json.loads((run / "config.json").read_text())):
+        files = {name: path for name, path in files.items() if Path(name).name not in WITH_FILMS}
+        logger.info("the pictures that show films stay at home, and the page with them: the films are not Kermany's")
     if found := what_must_not_leave(run, files):
         raise InputError(f"not uploaded: {'; '.join(found)}")
-    hub = HfApi()
-    try:
-        addresses = [_upload(hub, repo_id, "model", files, private, f"pneumo_hf {__version__}")]
-        hub.create_tag(repo_id, tag=f"v{__version__}", exist_ok=True)
-        if space:
-            addresses.append(_upload(hub, space, "space", space_files(root, repo_id), private, f"serves {repo_id}"))
-            if hardware:
-                hub.request_space_hardware(space, hardware)
-    except (OSError, ValueError, HTTPError) as error:  # huggingface_hub's own are among these
-        raise InputError(_why(repo_id, error)) from error
-    return addresses
+    card, name = (run / "README.md").read_text(), json.loads((run / "report" / "metrics.json").read_text())["model"]
+    for code in ('"{}"', "--model {} "):  # of Python and JavaScript, of the command line
+        card = card.replace(code.format(name), code.format(repo_id))
+    return {**files, "README.md": card.encode()}
 
 
 def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
@@ -85,8 +103,11 @@ def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
     patients = _patients(run)
     for name, path in files.items():
         with path.open("rb") as file:
-            if file.read(4).startswith(PICKLES):
-                found.append(f"{name}: a pickle by its content")
+            start = file.read(len(LFS_POINTER))
+        if start.startswith(PICKLES):
+            found.append(f"{name}: a pickle by its content")
+        if start == LFS_POINTER:
+            found.append(f"{name}: a Git LFS pointer in place of the file: git lfs pull")
         if path.suffix in TEXTS:
             text = re.sub(r"base64,[\w+/=]+", "", path.read_text(errors="replace"))
             if match := LOCAL_PATH.search(text):
@@ -131,24 +152,30 @@ def _pinned(root: Path, package: str) -> str:
     return version + ".0" * (2 - version.count("."))
 
 
-def _upload(hub: HfApi, repo_id: str, kind: str, files: dict[str, Path | bytes], private: bool, message: str) -> str:
-    """One commit that makes the repository hold these files and, of what an earlier push left, no others."""
-    url = hub.create_repo(
-        repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk="gradio" if kind == "space" else None
-    )
-    before = set(hub.list_repo_files(repo_id, repo_type=kind)) - {".gitattributes"}
-    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-    operations += [CommitOperationDelete(name) for name in sorted(before - set(files))]
-    hub.create_commit(repo_id, operations, commit_message=message, repo_type=kind)
+def _upload(
+    repo_id: str, kind: str, files: dict[str, Path | bytes], private: bool, message: str, hardware: str | None = None
+) -> str:
+    """One commit that makes the repository hold these files and, of what an earlier push left, no others; tagged."""
+    if repo_id.count("/") != 1:
+        raise InputError(_not_a_name(repo_id))
+    hub, sdk, tag = HfApi(), "gradio" if kind == "space" else None, f"v{__version__}"
+    try:
+        url = hub.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+        before = set(hub.list_repo_files(repo_id, repo_type=kind)) - {".gitattributes"}
+        if before - {"README.md"} and MARKS[kind] not in before:
+            raise InputError(f"{repo_id} is taken: it holds something else ({min(before)}); choose another name")
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations += [CommitOperationDelete(name) for name in sorted(before - set(files))]
+        hub.create_commit(repo_id, operations, commit_message=message, repo_type=kind)
+        with suppress(RevisionNotFoundError):  # of an earlier push; the tag tells whose version the files are now
+            hub.delete_tag(repo_id, tag=tag, repo_type=kind)
+        hub.create_tag(repo_id, tag=tag, repo_type=kind)
+        if hardware:
+            hub.request_space_hardware(repo_id, hardware)
+    except (OSError, ValueError, HTTPError) as error:  # huggingface_hub's own are among these
+        raise InputError(_why(repo_id, error)) from error
     logger.info("%s: %d files", url, len(files))
     return str(url)
-
-
-def _films_are_public(run: Path) -> bool:
-    """Whether the run's films are those of the Kermany set, which anyone may show (CC BY 4.0)."""
-    config = run / "config.json"
-    training = json.loads(config.read_text()).get("training_data") if config.exists() else None
-    return isinstance(training, dict) and training.get("kermany") is True
 
 
 def _patients(run: Path) -> set[str]:
@@ -161,10 +188,16 @@ def _patients(run: Path) -> set[str]:
     return {name for name in found if name and len(name) >= 4}
 
 
+def _not_a_name(repo_id: str) -> str:
+    return f"{repo_id} is no name for a repository: OWNER/NAME"
+
+
 def _why(repo_id: str, error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, HFValidationError):
-        return f"{repo_id} is no name for a repository: OWNER/NAME"
+        return _not_a_name(repo_id)
+    if isinstance(error, ValueError):  # the card's metadata
+        return f"{repo_id}: the Hub refuses: {' '.join(str(error).split())}"
     if status == 401:
         return f"{repo_id}: the Hub does not know the token: log in with `hf auth login`, or set HF_TOKEN"
     if status == 403:

@@ -18,7 +18,7 @@ CHECKPOINTS = "checkpoints"  # below the run folder, until the run is finished
 def start_run(arguments: XrayTrainingArguments) -> None:
     """Make the run folder and let the main process tell how the run goes."""
     logging.basicConfig(level=logging.INFO if arguments.process_index == 0 else logging.ERROR, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
