@@ -8,6 +8,9 @@ from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # noqa: F401 - before torch, whose calls for a GPU it answers
+
 from pneumo_hf.app.interface import serve
 from pneumo_hf.config import InputError, one_line_errors
 from pneumo_hf.evaluation.ensemble import load_predictor
@@ -17,7 +20,8 @@ ROOT = Path(__file__).parent
 
 def main(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # gradio's and huggingface_hub's
+        logging.getLogger(client).setLevel(logging.WARNING)
     checkpoints = arguments.model or [os.environ.get("PNEUMO_HF_MODEL") or default_model()]
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
     if auth and len(auth) != 2:

@@ -176,9 +176,6 @@ def test_weights_that_are_a_pointer_stay_at_home(tiny_run: Path, tmp_path: Path)
     assert "a Git LFS pointer" in what_must_not_leave(tiny_run, {"model.safetensors": weights})[0]
 
 
-def test_zero_gpu_is_asked_for_only_if_the_app_can_use_it(tiny_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text("print('on a CPU')")
-    with pytest.raises(InputError, match="the app has none"):
-        push(tiny_run, "tester/pneumonia", False, tmp_path, "tester/demo", "zero-a10g")
+def test_a_space_is_made_of_a_checkout(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run it from a checkout"):
-        push(tiny_run, "tester/pneumonia", False, tmp_path / "elsewhere", "tester/demo", None)
+        push(tiny_run, "tester/pneumonia", False, tmp_path, "tester/demo", None)

@@ -5,6 +5,7 @@ import datetime
 import html
 import io
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from pneumo_hf.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
+ON_ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))  # which is there for the length of a call
 MOST_AT_ONCE = 16  # requests that are scored as one batch
 FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
 
@@ -35,7 +37,12 @@ def in_one_thread(function: Callable) -> Callable:
     """The function, always run in the same thread.
 
     torch keeps a pool of its own for every thread that calls it: gradio's forty would each leave theirs in memory.
+    On a Space with ZeroGPU the call gets its GPU instead, in a process of its own.
     """
+    if ON_ZERO_GPU:
+        import spaces
+
+        return spaces.GPU(function)
 
     @wraps(function)
     def run(*arguments, **options):

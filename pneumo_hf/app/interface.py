@@ -7,7 +7,7 @@ import numpy as np
 from fastapi.routing import APIRoute
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.app.answers import build_api
+from pneumo_hf.app.answers import ON_ZERO_GPU, build_api
 from pneumo_hf.app.files import KEPT, write_examples
 from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.reader import build_reader
@@ -63,7 +63,8 @@ def serve(
     Args:
         auth: user and password that the page and its endpoints ask for. mcp: offer the endpoints as MCP tools.
     """
-    predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
+    if not ON_ZERO_GPU:
+        predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
     app = build_app(predictor, sample)
     health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
     try:

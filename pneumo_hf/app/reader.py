@@ -20,8 +20,38 @@ from pneumo_hf.inference.predictor import Predictor
 logger = logging.getLogger(__name__)
 
 EMPTY = '<p class="hint">Drop a film into the box, or choose an example below.</p>'
+EXAMPLES = "Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name tells the label"
 BY_HAND = "by the slider"
 PRINTED_OPACITY = 0.5  # of the heatmap on a case report
+
+
+class Reader:
+    """What the tab's parts do when they are used."""
+
+    def __init__(self, predictor: Predictor, report: Report | None):
+        self.predictor, self.report, self.thresholds = predictor, report, named_thresholds(predictor)
+
+    @in_one_thread
+    def read(self, path: str | None, threshold: float) -> tuple[dict | None, Image.Image | None, str, str]:
+        result, film = read_film_file(self.predictor, path)
+        if result is None:
+            return None, None, EMPTY, ""
+        facts = table_of(file_facts(path, film)) if film else ""
+        return result, film, verdict_html(self.predictor, result, threshold), facts
+
+    def decide(self, result: dict | None, threshold: float) -> tuple[str, str]:
+        verdict = verdict_html(self.predictor, result, threshold) if result else EMPTY
+        return verdict, measured_html(self.report, threshold)
+
+    @in_one_thread
+    def explain(self, path: str | None, opacity: float) -> Image.Image | None:
+        """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
+        return explain_film_file(self.predictor, path, opacity)
+
+    @in_one_thread
+    def case_report(self, path: str | None, threshold: float) -> str:
+        """One page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
+        return report_film_file(self.predictor, path, threshold)
 
 
 def build_reader(predictor: Predictor, examples: list[Path], report: Report | None, limits: dict) -> None:
@@ -31,39 +61,13 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
         report: the checkpoint's, where there is one.
         limits: of events that use the network.
     """
-    thresholds = named_thresholds(predictor)
-
-    @in_one_thread
-    def read(path: str | None, threshold: float) -> tuple[dict | None, Image.Image | None, str, str]:
-        result, film = read_film_file(predictor, path)
-        if result is None:
-            return None, None, EMPTY, ""
-        facts = table_of(file_facts(path, film)) if film else ""
-        return result, film, verdict_html(predictor, result, threshold), facts
-
-    def decide(result: dict | None, threshold: float) -> tuple[str, str]:
-        verdict = verdict_html(predictor, result, threshold) if result else EMPTY
-        return verdict, measured_html(report, threshold)
-
-    @in_one_thread
-    def explain(path: str | None, opacity: float) -> Image.Image | None:
-        """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
-        return explain_film_file(predictor, path, opacity)
-
-    @in_one_thread
-    def case_report(path: str | None, threshold: float) -> str:
-        """One page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
-        return report_film_file(predictor, path, threshold)
-
-    result = gr.State()
+    reader, result = Reader(predictor, report), gr.State()
     with gr.Row():
         with gr.Column():
             file = gr.File(
-                label="A chest film: PNG, JPEG, TIFF, WebP or DICOM",
-                file_types=sorted(FILM_SUFFIXES),
-                elem_id="film-file",
-                height=140,
-            )
+                label="A chest film: PNG, JPEG, TIFF, WebP or DICOM", file_types=sorted(FILM_SUFFIXES),
+                elem_id="film-file", height=140,
+            )  # fmt: skip
             shown = gr.Image(
                 label="What is read", type="pil", interactive=False, height=420, elem_id="film", buttons=["fullscreen"]
             )
@@ -73,8 +77,8 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
         with gr.Column():
             verdict = gr.HTML(EMPTY, elem_id="verdict")
             point = gr.Dropdown(
-                [*thresholds, BY_HAND], value=predictor.method, label="Operating point", elem_id="operating-point",
-                info="what the decision threshold was chosen for, on validation films",
+                [*reader.thresholds, BY_HAND], value=predictor.method, label="Operating point",
+                elem_id="operating-point", info="what the decision threshold was chosen for, on validation films",
             )  # fmt: skip
             cut = gr.Slider(
                 0, 1, predictor.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold"
@@ -84,19 +88,14 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
             make = gr.Button("Make a one-page report of this film", elem_id="make-report", size="sm")
             page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report", height=80)
     if examples:
-        gr.Examples(
-            [[str(path)] for path in examples],
-            inputs=[file],
-            label="Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name tells the label",
-            elem_id="examples",
-        )
-    file.change(read, [file, cut], [result, shown, verdict, facts], api_visibility="private", **limits)
+        gr.Examples([[str(path)] for path in examples], inputs=[file], label=EXAMPLES, elem_id="examples")
+    file.change(reader.read, [file, cut], [result, shown, verdict, facts], api_visibility="private", **limits)
     file.change(lambda: (0, None), None, [opacity, page], api_visibility="private")
-    point.input(lambda name: thresholds.get(name, gr.skip()), point, cut, api_visibility="private")
+    point.input(lambda name: reader.thresholds.get(name, gr.skip()), point, cut, api_visibility="private")
     cut.input(lambda: BY_HAND, None, point, api_visibility="private")
-    cut.change(decide, [result, cut], [verdict, measured], api_visibility="private", show_progress="hidden")
-    opacity.change(explain, [file, opacity], shown, api_name="explain", trigger_mode="always_last", **limits)
-    make.click(case_report, [file, cut], page, api_name="case_report", **limits)
+    cut.change(reader.decide, [result, cut], [verdict, measured], api_visibility="private", show_progress="hidden")
+    opacity.change(reader.explain, [file, opacity], shown, api_name="explain", trigger_mode="always_last", **limits)
+    make.click(reader.case_report, [file, cut], page, api_name="case_report", **limits)
 
 
 def read_film_file(predictor: Predictor, path: str | None) -> tuple[dict | None, Image.Image | None]:

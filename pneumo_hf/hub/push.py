@@ -60,10 +60,6 @@ def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, 
     """
     if space and not (root / "app.py").is_file():
         raise InputError(f"a Space is made of the project's folder, and {root} is not one: run it from a checkout")
-    if hardware and not any(
-        "spaces.GPU" in path.read_text() for path in (root / "app.py", *root.glob("pneumo_hf/app/*.py"))
-    ):
-        raise InputError("ZeroGPU starts no Space without a function that asks for its GPU, and the app has none")
     files = _run_files(run, repo_id)
     addresses = [_upload(repo_id, "model", files, private, f"pneumo_hf {__version__}")]
     if space:
