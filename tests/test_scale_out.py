@@ -29,9 +29,12 @@ SAME_SUMS = [  # what keeps the sums of two half batches those of one: nothing d
 ]
 RANK_1 = """
 import os, sys
+import torch
 from pneumo_hf.config import parse_args
 from train_hf import main
-main(parse_args([*sys.argv[2:], "--output_dir", sys.argv[1] + os.environ["RANK"]]))
+folder = sys.argv[1] + os.environ["RANK"]
+main(parse_args([*sys.argv[2:], "--output_dir", folder]))
+open(folder + ".seed", "w").write(str(torch.initial_seed()))
 """
 
 
@@ -90,6 +93,11 @@ def test_two_processes_learn_as_one_of_the_same_global_batch(trained: tuple[Path
     assert first["n"] == again["n"] == 37
     for name, metric in first["metrics"].items():
         assert again["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-3), name
+
+
+def test_every_process_draws_by_a_seed_of_its_own(trained: tuple[Path, Path, Path]) -> None:
+    seeds = [Path(f"{run}.seed").read_text() for run in trained[1:]]
+    assert seeds[0] != seeds[1]
 
 
 def test_gathered_validation_metrics_count_no_film_twice(trained: tuple[Path, Path, Path]) -> None:

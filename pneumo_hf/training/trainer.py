@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import ModelOutput
 
 from pneumo_hf.config import LABELS, XrayTrainingArguments
@@ -38,6 +38,7 @@ class XrayTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, data_collator=_as_gathered, compute_metrics=_validation_metrics, **kwargs)
+        self.add_callback(SeedOfRank())
         device, self.make_optimizer = self.args.device, make_optimizer
         self.prepare = prepare.to(device)
         self.augment = augment.to(device) if augment is not None else nn.Identity()
@@ -81,6 +82,14 @@ class XrayTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         films = train_dataset if train_dataset is not None else self.train_dataset
         return BalancedSampler(films.labels, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
+
+class SeedOfRank(TrainerCallback):
+    """Each process augments and drops out by numbers of its own; the order of films, set before, is common to all."""
+
+    def on_train_begin(self, args: XrayTrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
+        if args.world_size > 1:
+            torch.manual_seed(args.seed + args.process_index)
 
 
 class BalancedSampler(Sampler):
