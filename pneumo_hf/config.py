@@ -179,8 +179,7 @@ class XrayTrainingArguments(TrainingArguments):
         default="youden",
         metadata={
             "help": "What the decision threshold is chosen by on validation: youden, f1, sensitivity@0.95, "
-            "specificity@0.9, cost@5 (a missed pneumonia costs five false alarms), youden_spoilt (Youden's, on these "
-            "films and on the same ones darker, blurred, ...)."
+            "specificity@0.9, cost@5 (a missed pneumonia costs five false alarms)."
         },
     )
     calibration: Literal["validation", "spoilt"] = field(
@@ -339,8 +338,7 @@ def check_ranges(values: dict) -> None:
         and target_of(values["operating_point"]) is None
     ):
         raise InputError(
-            f"operating_point is {values['operating_point']}: youden, youden_spoilt, f1, sensitivity@0.95, "
-            "specificity@0.95 or cost@5"
+            f"operating_point is {values['operating_point']}: youden, f1, sensitivity@0.95, specificity@0.95 or cost@5"
         )
     for key in ("activation_checkpointing", "gradient_checkpointing"):  # the new name and the old
         if values[key] and not values["freeze_batch_norm"]:

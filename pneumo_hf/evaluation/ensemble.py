@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.evaluation.calibration import fit_temperature
-from pneumo_hf.evaluation.thresholds import DEFAULT, NAMED, SPOILT, choose_thresholds, operating_points
+from pneumo_hf.evaluation.thresholds import DEFAULT, NAMED, choose_thresholds, operating_points
 from pneumo_hf.inference.abstention import conformal_limits
 from pneumo_hf.inference.predictor import Ensemble, Predictor, mean_logits, probability_of
 
@@ -49,8 +49,7 @@ def load_predictor(
     temperature = fit_temperature(logits, labels)
     probs = probability_of(logits / temperature)
     methods = {member.method for member in members if member.calibrated}
-    # Spoilt films are not among the members' predictions.
-    method = methods.pop() if len(methods) == 1 and SPOILT not in methods else DEFAULT
+    method = methods.pop() if len(methods) == 1 else DEFAULT
     thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, method)))
     points = operating_points(labels, probs, thresholds)
     return Ensemble(members, temperature, thresholds[method], method, points, conformal_limits(labels, probs))

@@ -9,7 +9,6 @@ from pneumo_hf.config import target_of
 from pneumo_hf.evaluation.metrics import weighted_metrics
 
 DEFAULT = "youden"
-SPOILT = "youden_spoilt"  # Youden's on validation films and the same ones spoilt, by `save_calibrated`
 CURVE_STEPS = 1000
 CURVE_COLUMNS = ("threshold", "sensitivity", "specificity")
 NAMED = (DEFAULT, "sensitivity@0.95", "specificity@0.95", "f1", "cost@5")  # what every checkpoint carries

@@ -17,7 +17,7 @@ from pneumo_hf.config import Arguments, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.calibration import fit_temperature, prevalence_of_scores
 from pneumo_hf.evaluation.robustness import score_spoilt
-from pneumo_hf.evaluation.thresholds import DEFAULT, NAMED, SPOILT, choose_thresholds, operating_points
+from pneumo_hf.evaluation.thresholds import NAMED, choose_thresholds, operating_points
 from pneumo_hf.imaging.processor import uses_clahe
 from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_chests
 from pneumo_hf.inference.predictor import Predictor, probability_of
@@ -42,17 +42,13 @@ def save_calibrated(
     logits, labels = _score(folder, device, validation), validation.labels
     if training.calibration == "spoilt":
         # Perturbed validation films keep the scores calibrated when the domain drifts (Tomani et al. 2021).
-        temperature = fit_temperature(*_and_spoilt(logits, folder, device, validation))
-    else:
-        temperature = fit_temperature(logits, labels)
+        spoilt = score_spoilt(Predictor(folder, device=str(device)), validation)
+        logits, labels = np.concatenate([logits, spoilt]), np.tile(labels, 2)
+    temperature = fit_temperature(logits, labels)
     fold_temperature(model, temperature)
     _save(model, folder, training.half_precision_weights)
-    logits = _score(folder, device, validation)
-    probs, own = probability_of(logits), training.operating_point
-    thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, own if own != SPOILT else DEFAULT)))
-    if own == SPOILT:  # a threshold between films that all look alike is one for no others
-        logits, twice = _and_spoilt(logits, folder, device, validation)
-        thresholds[SPOILT] = choose_thresholds(twice, probability_of(logits), [DEFAULT])[DEFAULT]
+    probs = probability_of(_score(folder, device, validation))
+    thresholds = choose_thresholds(validation.labels, probs, dict.fromkeys((*NAMED, training.operating_point)))
     model.config.calibration_temperature = temperature  # already folded into the classifier; for the record
     model.config.decision_threshold = thresholds[training.operating_point]
     model.config.decision_method = training.operating_point
@@ -136,14 +132,6 @@ def _save(model: PreTrainedModel, folder: Path, half: bool) -> None:
         path = folder / "model.safetensors"
         weights = {name: values.half() if values.ndim == 4 else values for name, values in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
-
-
-def _and_spoilt(
-    logits: np.ndarray, folder: Path, device: torch.device, films: FilmDataset
-) -> tuple[np.ndarray, np.ndarray]:
-    """The logits and labels of films, and behind them those of the same films spoilt."""
-    spoilt = score_spoilt(Predictor(folder, device=str(device)), films)
-    return np.concatenate([logits, spoilt]), np.tile(films.labels, 2)
 
 
 def _score(folder: Path, device: torch.device, films: FilmDataset):

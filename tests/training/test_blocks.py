@@ -19,7 +19,6 @@ from pneumo_hf.data.pixels import FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.robustness import score_spoilt
-from pneumo_hf.evaluation.thresholds import choose_thresholds
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training.augmentation import add_grain, coarsen, mix_styles
@@ -328,20 +327,6 @@ def test_tensorboard_gets_the_log(tiny_recipe, tmp_path: Path, monkeypatch: pyte
     options = ["--report_to", "tensorboard", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
     main(parse_args([*tiny_recipe, *options]))
     assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
-
-
-def test_youdens_threshold_can_be_chosen_on_spoilt_films_too(
-    tiny_run: Path, films, tiny_recipe, tmp_path: Path
-) -> None:
-    arguments = parse_args([*tiny_recipe, "--operating_point", "youden_spoilt", "--output_dir", str(tmp_path)])
-    again = Predictor(tiny_run, device="cpu")
-    predictor, validation = save_calibrated(again.model, again.image_processor, films, arguments), films["validation"]
-    logits = np.concatenate([predictor.score_films(validation), score_spoilt(predictor, validation)])
-    labels = np.tile(validation.labels, 2)
-    assert predictor.method == "youden_spoilt"
-    assert predictor.threshold == choose_thresholds(labels, probability_of(logits), ["youden"])["youden"]
-    points = {point["name"]: point["threshold"] for point in predictor.operating_points}
-    assert points["youden_spoilt"] == predictor.threshold != points["youden"]
 
 
 def test_the_temperature_can_be_fitted_on_spoilt_films_too(tiny_run: Path, films, tiny_recipe, tmp_path: Path) -> None:
