@@ -333,10 +333,7 @@ def check_ranges(values: dict) -> None:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
     if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:
         raise InputError("ema_decay needs eval_strategy and save_strategy epoch")
-    if (
-        values["operating_point"] not in ("youden", "youden_spoilt", "f1")
-        and target_of(values["operating_point"]) is None
-    ):
+    if values["operating_point"] not in ("youden", "f1") and target_of(values["operating_point"]) is None:
         raise InputError(
             f"operating_point is {values['operating_point']}: youden, f1, sensitivity@0.95, specificity@0.95 or cost@5"
         )
