@@ -93,6 +93,12 @@ def machine() -> dict:
     }
 
 
+def own_peak_mib() -> float:
+    """This process's peak resident memory; `ru_maxrss` would count that of the process which started it (Linux)."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
 def parser(description: str, repeats: int = 5) -> argparse.ArgumentParser:
     """Of a benchmark, with `--repeats`."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

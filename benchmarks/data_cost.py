@@ -8,7 +8,6 @@ benchmarks/results/data_cost.json.
 
 import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -16,7 +15,16 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from common import FILMS, full_resolution_jpegs, median_ratio, parser, take_turns, write_films, write_result
+from common import (
+    FILMS,
+    full_resolution_jpegs,
+    median_ratio,
+    own_peak_mib,
+    parser,
+    take_turns,
+    write_films,
+    write_result,
+)
 from datasets import Dataset
 from training_step import BATCH, Clock, arguments_of, ms_a_film, stage_two
 from transformers.image_processing_utils import BaseImageProcessor
@@ -52,13 +60,9 @@ def build(folder: Path) -> tuple[float, float, float]:
     """Seconds of building the cache, and this process's peak MiB before and after: call it in one of its own."""
     table = load_data(str(folder / "films"))["train"]
     with tempfile.TemporaryDirectory() as cache:
-        before, start = _peak_mib(), time.perf_counter()
+        before, start = own_peak_mib(), time.perf_counter()
         decode_films(table, make_image_processor(None, SIDE), cache)
-        return time.perf_counter() - start, before, _peak_mib()
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return time.perf_counter() - start, before, own_peak_mib()
 
 
 def training_ms_a_film(folder: Path, films: FilmDataset) -> float:

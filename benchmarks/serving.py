@@ -11,7 +11,6 @@ Writes benchmarks/results/serving.json.
 
 import io
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import FILMS, ROOT, SAMPLE, full_resolution_jpegs, median_ratio, parser, take_turns, write_result
+from common import (
+    FILMS,
+    ROOT,
+    SAMPLE,
+    full_resolution_jpegs,
+    median_ratio,
+    own_peak_mib,
+    parser,
+    take_turns,
+    write_result,
+)
 from PIL import Image
 from transformers import pipeline
 
@@ -82,7 +91,7 @@ def split(way: str, checkpoint: Path, jpegs: list[bytes], repeats: int) -> dict[
 def peak_mib(way: str, checkpoint: Path, jpegs: list[bytes]) -> float:
     """Of this process, which loads the model and scores a batch: call it in one of its own."""
     make(way, checkpoint)(jpegs)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return own_peak_mib()
 
 
 def main(model: Path, repeats: int) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -38,6 +39,17 @@ def test_films_are_as_large_as_the_originals(common) -> None:
     assert (film.size, film.mode) == ((1522, 1221), "L")
     assert one != other
     assert 200_000 < len(one) < 400_000  # bytes; originals of this size have 310,000
+
+
+def test_the_peak_is_that_of_the_process_itself(common) -> None:
+    ballast = np.ones(25_000_000)  # 191 MiB, which a process started here does not inherit
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import common; print(common.own_peak_mib())"
+    child = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout)
+    assert common.own_peak_mib() > child
+    before = common.own_peak_mib()
+    ballast = np.concatenate([ballast, ballast])
+    assert common.own_peak_mib() - before > 150
+    assert len(ballast)
 
 
 def test_a_result_has_ratios_rows_and_the_machine(common, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
