@@ -25,7 +25,7 @@ from pneumo_hf.data.pixels import decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.training.losses import class_weights
-from pneumo_hf.training.models import freeze_statistics, load_model
+from pneumo_hf.training.models import load_model
 from pneumo_hf.training.stages import ProbeModel, extract_features, train_probe
 from pneumo_hf.training.trainer import XrayTrainer
 
@@ -61,8 +61,8 @@ class FrozenBackbone:
     def usual(self) -> float:
         model, image_processor = self._fresh()
         start = time.perf_counter()
-        model.base_model.requires_grad_(False)
-        freeze_statistics(model)
+        model.base_model.requires_grad_(False).eval()
+        model.base_model.train = lambda mode=True: model.base_model  # Trainer sets it to train at every step
         arguments = self.arguments[2]
         XrayTrainer(
             model=model,
