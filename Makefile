@@ -59,8 +59,13 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    --teachers runs/flagship_seed1 runs/flagship_seed2 runs/flagship_seed42 --output_dir runs/pneumo-efficientnet $(TRAIN)
 	$(BIN)/python docs/write_recipes.py runs/pneumo-efficientnet=pneumo-efficientnet
 
-bench: setup  ## the figures in benchmarks/results
+bench: setup  ## the figures in benchmarks/results and docs/PERFORMANCE.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER
 	$(BIN)/python benchmarks/audit_memory.py
+	$(BIN)/python benchmarks/training_step.py $(if $(RESNET50),--resnet50 $(RESNET50)) $(if $(MOBILENET),--mobilenet $(MOBILENET))
+	for name in data_cost frozen_stage serving scoring_scaling; do \
+	    $(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
+	$(BIN)/python docs/write_performance.py
 
 style: setup
 	$(BIN)/ruff check --fix .

@@ -48,14 +48,21 @@ def uses_clahe(image_processor: BaseImageProcessor) -> bool:
 
 
 class Normalize(torch.nn.Module):
-    """The processor's rescaling and normalising, on the device: `[B, 1, H, W]` in 0..255 -> `[B, 3, H, W]` float."""
+    """The processor's rescaling and normalising, on the device: `[B, 1, H, W]` in 0..255 -> `[B, 3, H, W]` float.
 
-    def __init__(self, image_processor: BaseImageProcessor):
+    Args:
+        memory_format: of what comes out; that of the network's weights saves its first layer a conversion each way.
+    """
+
+    def __init__(
+        self, image_processor: BaseImageProcessor, memory_format: torch.memory_format = torch.contiguous_format
+    ):
         super().__init__()
-        shape = (1, 3, 1, 1)
+        self.memory_format, shape = memory_format, (1, 3, 1, 1)
         self.rescale_factor = image_processor.rescale_factor
         self.register_buffer("mean", torch.tensor(image_processor.image_mean).view(shape))
         self.register_buffer("std", torch.tensor(image_processor.image_std).view(shape))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels.float() * self.rescale_factor - self.mean) / self.std
+        pixel_values = (pixels.float() * self.rescale_factor - self.mean) / self.std
+        return pixel_values.contiguous(memory_format=self.memory_format)

@@ -23,7 +23,8 @@ def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> 
             parameters = [p for p in trained if (names[p] in decayed) == chosen]
             if parameters:
                 groups.append({"params": parameters, "lr": rate, "weight_decay": weight_decay})
-    return torch.optim.AdamW(groups, betas=(arguments.adam_beta1, arguments.adam_beta2), eps=arguments.adam_epsilon)
+    betas = (arguments.adam_beta1, arguments.adam_beta2)
+    return torch.optim.AdamW(groups, betas=betas, eps=arguments.adam_epsilon, fused=True)  # a third of foreach's time
 
 
 def step_schedule(

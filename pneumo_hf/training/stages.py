@@ -158,7 +158,9 @@ def fine_tuner(
         train_dataset=films["train"],
         eval_dataset=films["validation"],
         callbacks=callbacks,
-        prepare=Normalize(image_processor),
+        prepare=Normalize(
+            image_processor, torch.channels_last if arguments.channels_last else torch.contiguous_format
+        ),
         augment=XrayAugment(arguments, size),
         class_weights=None if teachers else _weights(films, arguments),  # who are calibrated
         teachers=teachers,

@@ -19,6 +19,13 @@ def test_cached_pixels_normalised_later_are_the_pipelines(shape: tuple[int, int]
     assert np.abs(Normalize(processor)(cached).numpy() - usual).max() < 1e-6
 
 
+def test_normalised_pixels_lie_as_the_network_reads_them() -> None:
+    processor, films = ViTImageProcessorPil(), torch.arange(2 * 8 * 8, dtype=torch.uint8).reshape(2, 1, 8, 8)
+    last = Normalize(processor, torch.channels_last)(films)
+    assert last.is_contiguous(memory_format=torch.channels_last) and not last.is_contiguous()
+    assert torch.equal(last, Normalize(processor)(films)) and Normalize(processor)(films).is_contiguous()
+
+
 def test_the_whole_film_in_a_square_with_the_checkpoints_own_mean(tmp_path) -> None:
     ViTImageProcessorPil(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7]).save_pretrained(tmp_path)
     processor = make_image_processor(tmp_path, 160)

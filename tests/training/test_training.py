@@ -1,5 +1,6 @@
 """The loss, the statistics, the augmentation and the two stages, on a tiny network."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,25 @@ def test_rates_fall_from_the_classifier_to_the_input(tiny_recipe: list[str], tmp
     expected = [5e-3 * 0.9**depth for depth in range(len(by_layer))][::-1]
     assert [pytest.approx(rate) for (rate,) in by_layer] == expected
     assert len(rates) == len(list(model.parameters()))  # none forgotten
+
+
+def test_the_fused_optimizer_steps_as_the_plain_one(tiny_recipe: list[str], tmp_path: Path) -> None:
+    arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--layer_decay", "0.9"])
+    plain, _ = fresh(tiny_recipe)
+    fused = copy.deepcopy(plain)
+    fast = make_optimizer(fused, arguments[2])
+    slow = make_optimizer(plain, arguments[2])
+    for group in slow.param_groups:
+        group["fused"] = False
+    for model, optimizer in ((fused, fast), (plain, slow)):
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        for _ in range(3):
+            optimizer.step()
+    assert fast.defaults["fused"]
+    for one, other in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_augmentation_keeps_shape_and_range_and_follows_the_seed() -> None:

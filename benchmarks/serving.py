@@ -1,0 +1,155 @@
+"""From the bytes of a full-size JPEG to its probability, one film and sixteen: `python benchmarks/serving.py`.
+
+Three ways with the same checkpoint, which take turns film by film:
+  pipeline  the stock pipeline of transformers, eager;
+  torch     Predictor, which also looks whether the picture is a chest film;
+  onnx      Predictor(backend="onnx") on what `python -m pneumo_hf export` wrote.
+Milliseconds a film, split into decode, resize (with normalising and the look at the film's quality) and model. Peak
+memory is that of a process of its own. Stops if a probability differs by more than 1e-4 from the stock pipeline's.
+Writes benchmarks/results/serving.json.
+"""
+
+import io
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import (
+    FILMS,
+    ROOT,
+    SAMPLE,
+    full_resolution_jpegs,
+    median_ratio,
+    own_peak_mib,
+    parser,
+    take_turns,
+    write_result,
+)
+from PIL import Image
+from transformers import pipeline
+
+from pneumo_hf.__main__ import main as command
+from pneumo_hf.imaging.film import load_xray
+from pneumo_hf.imaging.quality import shortcoming
+from pneumo_hf.inference.predictor import Predictor
+
+MODEL = ROOT / "models" / "pneumo-efficientnet"
+BATCH, AGREEMENT = 16, 1e-4
+Read = Callable[[list[bytes]], list[float]]  # JPEG files -> P(PNEUMONIA)
+
+
+def make(way: str, checkpoint: Path) -> Read:
+    if way == "pipeline":
+        classify = pipeline("image-classification", model=str(checkpoint), device="cpu")
+        return lambda jpegs: [
+            next(answer["score"] for answer in answers if answer["label"] == "PNEUMONIA")
+            for answers in classify([Image.open(io.BytesIO(jpeg)) for jpeg in jpegs], batch_size=len(jpegs))
+        ]
+    predictor = Predictor(checkpoint, device="cpu", batch_size=BATCH, backend=way)
+    return lambda jpegs: [row["probability"] for row in predictor(jpegs)]
+
+
+def parts(way: str, checkpoint: Path) -> tuple[Callable, Callable, Callable]:
+    """The same work as `make`'s in three steps: decode a file, resize the film, run the model on a list of films."""
+    if way == "pipeline":
+        classify = pipeline("image-classification", model=str(checkpoint), device="cpu")
+
+        def run(inputs: list[torch.Tensor]) -> None:
+            with torch.inference_mode():
+                classify.model(pixel_values=torch.cat(inputs))
+
+        def process(film: Image.Image) -> torch.Tensor:
+            return classify.image_processor(film, return_tensors="pt")["pixel_values"]
+
+        return lambda jpeg: Image.open(io.BytesIO(jpeg)).convert("RGB"), process, run
+    predictor = Predictor(checkpoint, device="cpu", backend=way)
+    return (
+        load_xray,
+        lambda film: (predictor.resize(film)[0], shortcoming(film))[0],
+        lambda pixels: predictor.look(torch.from_numpy(np.stack(pixels))),
+    )
+
+
+def split(way: str, checkpoint: Path, jpegs: list[bytes], repeats: int) -> dict[str, float]:
+    """Median milliseconds a film of each part, for one film and for the model on a batch."""
+    decode, resize, run = parts(way, checkpoint)
+    times = {"decode": [], "resize": [], "model": [], "model_batch16": []}
+    for _ in range(repeats + 1):
+        for jpeg in jpegs:
+            film = _timed(times["decode"], decode, jpeg)
+            pixels = _timed(times["resize"], resize, film)
+            _timed(times["model"], run, [pixels])
+        _timed(times["model_batch16"], run, [pixels] * BATCH, films=BATCH)
+    return {part: float(np.median(measured[1:])) for part, measured in times.items()}
+
+
+def peak_mib(way: str, checkpoint: Path, jpegs: list[bytes]) -> float:
+    """Of this process, which loads the model and scores a batch: call it in one of its own."""
+    make(way, checkpoint)(jpegs)
+    return own_peak_mib()
+
+
+def main(model: Path, repeats: int) -> None:
+    jpegs = [jpeg for jpeg, _ in full_resolution_jpegs(BATCH)]
+    with tempfile.TemporaryDirectory() as folder:
+        command(["export", "--model", str(model), "--data", str(SAMPLE), "--output_dir", folder])
+        checkpoints = {"pipeline": model, "torch": model, "onnx": Path(folder)}
+        readers = {way: make(way, checkpoint) for way, checkpoint in checkpoints.items()}
+        probs = {way: np.array(read(jpegs)) for way, read in readers.items()}  # warms up, too
+        difference = max(float(np.abs(found - probs["pipeline"]).max()) for found in probs.values())
+        assert difference <= AGREEMENT, f"probabilities differ by {difference}"
+        single = {way: [] for way in readers}
+        for _ in range(repeats):
+            for jpeg in jpegs:
+                for way, read in readers.items():
+                    _timed(single[way], read, [jpeg])
+        batch = take_turns({way: lambda read=read: _seconds(read, jpegs) for way, read in readers.items()}, repeats)
+        pieces = {way: split(way, checkpoint, jpegs, repeats) for way, checkpoint in checkpoints.items()}
+        memory = {}
+        for way, checkpoint in checkpoints.items():
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                memory[way] = process.submit(peak_mib, way, checkpoint, jpegs).result()
+    rows = {
+        way: {
+            "single_ms": {f"p{q}": float(np.percentile(single[way], q)) for q in (50, 95)},
+            "single_films_a_second": 1e3 / float(np.median(single[way])),
+            "batch16_ms_a_film": [1e3 * seconds / BATCH for seconds in batch[way]],
+            "batch16_films_a_second": BATCH / float(np.median(batch[way])),
+            "parts_ms": pieces[way],
+            "peak_mib": memory[way],
+        }
+        for way in checkpoints
+    }
+    ratios = {
+        "serving_speedup_single": median_ratio(single["pipeline"], single["onnx"]),
+        "serving_speedup_batch16": median_ratio(batch["pipeline"], batch["onnx"]),
+        "serving_speedup_single_model": pieces["pipeline"]["model"] / pieces["onnx"]["model"],
+        "serving_speedup_single_torch": median_ratio(single["pipeline"], single["torch"]),
+    }
+    write_result("serving", ratios, rows, model=model.name, films=FILMS, largest_difference=difference)
+
+
+def _seconds(read: Read, jpegs: list[bytes]) -> float:
+    start = time.perf_counter()
+    read(jpegs)
+    return time.perf_counter() - start
+
+
+def _timed(into: list[float], function: Callable, argument, films: int = 1):
+    """Call, and note the milliseconds a film."""
+    start = time.perf_counter()
+    result = function(argument)
+    into.append(1e3 * (time.perf_counter() - start) / films)
+    return result
+
+
+if __name__ == "__main__":
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, default=MODEL, help="checkpoint folder (default: the shipped model)")
+    given = options.parse_args()
+    main(given.model, given.repeats)
