@@ -3,6 +3,8 @@
 import argparse
 import logging
 import os
+import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     for client in ("httpx", "httpx2"):  # gradio's and huggingface_hub's
         logging.getLogger(client).setLevel(logging.WARNING)
     checkpoints = arguments.model or [os.environ.get("PNEUMO_HF_MODEL") or default_model()]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as by Ctrl-C: what visitors sent is deleted on the way out
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
     if auth and len(auth) != 2:
         raise InputError("--auth is USER:PASSWORD")
@@ -69,4 +72,7 @@ if __name__ == "__main__":
         "--mcp", action="store_true", help="offer the endpoints as MCP tools: pip install 'gradio[mcp]'"
     )
     with one_line_errors():
-        main(parser.parse_args())
+        given = parser.parse_args()
+        if given.backend not in ("torch", "onnx"):  # argparse does not look at defaults
+            raise InputError(f"PNEUMO_HF_BACKEND is {given.backend}: torch or onnx")
+        main(given)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
+from pneumo_hf.config import InputError
 from pneumo_hf.hub import export as export_module
 
 
@@ -35,13 +38,13 @@ def test_the_onnx_backend_answers_as_the_checkpoint_does(
 def test_what_does_not_agree_is_not_kept(
     tiny_run: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    write = export_module.write_onnx
+    forward = export_module._Network.forward
 
-    def spoilt(predictor: Predictor, path: Path) -> None:
-        predictor.model.classifier[1].bias.data += np.float32([0.0, 0.05])
-        write(predictor, path)
+    def spoilt(network: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, features = forward(network, pixel_values)
+        return logits + torch.tensor([0.0, 0.05]), features
 
-    monkeypatch.setattr(export_module, "write_onnx", spoilt)
+    monkeypatch.setattr(export_module._Network, "forward", spoilt)
     with pytest.raises(SystemExit, match="2"):
         main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
     assert "not kept" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -66,3 +69,12 @@ def test_what_the_exporter_left_unfinished_is_gone_and_the_earlier_export_stays(
 def test_a_checkpoint_without_its_export_says_how_to_make_it(tiny_run: Path) -> None:
     with pytest.raises(Exception, match="has no onnx/model.onnx: python -m pneumo_hf export"):
         Predictor(tiny_run, backend="onnx")
+
+
+def test_an_export_of_other_weights_is_not_read(tiny_run: Path, options: list[str], tmp_path: Path) -> None:
+    main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["classifier.1.bias"] = weights["classifier.1.bias"] + 1
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="of other weights"):
+        Predictor(tmp_path, backend="onnx")

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pneumo_hf import __version__
 from pneumo_hf.config import InputError
-from pneumo_hf.hub.push import push, what_must_not_leave
+from pneumo_hf.hub.push import push, space_files, what_must_not_leave
 from tests.hub import TOKEN, environment, running_hub
 
 ROOT = Path(__file__).parents[1]
@@ -106,8 +108,57 @@ def test_a_patient_of_the_predictions_is_found_in_any_text(tiny_run: Path, tmp_p
     page = run / "report" / "index.html"
     files = {"report/index.html": page}
     assert what_must_not_leave(run, files) == []
-    page.write_text(page.read_text() + "<p>MRN-00417</p>")
+    page.write_text(page.read_text() + "<p>See MRN-00417.</p>")
     assert what_must_not_leave(run, files) == ["report/index.html: the film or patient MRN-00417"]
+
+
+@pytest.mark.parametrize("said", ["ward7 Jane Doe", "Müller_1", "b12"])
+def test_names_of_films_are_found_however_they_are_written(tiny_run: Path, tmp_path: Path, said: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "rejected.csv").write_text(f"path,reason\nfilms/{said}.png,truncated\n")
+    (run / "report" / "notes.json").write_text(json.dumps({"note": f"all but {said}."}))  # with \\u escapes
+    figure = PngInfo()
+    figure.add_text("Title", f"{said}, of /srv/ada")
+    Image.new("L", (4, 4)).save(run / "report" / "figure.png", pnginfo=figure)
+    files = {name: run / name for name in ("report/notes.json", "report/figure.png")}
+    assert what_must_not_leave(run, files) == [
+        f"report/notes.json: the film or patient {said}",
+        "report/figure.png: the local path /srv/ada",
+        f"report/figure.png: the film or patient {said}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["/opt/films/a", "~/films", "C:/Users/ada", r"C:\Users", r"\\server\share", "file:///x/y"]
+)
+def test_local_paths_are_found_however_they_are_written(tiny_run: Path, tmp_path: Path, path: str) -> None:
+    note = tmp_path / "note.md"
+    note.write_text(f"Read from {path} today; see https://huggingface.co/data/x.\n")
+    assert "note.md: the local path" in str(what_must_not_leave(tiny_run, {"note.md": note}))
+    note.write_text("See https://huggingface.co/data/x, and 3/4 of it.\n")
+    assert not what_must_not_leave(tiny_run, {"note.md": note})
+
+
+def test_a_space_gets_the_package_and_nothing_that_lies_in_it(tmp_path: Path) -> None:
+    for name in ("app.py", "requirements.txt", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "pneumo_hf", tmp_path / "pneumo_hf")
+    for name in (".env", "training_args.bin", "app/person1_virus_2.jpeg"):
+        (tmp_path / "pneumo_hf" / name).write_text("HF_TOKEN=x")
+    files = set(space_files(tmp_path, "tester/pneumonia"))
+    assert not [name for name in files if name.endswith((".env", ".bin", ".jpeg"))]
+    assert {"pneumo_hf/imaging/mean_chest.png", "pneumo_hf/app/case_report.html.jinja"} <= files
+
+
+def test_private_does_not_publish_into_a_public_repository(tiny_run: Path, tmp_path: Path) -> None:
+    with running_hub() as (hub, address):
+        env = environment(address, str(tmp_path / "here"))
+        asked = ("-m", "pneumo_hf", "push", "--model", str(tiny_run), "--repo_id", "tester/open")
+        assert command(env, *asked).returncode == 0
+        before = dict(hub.commits)
+        refused = command(env, *asked, "--private")
+        assert refused.returncode == 2 and "and public" in refused.stderr and hub.commits == before
 
 
 def pushed(run: Path, address: str, home: Path, *options: str, token: str = TOKEN) -> subprocess.CompletedProcess:

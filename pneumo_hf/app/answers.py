@@ -5,12 +5,7 @@ import datetime
 import html
 import io
 import logging
-import os
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import wraps
 from pathlib import Path
 
 import gradio as gr
@@ -19,45 +14,27 @@ from PIL import Image
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.app.files import download_path
-from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
+from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, in_model_thread
+from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-ON_ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))  # which is there for the length of a call
-MOST_AT_ONCE = 16  # requests that are scored as one batch
 FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
+SHOWN = {  # of a header's free text: anything else could be a name
+    "view": {"PA", "AP", "LATERAL", "LL", "RL"},
+    "body_part": {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS"},
+    "modality": MODALITIES,
+}
 
 
-_model_thread = ThreadPoolExecutor(1)
-
-
-def in_one_thread(function: Callable) -> Callable:
-    """The function, always run in the same thread.
-
-    torch keeps a pool of its own for every thread that calls it: gradio's forty would each leave theirs in memory.
-    On a Space with ZeroGPU the call gets its GPU instead, in a process of its own.
-    """
-    if ON_ZERO_GPU:
-        import spaces
-
-        return spaces.GPU(function)
-
-    @wraps(function)
-    def run(*arguments, **options):
-        context = copy_context()  # in which gradio keeps whose progress bar it is
-        return _model_thread.submit(context.run, function, *arguments, **options).result()
-
-    return run
-
-
-def build_api(predictor: Predictor, limits: dict) -> None:
+def build_api(predictor: Predictor) -> None:
     """The endpoint `/predict`, which has no part on the page; requests that wait are scored as one batch."""
     thresholds = named_thresholds(predictor)
+    score = in_model_thread(lambda film: predictor([film])[0]) if ON_ZERO_GPU else Together(predictor)
 
-    @in_one_thread
-    def predict(film: list[str | None], operating_point: list[str | None]) -> tuple[list[dict]]:
+    def predict(film: str | None, operating_point: str | None) -> dict:
         """Score a chest film: P(PNEUMONIA), the decision at an operating point, and whether it should be trusted.
 
         Args:
@@ -65,15 +42,14 @@ def build_api(predictor: Predictor, limits: dict) -> None:
             operating_point: one of the model's by name; empty for its own.
         """
         start = time.perf_counter()
-        results = predictor([path or b"" for path in film])
-        answers = [_as_data(predictor, *asked, thresholds) for asked in zip(results, operating_point, strict=True)]
-        logger.info("answered %d requests in %.0f ms", len(film), 1000 * (time.perf_counter() - start))
-        return (answers,)
+        answer = _as_data(predictor, score(film or b""), operating_point, thresholds)
+        logger.info("answered a request in %.0f ms", 1000 * (time.perf_counter() - start))
+        return answer
 
     film, point = gr.File(label="film", visible=False), gr.Textbox(label="operating_point", value="", visible=False)
     answer = gr.JSON(label="answer", visible=False)
     gr.Button(visible=False).click(
-        predict, [film, point], answer, api_name="predict", batch=True, max_batch_size=MOST_AT_ONCE, **limits
+        predict, [film, point], answer, api_name="predict", concurrency_limit=2 * MOST_AT_ONCE
     )
 
 
@@ -133,12 +109,16 @@ def file_facts(path: str, film: Image.Image) -> dict[str, str]:
     """What the file is, and of a DICOM its header's facts; nothing that names a person."""
     content = Path(path).read_bytes()
     told = describe(content)
-    bits = f", {told['bits']} bits" if told["bits"] else ""
+    bits = f", {told['bits']} bits" if isinstance(told["bits"], int) else ""
     facts = {"file": f"{told['kind']}{bits}, {film.width} x {film.height} pixels"}
-    if is_dicom(content):
+    if not is_dicom(content):
+        return facts
+    try:
         header = dicom_facts(content)
-        facts |= {words: str(header[key]) for key, words in FACTS.items() if header[key] is not None}
-    return facts
+    except ValueError:  # its pixels could be read all the same
+        return facts
+    known = {key: value for key, value in header.items() if value is not None and value in SHOWN.get(key, {value})}
+    return facts | {words: str(known[key]) for key, words in FACTS.items() if key in known}
 
 
 def write_case_report(

@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -33,15 +34,33 @@ def write_examples(sample: Path) -> list[Path]:
 
 
 def download_path(name: str) -> Path:
-    """Where to write a file of this name for a visitor; those of an hour ago and more are deleted."""
-    folder = Path(_root().name) / "downloads"
-    folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        if time.time() - old.stat().st_mtime > KEPT:
-            shutil.rmtree(old, ignore_errors=True)
-    own = folder / secrets.token_hex(8)
+    """Where to write a file of this name for a visitor."""
+    own = _downloads() / secrets.token_hex(8)
     own.mkdir()
     return own / name
+
+
+def sweep_downloads() -> None:
+    """Delete the downloads of an hour ago and more, now and every ten minutes until the app ends."""
+    for old in _downloads().iterdir():
+        if time.time() - old.stat().st_mtime > KEPT:
+            shutil.rmtree(old, ignore_errors=True)
+    again = threading.Timer(KEPT / 6, sweep_downloads)
+    again.daemon = True
+    again.start()
+
+
+def uploads_folder() -> Path:
+    """Where gradio keeps what visitors send; it goes with the app, and what is older than an hour before."""
+    folder = Path(_root().name) / "uploads"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _downloads() -> Path:
+    folder = Path(_root().name) / "downloads"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @cache

@@ -1,5 +1,6 @@
 """The web demo: tabs, style and the disclaimer around them."""
 
+import os
 from pathlib import Path
 
 import gradio as gr
@@ -7,9 +8,10 @@ import numpy as np
 from fastapi.routing import APIRoute
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.app.answers import ON_ZERO_GPU, build_api
-from pneumo_hf.app.files import KEPT, write_examples
+from pneumo_hf.app.answers import build_api
+from pneumo_hf.app.files import KEPT, sweep_downloads, uploads_folder, write_examples
 from pneumo_hf.app.model_tab import build_model_tab, read_report
+from pneumo_hf.app.model_thread import ON_ZERO_GPU
 from pneumo_hf.app.reader import build_reader
 from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.config import InputError
@@ -48,10 +50,10 @@ def build_app(predictor: Predictor, sample: Path) -> gr.Blocks:
         with gr.Tab("Read a film"):
             build_reader(predictor, write_examples(sample), report, ONE_AT_A_TIME)
         with gr.Tab("Worklist"):
-            build_worklist(predictor, ONE_AT_A_TIME)
+            build_worklist(predictor)
         with gr.Tab("The model"):
             build_model_tab(predictor, report)
-        build_api(predictor, ONE_AT_A_TIME)
+        build_api(predictor)
     return blocks
 
 
@@ -65,7 +67,9 @@ def serve(
     """
     if not ON_ZERO_GPU:
         predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads_folder()))
     app = build_app(predictor, sample)
+    sweep_downloads()
     health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
     try:
         app.queue(max_size=LONGEST_QUEUE).launch(

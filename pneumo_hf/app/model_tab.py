@@ -84,7 +84,7 @@ def at_threshold(report: Report, threshold: float, prevalence: float) -> str:
     ppv, npv = (values[0] for values in predictive_values(sensitivity, specificity, np.array([prevalence])))
     return (
         f"<p>From {threshold:.3f} up: sensitivity <b>{sensitivity:.3f}</b>, specificity <b>{specificity:.3f}</b>; "
-        f"where {prevalence:.0%} have pneumonia, PPV <b>{ppv:.3f}</b> and NPV <b>{npv:.3f}</b>.</p>"
+        f"where {prevalence:.0%} have pneumonia, PPV <b>{_number(ppv)}</b> and NPV <b>{_number(npv)}</b>.</p>"
         "<table><tr><th></th><th>called normal</th><th>called pneumonia</th></tr>"
         f"<tr><th>normal</th><td>{tn}</td><td>{metrics['n'] - cases - tn}</td></tr>"
         f"<tr><th>pneumonia</th><td>{cases - tp}</td><td>{tp}</td></tr></table>"
@@ -93,7 +93,7 @@ def at_threshold(report: Report, threshold: float, prevalence: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    return "undefined" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def report_file(predictor: Predictor, name: str) -> Path | None:

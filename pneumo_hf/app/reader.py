@@ -9,8 +9,9 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from pneumo_hf.app.answers import file_facts, in_one_thread, named_thresholds, verdict_html, write_case_report
+from pneumo_hf.app.answers import file_facts, named_thresholds, verdict_html, write_case_report
 from pneumo_hf.app.model_tab import Report
+from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.config import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
@@ -31,24 +32,21 @@ class Reader:
     def __init__(self, predictor: Predictor, report: Report | None):
         self.predictor, self.report, self.thresholds = predictor, report, named_thresholds(predictor)
 
-    @in_one_thread
-    def read(self, path: str | None, threshold: float) -> tuple[dict | None, Image.Image | None, str, str]:
+    @in_model_thread
+    def read(self, path: str | None) -> tuple[dict | None, Image.Image | None, str]:
         result, film = read_film_file(self.predictor, path)
-        if result is None:
-            return None, None, EMPTY, ""
-        facts = table_of(file_facts(path, film)) if film else ""
-        return result, film, verdict_html(self.predictor, result, threshold), facts
+        return result, film, table_of(file_facts(path, film)) if film else ""
 
     def decide(self, result: dict | None, threshold: float) -> tuple[str, str]:
         verdict = verdict_html(self.predictor, result, threshold) if result else EMPTY
         return verdict, measured_html(self.report, threshold)
 
-    @in_one_thread
+    @in_model_thread
     def explain(self, path: str | None, opacity: float) -> Image.Image | None:
         """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
         return explain_film_file(self.predictor, path, opacity)
 
-    @in_one_thread
+    @in_model_thread
     def case_report(self, path: str | None, threshold: float) -> str:
         """One page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
         return report_film_file(self.predictor, path, threshold)
@@ -89,8 +87,12 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
             page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report", height=80)
     if examples:
         gr.Examples([[str(path)] for path in examples], inputs=[file], label=EXAMPLES, elem_id="examples")
-    file.change(reader.read, [file, cut], [result, shown, verdict, facts], api_visibility="private", **limits)
-    file.change(lambda: (0, None), None, [opacity, page], api_visibility="private")
+    # One after the other, so that no verdict is shown of an earlier film, or at an earlier threshold.
+    emptied = file.change(
+        lambda: (None, 0, None), None, [result, opacity, page], api_visibility="private", queue=False
+    )
+    scored = emptied.then(reader.read, file, [result, shown, facts], api_visibility="private", **limits)
+    scored.then(reader.decide, [result, cut], [verdict, measured], api_visibility="private")
     point.input(lambda name: reader.thresholds.get(name, gr.skip()), point, cut, api_visibility="private")
     cut.input(lambda: BY_HAND, None, point, api_visibility="private")
     cut.change(reader.decide, [result, cut], [verdict, measured], api_visibility="private", show_progress="hidden")
@@ -106,7 +108,7 @@ def read_film_file(predictor: Predictor, path: str | None) -> tuple[dict | None,
     try:
         film = load_xray(path)
     except (UnreadableFilmError, OSError) as error:
-        return {"probability": None, "prediction": None, "flag": None, "error": str(error)}, None
+        return {"probability": None, "prediction": None, "flag": None, "error": _reason(error)}, None
     result = predictor([film])[0]
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
     return result, film
@@ -120,26 +122,35 @@ def explain_film_file(predictor: Predictor, path: str | None, opacity: float) ->
         film = load_xray(path)
         return heatmap(predictor, film, opacity) if opacity else film
     except (UnreadableFilmError, OSError, InputError) as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(_reason(error), print_exception=False) from None
 
 
 def report_film_file(predictor: Predictor, path: str | None, threshold: float) -> str:
     """The path of a case report; an error for the page where there is no film to report on."""
     result, film = read_film_file(predictor, path)
     if film is None:
-        raise gr.Error(f"not read: {result['error']}" if result else "There is no film yet: drop one into the box.")
+        reason = f"not read: {result['error']}" if result else "There is no film yet: drop one into the box."
+        raise gr.Error(reason, print_exception=False)
     pictures = {"The film as it was read.": film}
     try:
         caption = "Grad-CAM: where the score rests. A coarse map, and no outline of a finding."
         pictures[caption] = heatmap(predictor, film, PRINTED_OPACITY)
-    except InputError:  # an ensemble has no one map
-        pass
+    except InputError:
+        logger.info("a case report without a heatmap")
     return write_case_report(predictor, result, threshold, pictures, file_facts(path, film))
 
 
 def heatmap(predictor: Predictor, film: Image.Image, opacity: float) -> Image.Image:
-    pixels = torch.from_numpy(resize_film(film, predictor.members[0].image_processor)[None])
+    """Raises InputError where no one map explains the score."""
+    if len(predictor.members) > 1:
+        raise InputError("a heatmap explains one checkpoint, and this is an ensemble: serve its members one by one")
+    pixels = torch.from_numpy(resize_film(film, predictor.image_processor)[None])
     return overlay(film, GradCam(predictor)(pixels)[0], opacity)
+
+
+def _reason(error: Exception) -> str:
+    """In words, without the path of an upload."""
+    return "the file is no longer here: drop it in again" if isinstance(error, OSError) else str(error)
 
 
 def measured_html(report: Report | None, threshold: float) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from pneumo_hf.app.answers import in_one_thread
 from pneumo_hf.app.files import download_path
+from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
 from pneumo_hf.config import InputError
-from pneumo_hf.data.files import UNREADABLE, read_film
-from pneumo_hf.data.listing import list_films
+from pneumo_hf.data.columns import in_batches
+from pneumo_hf.data.files import UNREADABLE, list_zip, only_films, read_film
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
 
@@ -24,10 +24,9 @@ THUMBNAILS = 60  # shown, of the films with the highest scores
 SIDE = 256  # pixels
 
 
-def build_worklist(predictor: Predictor, limits: dict) -> None:
+def build_worklist(predictor: Predictor) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
 
-    @in_one_thread
     def predict_batch(
         paths: list[str] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it here
@@ -40,8 +39,7 @@ def build_worklist(predictor: Predictor, limits: dict) -> None:
     table = gr.Dataframe(headers=list(COLUMNS), label="The highest probability first", elem_id="worklist", wrap=True)
     download = gr.File(label="The table as CSV", interactive=False, elem_id="worklist-csv")
     gallery = gr.Gallery(label="The films of the table's top", columns=6, height="auto", object_fit="contain")
-    outputs = [table, gallery, download]
-    button.click(predict_batch, [files], outputs, api_name="predict_batch", **limits)
+    button.click(predict_batch, [files], [table, gallery, download], api_name="predict_batch", concurrency_limit=2)
 
 
 def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
@@ -49,26 +47,38 @@ def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tupl
     rows, answers, start = [], [], time.perf_counter()
     for path in paths:
         try:
-            rows += [{**row, "name": f"{Path(path).name}: {row['file_name']}" if path.lower().endswith(".zip") else
-                      Path(path).name} for row in list_films(path)]  # fmt: skip
-        except InputError as error:
-            name = Path(path).name
-            answers.append({"name": name, "file_name": name, "error": str(error).replace(path, name)})
+            rows += _entries(path)
+        except (InputError, ValueError, *UNREADABLE) as error:  # a zip's table can be damaged in many ways
+            answers.append({"name": Path(path).name, "error": f"damaged zip ({type(error).__name__})"})
     if len(rows) > MOST_FILMS:
-        raise gr.Error(f"{len(rows)} films are too many for one list: at most {MOST_FILMS}")
-    for number, answer in enumerate(predictor.score_rows(rows), start=1):
-        answers.append(answer)
+        raise gr.Error(f"{len(rows)} films are too many for one list: at most {MOST_FILMS}", print_exception=False)
+    # A batch at a time, so that others who wait for the network get their turn.
+    score = in_model_thread(lambda batch: list(predictor.score_rows(batch)))
+    for batch in in_batches(rows, MOST_AT_ONCE):
+        answers += score(batch)
         if progress is not None:
-            progress((number, len(rows)), desc="Reading films")
+            progress((len(answers), len(rows)), desc="Reading films")
     logger.info("read a list of %d films in %.1f s", len(rows), time.perf_counter() - start)
     if not answers:
         return [], [], None
-    answers.sort(key=lambda answer: -(answer.get("probability") or -1.0))
+    answers.sort(key=lambda answer: -1.0 if answer.get("probability") is None else answer["probability"], reverse=True)
     table = [
         [answer["name"], *(_shown(answer.get(column)) for column in COLUMNS[1:])]
         for answer in answers
     ]  # fmt: skip
     return table, _thumbnails(answers[:THUMBNAILS]), _write_csv(answers)
+
+
+def _entries(path: str) -> list[dict]:
+    """`name` and `image` of an uploaded film, or of those in an uploaded zip; nothing is read yet.
+
+    Not by `list_films`: the rows of a Parquet shard may point to any file of this machine.
+    """
+    name = Path(path).name
+    if not name.lower().endswith(".zip"):
+        return [{"name": name, "image": {"bytes": None, "path": path}}]
+    inside = list(only_films(list_zip(Path(path))[1]))
+    return [{"name": f"{name}: {film}", "image": {"bytes": None, "path": file}} for film, file in inside]
 
 
 def _shown(value: object) -> object:

@@ -16,7 +16,7 @@ from pneumo_hf.config import InputError
 from pneumo_hf.imaging.dicom import PREAMBLE, is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
-LARGEST = 512 << 20  # bytes of a film's file; a zip can promise more than memory holds
+LARGEST = 256 << 20  # bytes of a film's file; a zip can promise more than memory holds
 UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
     *(OSError, EOFError, RuntimeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -89,7 +89,7 @@ def list_folder(root: Path) -> tuple[Path, list[tuple[str, str]]]:
 def list_zip(archive: Path) -> tuple[Path, list[tuple[str, str]]]:
     try:
         names = sorted(info.filename for info in _open_zip(str(archive)).infolist() if not info.is_dir())
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{archive} is a damaged zip ({error})") from error
     return archive, [(name, f"zip://{quote(name)}::{archive}") for name in names]
 

@@ -158,7 +158,7 @@ class _Shard:
                     start += 1
                 if start == stop:
                     return
-        except (pa.ArrowException, OSError, TypeError) as error:
+        except (pa.ArrowException, OSError, TypeError, ValueError) as error:
             logger.warning("%s: rows %d to %d cannot be read (%s)", self.path, start, stop - 1, _first_line(error))
             for number in range(start, stop):
                 yield self._row(None, {}, described, number)
@@ -188,7 +188,7 @@ def _shard(path: str) -> "_Shard | _Files":
             parquet = pq.ParquetFile(file)
             groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
             described, size = Features.from_arrow_schema(parquet.schema_arrow), file.seek(0, 2)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         logger.warning("%s cannot be read as Parquet (%s)", path, _first_line(error))
         return _Files([path])
     if _image_column(described) is None:

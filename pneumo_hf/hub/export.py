@@ -13,11 +13,12 @@ from transformers.utils import cached_file
 
 from pneumo_hf.config import InputError
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.inference.onnx import FILE, INSTALL
+from pneumo_hf.inference.onnx import FILE, INSTALL, WEIGHTS, weights_digest
 from pneumo_hf.inference.predictor import Predictor, pooled_stages, probability_of
 
 OPSET = 18
 AGREEMENT = 1e-4  # the largest difference of a probability
+SAME_DISTANCE = 1e-3  # the largest relative difference of the detector's distances
 BESIDE = ("config.json", "model.safetensors", "preprocessor_config.json", "chest_detector.safetensors")
 
 
@@ -39,11 +40,12 @@ def export(checkpoint: str | Path, films: FilmDataset, folder: Path) -> float:
             if source := cached_file(str(checkpoint), file, _raise_exceptions_for_missing_entries=False):
                 shutil.copy(source, trial / file)
         predictors = Predictor(checkpoint, device="cpu"), Predictor(trial, device="cpu", backend="onnx")
-        ours, theirs = (probability_of(predictor.score_films(films)) for predictor in predictors)
-        difference = float(np.abs(ours - theirs).max())
-        if not difference <= AGREEMENT:
+        (ours, seen), (theirs, seen_by_it) = (predictor.look_at_films(films) for predictor in predictors)
+        difference = float(np.abs(probability_of(ours) - probability_of(theirs)).max())
+        if not difference <= AGREEMENT or not np.allclose(seen, seen_by_it, rtol=SAME_DISTANCE, equal_nan=True):
             raise InputError(
-                f"the export of {checkpoint} differs by up to {difference:.1e} in its probabilities: not kept"
+                f"the export of {checkpoint} differs by up to {difference:.1e} in its probabilities, or in what it "
+                "takes for a chest film: not kept"
             )
         (folder / FILE).parent.mkdir(exist_ok=True)
         for file in (*BESIDE, FILE):
@@ -73,6 +75,7 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
             )  # fmt: skip
     finally:
         noisy.setLevel(level)
+    program.model.metadata_props[WEIGHTS] = weights_digest(predictor.model)
     program.save(path, external_data=False)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from httpx2 import HTTPError  # the client of huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, SpaceCardData
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+from PIL import Image
+from safetensors import safe_open
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.config import InputError
@@ -29,7 +31,8 @@ UNSAFE_NAMES = re.compile(
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # the last: torch.save's zip
 LFS_POINTER = b"version https://git-lfs"
 LOCAL_PATH = re.compile(
-    r"(?<![\w.:/])(/(home|root|tmp|mnt|media|Users|work|workspace|data|scratch)/[\w.-]+|[A-Z]:\\\w+)"
+    r"(?<![\w.:/])(/(home|root|tmp|mnt|media|Users|Volumes|work|workspace|data|scratch|srv|opt|var|net|nfs|gpfs|lustre)"
+    r"/[\w.-]+|~/\w+|[A-Z]:[\\/]+\w+|\\\\\w+\\\w+|file:///?\w+)"
 )
 FILM_NAME = re.compile(
     r"\b(person\d+_(bacteria|virus)_\d+|(NORMAL2-)?IM-\d{3,}-\d{3,}|(BACTERIA|VIRUS|NORMAL)-\d{4,}-\d+"
@@ -38,8 +41,9 @@ FILM_NAME = re.compile(
 EXAMPLE_NAMES = {"film.jpeg", "film.dcm"}  # of the card's code
 TEXTS = {".json", ".yaml", ".md", ".csv", ".html", ".py", ".txt"}
 SAMPLE = "data/chest_xray_sample"
-SPACE_PACKAGE = (
-    *("app.py", "requirements.txt", "LICENSE", "pneumo_hf"),
+SPACE_FILES = (  # and nothing else that may lie in a checkout
+    *("app.py", "requirements.txt", "LICENSE", "pneumo_hf/**/*.py", "pneumo_hf/**/*.jinja"),
+    "pneumo_hf/imaging/mean_chest.png",
     *(f"{SAMPLE}/README.md", f"{SAMPLE}/test-00000-of-00001.parquet"),  # the app's examples
 )
 MARKS = {"model": "report/metrics.json", "space": "model_id.txt"}  # by which `push` knows its own work again
@@ -96,7 +100,8 @@ def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
         for path in sorted(run.rglob("*"))
         if path.is_file() and UNSAFE_NAMES.search(path.name)
     ]
-    patients = _patients(run)
+    names = _names_of_films(run)
+    known = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, sorted(names)))})(?!\w)") if names else None
     for name, path in files.items():
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
@@ -104,14 +109,32 @@ def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
             found.append(f"{name}: a pickle by its content")
         if start == LFS_POINTER:
             found.append(f"{name}: a Git LFS pointer in place of the file: git lfs pull")
-        if path.suffix in TEXTS:
-            text = re.sub(r"base64,[\w+/=]+", "", path.read_text(errors="replace"))
+        if text := _text_of(path):
             if match := LOCAL_PATH.search(text):
                 found.append(f"{name}: the local path {match[0]}")
             films = [match[0] for match in FILM_NAME.finditer(text) if match[0] not in EXAMPLE_NAMES]
-            if named := [*films, *patients.intersection(re.findall(r"[\w.-]{4,}", text))]:
-                found.append(f"{name}: the film or patient {named[0]}")
+            if known and (match := known.search(text)):
+                films.append(match[0])
+            if films:
+                found.append(f"{name}: the film or patient {films[0]}")
     return found
+
+
+def _text_of(path: Path) -> str:
+    """What a file says in words: a text, or what is written beside the pixels of a PNG and the weights' numbers."""
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            return "\n".join(map(str, picture.info.values()))
+    if path.suffix == ".safetensors":
+        with safe_open(path, "numpy") as weights:
+            return json.dumps(weights.metadata() or {}, ensure_ascii=False)
+    if path.suffix not in TEXTS:
+        return ""
+    text = re.sub(r"base64,[\w+/=]+", "", path.read_text(errors="replace"))
+    if path.suffix == ".json":  # as it is, and without its escapes
+        with suppress(ValueError):
+            text += "\n" + json.dumps(json.loads(text), ensure_ascii=False)
+    return text
 
 
 def space_files(root: Path, model: str) -> dict[str, Path | bytes]:
@@ -135,10 +158,8 @@ def space_files(root: Path, model: str) -> dict[str, Path | bytes]:
         text=f"{DISCLAIMER} Made with pneumo_hf {__version__}; the model is [{model}](https://huggingface.co/{model}).",
     )
     files = {"README.md": str(card).encode(), "model_id.txt": f"{model}\n".encode()}
-    for name in SPACE_PACKAGE:
-        for path in sorted((root / name).rglob("*")) if (root / name).is_dir() else [root / name]:
-            if path.is_file() and "__pycache__" not in path.parts:
-                files[path.relative_to(root).as_posix()] = path
+    for pattern in SPACE_FILES:
+        files |= {path.relative_to(root).as_posix(): path for path in sorted(root.glob(pattern))}
     return files
 
 
@@ -157,6 +178,8 @@ def _upload(
     hub, sdk, tag = HfApi(), "gradio" if kind == "space" else None, f"v{__version__}"
     try:
         url = hub.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+        if private and not hub.repo_info(repo_id, repo_type=kind).private:
+            raise InputError(f"{repo_id} is there already, and public: --private cannot hide it; choose another name")
         before = set(hub.list_repo_files(repo_id, repo_type=kind)) - {".gitattributes"}
         if before - {"README.md"} and MARKS[kind] not in before:
             raise InputError(f"{repo_id} is taken: it holds something else ({min(before)}); choose another name")
@@ -174,14 +197,18 @@ def _upload(
     return str(url)
 
 
-def _patients(run: Path) -> set[str]:
-    """The patient ids and film names of a run's predictions."""
+def _names_of_films(run: Path) -> set[str]:
+    """The patient ids and file names in a run's predictions and in `rejected.csv`.
+
+    Numbers of up to three digits are left out: a report is full of them.
+    """
     found = set()
-    for path in run.glob("report/predictions_*.csv"):
+    for path in (*run.glob("report/predictions_*.csv"), *run.glob("rejected.csv")):
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                found |= {row["patient_id"], Path(row["path"]).name, Path(row["path"]).stem}
-    return {name for name in found if name and len(name) >= 4}
+                file_name = Path(row["path"])
+                found |= {row.get("patient_id") or "", file_name.name, file_name.stem}
+    return {name for name in found if len(name) > 3 or (len(name) > 1 and not name.isdecimal())}
 
 
 def _not_a_name(repo_id: str) -> str:

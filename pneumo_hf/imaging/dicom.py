@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom._uid_dict import UID_dictionary
+from pydicom.encaps import get_frame
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import apply_modality_lut, apply_windowing
@@ -36,8 +37,10 @@ DAMAGE = (  # what pydicom and its decoders raise on damaged files
     *(OSError, EOFError, OverflowError, MemoryError, struct.error, zlib.error),
     *(pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException),
 )
+JPEGS = ("JPEG", "JPEG2000")
 MOST_PIXELS = 50_000_000  # films have up to 25 million
 MOST_INFLATED = 4 * MOST_PIXELS  # bytes of a deflated data set
+ROWS_AT_ONCE = 256
 GREY_TOLERANCE = 8  # levels between the channels of a grey film stored in colour
 
 # pydicom's warnings and logs quote values, a person's name among them.
@@ -151,7 +154,20 @@ def _refusal(film: pydicom.Dataset) -> str | None:
         return "DICOM of several frames, not a film"
     if int(film.Rows) * int(film.Columns) > MOST_PIXELS:
         return "too many pixels for a film"
+    if _claims_another_size(film):
+        return "damaged DICOM: its pixels are of another size than its header says"
     return "a colour picture, not a film" if film.PhotometricInterpretation == "PALETTE COLOR" else None
+
+
+def _claims_another_size(film: pydicom.Dataset) -> bool:
+    """Whether a JPEG or JPEG 2000 inside is of another size: a decoder would make room for that one."""
+    if not film.file_meta.TransferSyntaxUID.is_encapsulated:
+        return False
+    try:
+        with Image.open(io.BytesIO(get_frame(film.PixelData, 0, number_of_frames=1)), formats=JPEGS) as frame:
+            return frame.size != (film.Columns, film.Rows)
+    except Exception:  # a kind that PIL does not know: the decoder judges
+        return False
 
 
 def _display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
@@ -160,24 +176,32 @@ def _display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | No
     if plain and window <= 0 and film.BitsStored <= 8 and not film.PixelRepresentation and stored.max() < 256:
         return stored.astype(np.uint8)
     inside = stored if padding is None or padding.all() else stored[~padding]
+    # Signed values say nothing of their range; unsigned ones fill the depth that they are stored in.
+    ends = [inside.min(), inside.max()] if film.PixelRepresentation else [0, 2 ** _depth(film, inside) - 1]
+    shown = np.empty(stored.shape, np.uint8)
+    for row in range(0, len(stored), ROWS_AT_ONCE):  # in double precision, but not the whole film at once
+        values, low, high = _values(film, stored[row : row + ROWS_AT_ONCE], np.array(ends, stored.dtype))
+        part = np.zeros(1) if low == high else ((values - low) / (high - low)).clip(0, 1) * 255
+        shown[row : row + ROWS_AT_ONCE] = np.round(part)
+    return shown
+
+
+def _values(film: pydicom.Dataset, stored: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Stored values through modality and VOI LUT, and the ends of their range, as `ends` are of the stored values'."""
     if "ModalityLUTSequence" in film:
         table = _table(film.ModalityLUTSequence[0])
         values, low, high = _look_up(table, stored), table[1].min(), table[1].max()
     else:
         values = np.asarray(apply_modality_lut(stored, film), dtype=np.float64)
-        # Signed values say nothing of their range; unsigned ones fill the depth that they are stored in.
-        ends = [inside.min(), inside.max()] if film.PixelRepresentation else [0, 2 ** _depth(film, inside) - 1]
-        low, high = sorted(np.asarray(apply_modality_lut(np.array(ends, stored.dtype), film), dtype=np.float64))
+        low, high = sorted(np.asarray(apply_modality_lut(ends, film), dtype=np.float64))
     if "VOILUTSequence" in film:
         table = _table(film.VOILUTSequence[0])
         values, low, high = _look_up(table, values), table[1].min(), table[1].max()
-    elif window > 0 and _number(film, "WindowCenter") is not None:
+    elif (_number(film, "WindowWidth") or 0) > 0 and _number(film, "WindowCenter") is not None:
         with np.errstate(over="ignore"):
             low, high = apply_windowing(np.array([-1e9, 1e9]), film)  # the ends of its output range
             values = apply_windowing(values, film)
-    if low == high:
-        return np.zeros(stored.shape, np.uint8)
-    return np.round(((values - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
+    return values, low, high
 
 
 def _table(item: pydicom.Dataset) -> tuple[int, np.ndarray]:

@@ -1,25 +1,19 @@
 """A file, bytes, a PIL picture or an array becomes a film: one 8-bit grey PIL image of the whole film."""
 
 import io
-import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pneumo_hf.imaging.dicom import MOST_PIXELS, dicom_facts, is_dicom, read_dicom
+from pneumo_hf.imaging.dicom import MOST_PIXELS, ROWS_AT_ONCE, dicom_facts, is_dicom, read_dicom
 from pneumo_hf.imaging.quality import COLOURED
 
 FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
-PIL_DAMAGE = (  # what PIL's decoders raise on damaged files
-    *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError, struct.error),
-    ZeroDivisionError,
-)
 FORMATS = (  # of PIL's: those that films come in; others, EPS among them, start programs or hold no picture
     *("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000"),
 )
-ROWS_AT_ONCE = 256
 SMALLEST_TILED = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
 COLOUR_SPREAD = 10.0  # deviation of Cb or Cr over a picture, in grey levels: a uniform tint is none
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
@@ -59,6 +53,8 @@ def load_xray(source: XraySource, clahe: bool = False) -> Image.Image:
             return Image.fromarray(read_dicom(content))
         except ValueError as error:
             raise UnreadableFilmError(str(error)) from error
+        except Exception as error:  # what pydicom and its decoders raise on damaged files
+            raise UnreadableFilmError(f"damaged DICOM ({type(error).__name__})") from error
     return _decode(content)
 
 
@@ -107,10 +103,10 @@ def describe(content: bytes) -> dict:
         except ValueError:
             return {"kind": "DICOM", "mode": None, "bits": None}
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;16") else 8)
             return {"kind": image.format, "mode": image.mode, "bits": bits}
-    except (*PIL_DAMAGE, Image.DecompressionBombError):
+    except Exception:  # PIL's readers raise anything on damaged files
         start = content[:512].lstrip().lower()
         kind = "HTML" if start.startswith((b"<!doctype", b"<html", b"<?xml")) else "unknown" if content else "empty"
         return {"kind": kind, "mode": None, "bits": None}
@@ -134,7 +130,7 @@ def _decode(content: bytes) -> Image.Image:
         raise UnreadableFilmError(f"{what} (PNG, JPEG, TIFF, WebP or DICOM)") from error
     except Image.DecompressionBombError as error:
         raise UnreadableFilmError("too many pixels for a film") from error
-    except PIL_DAMAGE as error:
+    except Exception as error:  # PIL's readers raise anything on damaged files
         what = "truncated file" if "truncated" in str(error).lower() else "damaged file"
         raise UnreadableFilmError(f"{what}: {error}") from error
 

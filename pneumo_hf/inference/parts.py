@@ -21,6 +21,7 @@ from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import in_batches
 from pneumo_hf.data.listing import FilmList
 from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
 
 logger = logging.getLogger(__name__)
@@ -134,10 +135,8 @@ def _take_up(folder: Path, job: dict) -> None:
 
 def _digest(predictor: Predictor) -> str:
     """Of a checkpoint's weights and settings."""
-    digest = hashlib.blake2b(predictor.model.config.to_json_string().encode(), digest_size=12)
-    for values in predictor.model.state_dict().values():
-        digest.update(values.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    settings = hashlib.blake2b(predictor.model.config.to_json_string().encode(), digest_size=12)
+    return f"{weights_digest(predictor.model)} {settings.hexdigest()}"
 
 
 def _score_part(predictor: Predictor, films: FilmList, part: Path, recalibrate: Callable[[float], float]) -> None:

@@ -76,7 +76,7 @@ class Predictor:
         self.detector = load_detector(checkpoint)
         self.learnt_kermany = bool(training.get("kermany"))  # whose films are of children
         self.learnt_prevalence = training.get("prevalence_of_scores")
-        self.onnx = OnnxModel(checkpoint) if backend == "onnx" else None
+        self.onnx = OnnxModel(checkpoint, self.model) if backend == "onnx" else None
         device = "cpu" if self.onnx else device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
@@ -127,7 +127,7 @@ class Predictor:
                 pixels.append(self.resize(film))
                 batch.append({**row, "shortcoming": shortcoming(film), "error": ""})
             except (UnreadableFilmError, *UNREADABLE) as error:
-                batch.append({**row, "error": str(error) or type(error).__name__})
+                batch.append({**row, "error": reason_of(error)})
             if len(batch) == self.batch_size:
                 yield batch, pixels
                 batch, pixels = [], []
@@ -295,6 +295,13 @@ def pooled_stages(hidden_states: tuple[torch.Tensor, ...]) -> torch.Tensor:
 def mean_logits(logits: np.ndarray) -> np.ndarray:
     """Logits `[M, N, 2]` of M members -> `[N, 2]`: their mean, the geometric mean of the odds."""
     return logits.mean(axis=0)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a film was not read, in a few words and without its path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 def why_not_loaded(checkpoint: str | Path, error: Exception) -> str:

@@ -79,7 +79,7 @@ def train_probe(
     """Stage one: the backbone is frozen and the films are not augmented, so its features are computed once."""
     logger.info("stage 1: the classifier on frozen features, %d epochs", arguments.probe_epochs)
     model.to(arguments.device)
-    normalize = Normalize(image_processor).to(arguments.device)
+    normalize = Normalize(image_processor, _memory_format(arguments)).to(arguments.device)
     features = {
         split: FeatureDataset(films[split], extract_features(model, films[split], normalize, arguments))
         for split in ("train", "validation")
@@ -158,9 +158,7 @@ def fine_tuner(
         train_dataset=films["train"],
         eval_dataset=films["validation"],
         callbacks=callbacks,
-        prepare=Normalize(
-            image_processor, torch.channels_last if arguments.channels_last else torch.contiguous_format
-        ),
+        prepare=Normalize(image_processor, _memory_format(arguments)),
         augment=XrayAugment(arguments, size),
         class_weights=None if teachers else _weights(films, arguments),  # who are calibrated
         teachers=teachers,
@@ -227,6 +225,10 @@ def extract_features(
         pooled = model.base_model(normalize(batch["pixel_values"].to(arguments.device))).pooler_output
         features.append(pooled.flatten(1).float().cpu())
     return torch.cat(features).clone()
+
+
+def _memory_format(arguments: XrayTrainingArguments) -> torch.memory_format:
+    return torch.channels_last if arguments.channels_last else torch.contiguous_format
 
 
 def _teachers(image_processor: BaseImageProcessor, arguments: XrayTrainingArguments) -> Teachers | None:

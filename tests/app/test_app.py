@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import os
 import re
 import shutil
 import socket
@@ -31,14 +32,15 @@ CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-netwo
 
 
 @contextmanager
-def serving(run: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def serving(run: Path, *options: str, log=None, **environment: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """The app with a checkpoint on a free port: its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--model", str(run), "--port", str(port), *options], cwd=ROOT
-    )
+        [sys.executable, "app.py", "--model", str(run), "--port", str(port), *options],
+        cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log,
+    )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -174,6 +176,7 @@ def test_a_worklist_is_sorted_and_one_bad_file_stops_nothing(
     assert scores == sorted(scores, reverse=True)
     predictor = Predictor(tiny_run, device="cpu")
     told = {row["film"]: row["probability"] for row in rows}
+    assert "more.zip: PNEUMONIA/inside.jpeg" in told
     for film in films[1:]:
         assert told[film.name] == pytest.approx(predictor([film])[0]["probability"], abs=1e-4)
     with open(written, newline="") as file:

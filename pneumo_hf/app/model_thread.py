@@ -1,0 +1,69 @@
+"""The one thread in which the app calls the network; requests that wait there are scored together."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import wraps
+from queue import Empty, SimpleQueue
+
+from pneumo_hf.imaging.film import XraySource
+from pneumo_hf.inference.predictor import Predictor
+
+ON_ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))  # which is there for the length of a call
+MOST_AT_ONCE = 16  # films that are scored as one batch
+
+_thread = ThreadPoolExecutor(1)
+
+
+def in_model_thread(function: Callable) -> Callable:
+    """The function, always run in the same thread; never call one such function from another.
+
+    torch keeps a pool of its own for every thread that calls it: gradio's forty would each leave theirs in memory.
+    On a Space with ZeroGPU the call gets its GPU instead, in a process of its own.
+    """
+    if ON_ZERO_GPU:
+        import spaces
+
+        return spaces.GPU(function)
+
+    @wraps(function)
+    def run(*arguments, **options):
+        return _thread.submit(function, *arguments, **options).result()
+
+    return run
+
+
+class Together:
+    """Scores single films for many callers at once: those that wait while a batch is scored are the next batch.
+
+    (gradio's own batches fail as one where a single request in them is malformed.)
+    """
+
+    def __init__(self, predictor: Predictor):
+        self.predictor, self.waiting = predictor, SimpleQueue()
+
+    def __call__(self, film: XraySource) -> dict:
+        """A result of `Predictor` for the film; blocks until it is there."""
+        answer: Future = Future()
+        self.waiting.put((film, answer))
+        _thread.submit(self._score_waiting)  # for as many as wait then; for none, if an earlier one took them
+        return answer.result()
+
+    def _score_waiting(self) -> None:
+        films, answers = [], []
+        while len(films) < MOST_AT_ONCE:
+            try:
+                film, answer = self.waiting.get_nowait()
+            except Empty:
+                break
+            films.append(film)
+            answers.append(answer)
+        if not films:
+            return
+        try:
+            for answer, result in zip(answers, self.predictor(films), strict=True):
+                answer.set_result(result)
+        except Exception as error:  # theirs to hear, whatever it is: they wait
+            for answer in answers:
+                if not answer.done():
+                    answer.set_exception(error)
