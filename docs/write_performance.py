@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 STEPS = {"lite0": "EfficientNet-Lite0", "resnet50": "ResNet-50", "mobilenet": "MobileNetV2"}
+BESIDE = ("load", "predict_scale")  # whose figures are no ratios of two ways
 WANTED = {  # on two cores
     "step_vs_ceiling_lite0": 0.90,
     "step_vs_usual_lite0": 1.8,
@@ -31,6 +32,7 @@ def page(results: Path = RESULTS) -> str:
         *("data_cost", "frozen_stage", "serving", "scoring_scaling"),
     )
     found = {name: json.loads(path.read_text()) for name in names if (path := results / f"{name}.json").exists()}
+    beside = {name: json.loads(path.read_text()) for name in BESIDE if (path := results / f"{name}.json").exists()}
     pages = Environment(loader=FileSystemLoader(DOCS), trim_blocks=True, lstrip_blocks=True)
     pages.filters["median"] = statistics.median
     return pages.get_template("PERFORMANCE.md.jinja").render(
@@ -40,6 +42,7 @@ def page(results: Path = RESULTS) -> str:
             title: found[f"training_step_{name}"] for name, title in STEPS.items() if f"training_step_{name}" in found
         },
         **found,
+        **beside,
     )
 
 

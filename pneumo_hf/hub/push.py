@@ -101,7 +101,7 @@ def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
         if path.is_file() and UNSAFE_NAMES.search(path.name)
     ]
     names = _names_of_films(run)
-    known = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, sorted(names)))})(?!\w)") if names else None
+    known = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, sorted(names)))})(?![\w-]|\.\w)") if names else None
     for name, path in files.items():
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))

@@ -4,7 +4,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import cached_file
 
 from pneumo_hf.config import InputError
@@ -25,17 +27,19 @@ def weights_digest(model: nn.Module) -> str:
 
 
 class OnnxModel:
-    """Pixel values `[B, 3, H, W]` float32 -> logits `[B, 2]` and the detector's features `[B, D]`, on the CPU.
+    """Resized films `[B, 1, H, W]` uint8 -> logits `[B, 2]` and the detector's features `[B, D]`, on the CPU.
+
+    Without torch on the way: its threads wait for more by spinning, and on few cores take them from ONNX Runtime's.
 
     Args:
         checkpoint: a folder or Hub id with `onnx/model.onnx`, as `python -m pneumo_hf export` writes it.
-        model: the checkpoint's own, whose weights it must be.
+        model: the checkpoint's own, whose weights it must be. image_processor: the one that normalises for it.
 
     Raises:
         InputError: there is no such file, it is of other weights, or there is no ONNX Runtime.
     """
 
-    def __init__(self, checkpoint: str | Path, model: nn.Module):
+    def __init__(self, checkpoint: str | Path, model: nn.Module, image_processor: BaseImageProcessor):
         try:
             import onnxruntime
         except ImportError as error:
@@ -44,11 +48,20 @@ class OnnxModel:
             path = cached_file(str(checkpoint), FILE)
         except OSError as error:
             raise InputError(f"{checkpoint} has no {FILE}: python -m pneumo_hf export makes it") from error
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # the cores that there are, or OMP_NUM_THREADS
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         if self.session.get_modelmeta().custom_metadata_map.get(WEIGHTS) != weights_digest(model):
             raise InputError(
                 f"the {FILE} of {checkpoint} is of other weights: python -m pneumo_hf export makes it anew"
             )
 
-    def __call__(self, pixel_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.rescale_factor = np.float32(image_processor.rescale_factor)
+        self.mean, self.std = (
+            np.array(values, np.float32).reshape(1, 3, 1, 1)
+            for values in (image_processor.image_mean, image_processor.image_std)
+        )
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pixel_values = (pixels * self.rescale_factor - self.mean) / self.std
         return tuple(self.session.run(["logits", "features"], {"pixel_values": pixel_values}))

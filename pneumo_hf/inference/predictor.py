@@ -76,12 +76,12 @@ class Predictor:
         self.detector = load_detector(checkpoint)
         self.learnt_kermany = bool(training.get("kermany"))  # whose films are of children
         self.learnt_prevalence = training.get("prevalence_of_scores")
-        self.onnx = OnnxModel(checkpoint, self.model) if backend == "onnx" else None
+        self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         device = "cpu" if self.onnx else device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
         self.model.to(self.device, memory_format=torch.channels_last).eval()
-        self.normalize = Normalize(self.image_processor).to(self.device)
+        self.normalize = Normalize(self.image_processor, torch.channels_last).to(self.device)
 
     @property
     def members(self) -> list["Predictor"]:
@@ -176,19 +176,18 @@ class Predictor:
         return self._forward(pixels, output_hidden_states=True)[1]
 
     def _forward(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        logits, features = self._network(pixels, output_hidden_states)
+        if self.flip:
+            logits = (logits + self._network(pixels.flip(-1), output_hidden_states=False)[0]) / 2
+        return logits[:, [1 - self.positive, self.positive]], features
+
+    def _network(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        if self.onnx:
+            return self.onnx(pixels.numpy())
         # Convolutions in full float32, so that a score from a GPU is the score from a CPU.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pixel_values = self.normalize(pixels.to(self.device))
-            logits, features = self._network(pixel_values, output_hidden_states)
-            if self.flip:
-                logits = (logits + self._network(pixel_values.flip(-1), output_hidden_states=False)[0]) / 2
-        return logits[:, [1 - self.positive, self.positive]], features
-
-    def _network(self, pixel_values: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        if self.onnx:
-            return self.onnx(pixel_values.numpy())
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        output = self.model(pixel_values=pixel_values, output_hidden_states=output_hidden_states)
+            output = self.model(pixel_values=pixel_values, output_hidden_states=output_hidden_states)
         features = pooled_stages(output.hidden_states).cpu().numpy() if output_hidden_states else None
         return output.logits.float().cpu().numpy(), features
 
