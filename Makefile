@@ -28,7 +28,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 test: setup  ## everything that can run without the network
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-space: setup  ## a pushed Space, installed into an empty environment, answers; minutes, from PyPI
 	$(BIN)/python -m pytest -m install

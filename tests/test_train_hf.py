@@ -45,7 +45,10 @@ def test_every_file_of_the_contract(tiny_run: Path) -> None:
         *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml", "rejected.csv"),
         "chest_detector.safetensors",
         *(f"report/{name}" for name in ("metrics.json", "metrics_validation.json", "predictions_test.csv")),
-        *(f"report/{name}" for name in ("predictions_validation.csv", "index.html", "history.csv")),
+        *(
+            f"report/{name}"
+            for name in ("predictions_validation.csv", "index.html", "history.csv", "threshold_curve.csv")
+        ),
         *(f"report/{name}.png" for name in ("roc", "pr", "reliability", "confusion_matrix", "training_curves")),
         *(f"report/{name}.png" for name in ("thresholds", "predictive_values", "risk_coverage", "heatmaps")),
     }

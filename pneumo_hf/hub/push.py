@@ -11,7 +11,7 @@ from httpx2 import HTTPError  # the client of huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, SpaceCardData
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.config import InputError
@@ -126,8 +126,9 @@ def _text_of(path: Path) -> str:
         with Image.open(path) as picture:
             return "\n".join(map(str, picture.info.values()))
     if path.suffix == ".safetensors":
-        with safe_open(path, "numpy") as weights:
+        with suppress(SafetensorError), safe_open(path, "numpy") as weights:
             return json.dumps(weights.metadata() or {}, ensure_ascii=False)
+        return ""
     if path.suffix not in TEXTS:
         return ""
     text = re.sub(r"base64,[\w+/=]+", "", path.read_text(errors="replace"))
