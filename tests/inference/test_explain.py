@@ -8,6 +8,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from pneumo_hf import Predictor, load_xray
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.processor import make_image_processor, resize_film
 from pneumo_hf.inference.explain import (
     GradCam,
@@ -79,9 +81,19 @@ def test_share_inside_the_central_box() -> None:
     assert share_inside(maps) == pytest.approx([1, 0, (36 / 56) ** 2])
 
 
-def test_the_hottest_pixels_matter_more_than_the_coldest(tiny_run: Path) -> None:
-    predictor = Predictor(tiny_run, device="cpu")
-    pixels = films(predictor)
+@pytest.fixture
+def shipped() -> tuple[Predictor, torch.Tensor]:
+    """The shipped model, and films of pneumonia from the sample's test as it is fed them."""
+    if not SHIPPED.exists():
+        pytest.skip("the shipped model is not here")
+    predictor = Predictor(SHIPPED, device="cpu")
+    rows = [row for row in list_films(ROOT / "data/chest_xray_sample/test-00000-of-00001.parquet") if row["label"]]
+    pictures = [resize_film(load_xray(read_film(row["image"])), predictor.image_processor) for row in rows[::40]]
+    return predictor, torch.from_numpy(np.stack(pictures))
+
+
+def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predictor, torch.Tensor]) -> None:
+    predictor, pixels = shipped
     maps = GradCam(predictor)(pixels)
     inserted, deleted = insertion_and_deletion(predictor, pixels, maps)
     cold, _ = insertion_and_deletion(predictor, pixels, -maps)
@@ -89,16 +101,9 @@ def test_the_hottest_pixels_matter_more_than_the_coldest(tiny_run: Path) -> None
     assert inserted.mean() > cold.mean()
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped model is not here")
-def test_weights_drawn_anew_from_the_top_change_the_map() -> None:
+def test_weights_drawn_anew_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:
     """The randomisation test of Adebayo et al. 2018: a map that survives it shows edges, not what was learnt."""
-    from pneumo_hf.data.files import read_film
-    from pneumo_hf.data.listing import list_films
-
-    predictor = Predictor(SHIPPED, device="cpu")
-    rows = [row for row in list_films(ROOT / "data/chest_xray_sample/test-00000-of-00001.parquet") if row["label"]]
-    pictures = [resize_film(load_xray(read_film(row["image"])), predictor.image_processor) for row in rows[::40]]
-    pixels = torch.from_numpy(np.stack(pictures))
+    predictor, pixels = shipped
     learnt = GradCam(predictor)(pixels)
     torch.manual_seed(0)
     layers = [module for module in predictor.model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
