@@ -28,6 +28,7 @@ CSS = """
 .scale .threshold { position: absolute; top: -.4rem; bottom: -.4rem; width: 3px; background: #111827 }
 #film img { width: 100%; height: 100%; object-fit: contain }
 .hint { color: #4b5563 } td, th { padding: .1rem .8rem .1rem 0 !important; text-align: left; border: 0 !important }
+table, tr { border: 0 !important } tr { border-bottom: 1px solid #e5e7eb !important }
 """
 THEME = gr.themes.Soft(
     primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
