@@ -63,9 +63,10 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
     size = predictor.image_processor.size
     example = torch.zeros(2, 3, size["height"], size["width"])
     network = _Network(predictor.model.to("cpu", memory_format=torch.contiguous_format)).eval()
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    noisy = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
+    levels = {name: logger.level for name, logger in noisy.items()}
+    for logger in noisy.values():
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,7 +75,8 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
                 output_names=["logits", "features"], dynamic_shapes=({0: torch.export.Dim("batch")},),
             )  # fmt: skip
     finally:
-        noisy.setLevel(level)
+        for name, logger in noisy.items():
+            logger.setLevel(levels[name])
     program.model.metadata_props[WEIGHTS] = weights_digest(predictor.model)
     program.save(path, external_data=False)
 

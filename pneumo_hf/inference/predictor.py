@@ -52,6 +52,9 @@ class Predictor:
         backend: Literal["torch", "onnx"] = "torch",
     ):
         self.name = str(checkpoint)
+        path = Path(checkpoint)
+        if not path.exists() and (path.is_absolute() or (path.parent.name and path.parent.is_dir())):
+            raise InputError(f"there is no checkpoint {checkpoint}")  # before the Hub is asked for it again and again
         try:
             self.model = AutoModelForImageClassification.from_pretrained(
                 checkpoint, dtype=torch.float32, trust_remote_code=False
