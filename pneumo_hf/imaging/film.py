@@ -11,9 +11,8 @@ from pneumo_hf.imaging.dicom import MOST_PIXELS, ROWS_AT_ONCE, dicom_facts, is_d
 from pneumo_hf.imaging.quality import COLOURED
 
 FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
-FORMATS = (  # of PIL's: those that films come in; others, EPS among them, start programs or hold no picture
-    *("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000"),
-)
+# Of PIL's, those that films come in; others, EPS among them, start programs or hold no picture.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 SMALLEST_TILED = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
 COLOUR_SPREAD = 10.0  # deviation of Cb or Cr over a picture, in grey levels: a uniform tint is none
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
