@@ -16,6 +16,7 @@ from pneumo_hf.evaluation.gallery import explain_films
 from pneumo_hf.evaluation.plots import save_training_curves
 from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
 from pneumo_hf.hub.card import write_card
+from pneumo_hf.memory import keep_freed_memory
 from pneumo_hf.training.checkpoint import save_calibrated, training_facts, write_recipe
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.run_folder import end_processes, remove_checkpoints, start_run, write_history
@@ -28,6 +29,7 @@ def main(arguments: Arguments) -> None:
     start = time.monotonic()
     model_args, data_args, training_args = arguments
     run, report = Path(training_args.output_dir), Path(training_args.output_dir) / "report"
+    keep_freed_memory()
     start_run(training_args)
     set_seed(training_args.seed)
 

@@ -2,7 +2,8 @@
 
   ours   stage one as train_hf.py runs it: the backbone's features are computed once, the classifier learns from them;
   usual  the backbone frozen in Trainer, which runs it anew for every batch of every epoch. It reads the same pixel
-         cache in the same memory layout, with the same loss and rate, so that only the repeated work differs.
+         cache in the same memory layout and keeps freed memory, with the same loss and rate, so that only the repeated
+         work differs.
 Seconds from the decoded films to the trained classifier, validation after each epoch included. Both must reach the
 same ROC AUC on the sample's official test films, to .002. Writes benchmarks/results/frozen_stage.json.
 """
@@ -24,6 +25,7 @@ from pneumo_hf.config import Arguments, parse_args
 from pneumo_hf.data.pixels import decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
+from pneumo_hf.memory import keep_freed_memory
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.stages import ProbeModel, extract_features, train_probe
@@ -103,6 +105,7 @@ def scores(model: PreTrainedModel, features: torch.Tensor) -> torch.Tensor:
 
 
 def main(repeats: int) -> None:
+    keep_freed_memory()  # as train_hf.py does
     with tempfile.TemporaryDirectory() as folder:
         stage = FrozenBackbone(Path(folder))
         rows = take_turns({"ours": stage.ours, "usual": stage.usual}, repeats)

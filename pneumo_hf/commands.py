@@ -88,10 +88,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
     from pneumo_hf.evaluation.robustness import robustness
     from pneumo_hf.inference.parts import join_processes, look_in_parts
+    from pneumo_hf.memory import keep_freed_memory
     from pneumo_hf.training.run_folder import end_processes
 
     if arguments.robustness and len(arguments.model) > 1:
         raise InputError("--robustness is measured for one checkpoint at a time: give one --model")
+    keep_freed_memory()
     state, device = join_processes(arguments.device)
     table = _the_split(load_data(arguments.data, label_map=parse_label_map(arguments.label_map)), arguments)
     predictor = load_predictor(arguments.model, device, arguments.flip, arguments.backend)
@@ -141,8 +143,10 @@ def predict(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.listing import list_films
     from pneumo_hf.evaluation.ensemble import load_predictor
     from pneumo_hf.inference.parts import join_processes, score_to_csv
+    from pneumo_hf.memory import keep_freed_memory
     from pneumo_hf.training.run_folder import end_processes
 
+    keep_freed_memory()
     _, device = join_processes(arguments.device)
     films, output = list_films(*arguments.paths), Path(arguments.output)
     predictor = load_predictor(arguments.model, device, arguments.flip, arguments.backend)
@@ -202,11 +206,13 @@ def tune(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.columns import parse_label_map
     from pneumo_hf.data.merge import load_sources
     from pneumo_hf.data.pixels import decode_splits
+    from pneumo_hf.memory import keep_freed_memory
     from pneumo_hf.training.checkpoint import recipe_values
     from pneumo_hf.training.models import load_model
     from pneumo_hf.training.run_folder import start_run
     from pneumo_hf.training.tune import search_learning_rate
 
+    keep_freed_memory()
     model_args, data_args, training_args = parse_args(arguments.rest)
     start_run(training_args)
     set_seed(training_args.seed)

@@ -1,5 +1,6 @@
 """A checkpoint becomes an ONNX file, or is refused: the file must give the checkpoint's own probabilities."""
 
+import copy
 import logging
 import shutil
 import warnings
@@ -9,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from pneumo_hf.config import InputError
@@ -62,7 +64,8 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
         raise InputError(f"export needs {INSTALL.removeprefix('pip install ')}: {INSTALL}") from error
     size = predictor.image_processor.size
     example = torch.zeros(2, 3, size["height"], size["width"])
-    network = _Network(predictor.model.to("cpu", memory_format=torch.contiguous_format)).eval()
+    model = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
+    network = _Network(fold_constant_gates(model)).eval()
     noisy = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     levels = {name: logger.level for name, logger in noisy.items()}
     for logger in noisy.values():
@@ -79,6 +82,21 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
             logger.setLevel(levels[name])
     program.model.metadata_props[WEIGHTS] = weights_digest(predictor.model)
     program.save(path, external_data=False)
+
+
+@torch.no_grad()
+def fold_constant_gates(model: PreTrainedModel) -> PreTrainedModel:
+    """Squeeze-excite gates that no film moves become part of the next convolution's weights, in place.
+
+    EfficientNet-Lite0 inside the stock EfficientNet has them everywhere (`training/backbones.py`), to be computed anew
+    for every film.
+    """
+    for block in model.modules():
+        gate = getattr(block, "squeeze_excite", None)
+        if gate is not None and not gate.expand.weight.any():
+            block.projection.project_conv.weight.mul_(gate.expand.bias.sigmoid()[:, None, None])
+            block.squeeze_excite = nn.Identity()
+    return model
 
 
 class _Network(nn.Module):
