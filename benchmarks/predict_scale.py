@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 SAMPLE = ROOT / "data" / "chest_xray_sample"
 MODEL = ROOT / "models" / "pneumo-efficientnet"
 SHARD = 1_000  # films
-SECONDS = 0.25  # between two samples of the memory
+SECONDS = 1.0  # between two samples of the memory
 MIB = 1 << 20
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 STEPS = {"lite0": "EfficientNet-Lite0", "resnet50": "ResNet-50", "mobilenet": "MobileNetV2"}
-BESIDE = ("load", "predict_scale")  # whose figures are no ratios of two ways
+BESIDE = ("load", "predict_scale", "whole_job")  # whose figures are no ratios of two ways
 WANTED = {  # on two cores
     "step_vs_ceiling_lite0": 0.90,
     "step_vs_usual_lite0": 1.8,
@@ -29,7 +29,7 @@ def page(results: Path = RESULTS) -> str:
     """The page of those results that are there."""
     names = (
         *(f"training_step_{name}" for name in STEPS),
-        *("data_cost", "frozen_stage", "serving", "scoring_scaling"),
+        *("data_cost", "frozen_stage", "serving", "scoring_scaling", "training_scaling"),
     )
     found = {name: json.loads(path.read_text()) for name in names if (path := results / f"{name}.json").exists()}
     beside = {name: json.loads(path.read_text()) for name in BESIDE if (path := results / f"{name}.json").exists()}

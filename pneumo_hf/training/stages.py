@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PreTrainedModel
@@ -15,6 +16,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from pneumo_hf.config import LABELS, InputError, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize, uses_clahe
+from pneumo_hf.inference.parts import own_part
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.distillation import Teachers, assert_teachers_saw_no_more
 from pneumo_hf.training.ema import WeightAverage
@@ -217,14 +219,19 @@ class FeatureDataset(torch.utils.data.Dataset):
 def extract_features(
     model: PreTrainedModel, films: FilmDataset, normalize: Normalize, arguments: XrayTrainingArguments
 ) -> torch.Tensor:
-    """What the backbone makes of every film, in evaluation mode: `[N, F]` float32 on the CPU."""
+    """What the backbone makes of every film, in evaluation mode: `[N, F]` float32 on the CPU.
+
+    Every process that accelerate launched does a part, and has all of them afterwards.
+    """
     model.eval()
     batch_size, features = arguments.per_device_eval_batch_size, []
-    for start in tqdm(range(0, len(films), batch_size), desc="Extracting features", unit="batch"):
-        batch = films.__getitems__(range(start, min(start + batch_size, len(films))))
+    mine = own_part(len(films), batch_size)
+    hidden = arguments.process_index > 0
+    for start in tqdm(mine[::batch_size], desc="Extracting features", unit="batch", disable=hidden):
+        batch = films.__getitems__(range(start, min(start + batch_size, mine.stop)))
         pooled = model.base_model(normalize(batch["pixel_values"].to(arguments.device))).pooler_output
         features.append(pooled.flatten(1).float().cpu())
-    return torch.cat(features).clone()
+    return torch.cat(gather_object(features)).clone()
 
 
 def _memory_format(arguments: XrayTrainingArguments) -> torch.memory_format:
