@@ -1,6 +1,6 @@
-"""One process of `predict` against two, a thread each: `python benchmarks/scoring_scaling.py`.
+"""One process of `predict` against two, a core each: `python benchmarks/scoring_scaling.py`.
 
-Both score the embedded sample; two are launched by torchrun, each takes its share. The start (imports, the model) is
+Kept to one core, a process cannot decode beside the network on another, and two have twice what one has. Both score the embedded sample; two are launched by torchrun, each takes its share. The start (imports, the model) is
 measured on a handful of the films and taken off, since it does not grow with the films; it is in the rows.
 Writes benchmarks/results/scoring_scaling.json.
 """
@@ -29,8 +29,15 @@ def seconds(processes: int, films: Path, expected: int, folder: Path) -> float:
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
     predict = ["predict", "--model", str(MODEL), str(films), "--output", str(output), "--device", "cpu"]
     command = [sys.executable, *launch, "-m", "pneumo_hf", *predict]
+    cores = sorted(os.sched_getaffinity(0))[:processes]
     start = time.perf_counter()
-    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
     taken = time.perf_counter() - start
     with output.open() as file:
         paths = [row["path"] for row in csv.DictReader(file)]

@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 from pneumo_hf.config import InputError
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.inference.onnx import FILE, INSTALL, WEIGHTS, weights_digest
-from pneumo_hf.inference.predictor import Predictor, pooled_stages, probability_of
+from pneumo_hf.inference.predictor import Predictor, probability_of
 
 OPSET = 18
 AGREEMENT = 1e-4  # the largest difference of a probability
@@ -108,4 +108,6 @@ class _Network(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = self.model(pixel_values=pixel_values, output_hidden_states=True)
-        return output.logits, pooled_stages(output.hidden_states)
+        # `pooled_stages` by the operator that ONNX Runtime runs in the layout of its convolutions
+        means = [nn.functional.avg_pool2d(stage, stage.shape[2:]) for stage in output.hidden_states]
+        return output.logits, torch.cat(means, dim=1).flatten(1)
