@@ -1,7 +1,8 @@
 """One process of `predict` against two, a core each: `python benchmarks/scoring_scaling.py`.
 
-Kept to one core, a process cannot decode beside the network on another, and two have twice what one has. Both score the embedded sample; two are launched by torchrun, each takes its share. The start (imports, the model) is
-measured on a handful of the films and taken off, since it does not grow with the films; it is in the rows.
+Kept to one core, a process cannot decode beside the network on another, and two have twice what one has. Both score
+the embedded sample; two are launched by torchrun, each takes its share. The start (imports, the model) is measured on
+a handful of the films and taken off, since it does not grow with the films; it is in the rows.
 Writes benchmarks/results/scoring_scaling.json.
 """
 
