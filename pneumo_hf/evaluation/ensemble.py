@@ -14,7 +14,8 @@ from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.thresholds import DEFAULT, NAMED, choose_thresholds, operating_points
 from pneumo_hf.inference.abstention import conformal_limits
-from pneumo_hf.inference.predictor import Ensemble, Predictor, mean_logits, probability_of
+from pneumo_hf.inference.ensemble import Ensemble, mean_logits
+from pneumo_hf.inference.predictor import Predictor, probability_of
 
 logger = logging.getLogger(__name__)
 
