@@ -156,6 +156,7 @@ def fine_tuner(
             output_dir=str(Path(arguments.output_dir) / CHECKPOINTS),
             resume_from_checkpoint=None,
             activation_checkpointing=False,  # ours, above
+            restore_callback_states_from_checkpoint=bool(resumed),  # the epochs that early stopping has waited
         ),
         train_dataset=films["train"],
         eval_dataset=films["validation"],

@@ -245,6 +245,21 @@ def test_the_plateau_schedule_falls_when_the_auc_does_not_rise(films, tiny_recip
     assert rates[-1] < 0.2 * rates[0]
 
 
+def test_early_stopping_waits_on_where_a_killed_run_was(films, tiny_recipe, tmp_path: Path) -> None:
+    still = ["--learning_rate", "0", "--freeze_batch_norm", "true", "--early_stopping_patience", "2"]
+    kept = ["--num_train_epochs", "6", "--save_total_limit", "9", "--output_dir", str(tmp_path)]
+    arguments = parse_args([*tiny_recipe, *still, *kept])[2]
+    (tmp_path / "checkpoints").mkdir()
+    logs = []
+    for resumed in (None, 2):  # epochs; by then one is waited for
+        model, processor = fresh(tiny_recipe)
+        steps = {int(path.name.split("-")[1]): path for path in (tmp_path / "checkpoints").glob("checkpoint-*")}
+        checkpoint = steps[sorted(steps)[resumed - 1]] if resumed else None
+        logs.append(fine_tune(model, processor, films, arguments, checkpoint))
+    stopped = [max(row["epoch"] for row in log) for log in logs]
+    assert stopped == [3, 3]
+
+
 def test_the_average_of_the_weights_is_what_is_validated_and_saved(films, tiny_recipe, tmp_path: Path) -> None:
     """By hand: every step's weights, averaged as the callback says, are those of the epoch's checkpoint."""
     seen = []
