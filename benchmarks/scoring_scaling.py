@@ -1,7 +1,7 @@
-"""One process of `predict` against two, a core each: `python benchmarks/scoring_scaling.py`.
+"""One process of `predict` on one core against two on two: `python benchmarks/scoring_scaling.py`.
 
-Kept to one core, a process cannot decode beside the network on another, and two have twice what one has. Both score
-the embedded sample; two are launched by torchrun, each takes its share. The start (imports, the model) is measured on
+Where it may, a process decodes on a second core beside the network; here one has one. Both ways score the embedded
+sample; two are launched by torchrun, each takes its share. The start (imports, the model) is measured on
 a handful of the films and taken off, since it does not grow with the films; it is in the rows.
 Writes benchmarks/results/scoring_scaling.json.
 """

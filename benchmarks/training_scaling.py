@@ -27,15 +27,14 @@ def launch(processes: int, folder: Path) -> float:
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     command = [sys.executable, *torchrun, __file__, "--process_of", str(processes), "--folder", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def train(processes: int, folder: Path) -> None:
     """One of the processes; the first prints what `launch` returns."""
     keep_freed_memory()
-    arguments = arguments_of("lite0", "efficientnet-lite0", folder)
-    arguments[2].per_device_train_batch_size = BATCH // processes
-    arguments[2].use_cpu = True
+    share = ("--per_device_train_batch_size", str(BATCH // processes), "--use_cpu", "true")
+    arguments = arguments_of("lite0", "efficientnet-lite0", folder, *share)
     with arguments[2].main_process_first():
         _, image_processor = load_model(arguments[0], folder)
         films, _ = decode_films(load_data(str(SAMPLE))["train"], image_processor, folder)

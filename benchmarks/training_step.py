@@ -4,7 +4,7 @@ Milliseconds a film, of steps in mid-epoch, all layers trained, batches of 16, f
   ours     the trainer of stage two as train_hf.py runs it with the backbone's recipe: pixel cache, augmentation,
            channels_last, bf16 where the CPU has it, layer-wise rates, averaged weights where the recipe has them;
   ceiling  a bare PyTorch loop on one batch of random floats that never leaves memory: forward, backward, AdamW;
-           the same model, batch, layout and precision, and no augmentation;
+           the same model, batch, layout and precision, freed memory kept as in ours, and no augmentation;
   usual    imagefolder, set_transform with the image processor, Trainer with two workers, float32, no augmentation,
            on the same full-size JPEGs; in a process of its own, which gives freed memory back.
 Writes benchmarks/results/training_step_NAME.json.
@@ -67,12 +67,12 @@ def _wait() -> None:
         torch.accelerator.synchronize()
 
 
-def arguments_of(name: str, checkpoint: str, folder: Path) -> Arguments:
+def arguments_of(name: str, checkpoint: str, folder: Path, *more: str) -> Arguments:
     recipe = ["--config", str(ROOT / "configs" / f"{RECIPES[name]}.yaml")]
     same = ["--unfreeze_layers", "-1", "--per_device_train_batch_size", str(BATCH), "--bf16", str(BF16)]
     same += ["--early_stopping_patience", "0", "--num_train_epochs", "1"]  # of which a few steps are run
     where = ["--model_name_or_path", checkpoint, "--cache_dir", str(folder), "--output_dir", str(folder / "run")]
-    return parse_args([*recipe, *same, *where])
+    return parse_args([*recipe, *same, *where, *more])
 
 
 def ours_and_ceiling(arguments: Arguments, films: FilmDataset) -> tuple[float, float]:

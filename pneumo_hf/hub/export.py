@@ -86,10 +86,9 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
 
 @torch.no_grad()
 def fold_constant_gates(model: PreTrainedModel) -> PreTrainedModel:
-    """Squeeze-excite gates that no film moves become part of the next convolution's weights, in place.
+    """Squeeze-excite gates of a bias alone, the same for every film, become part of the next convolution's weights.
 
-    EfficientNet-Lite0 inside the stock EfficientNet has them everywhere (`training/backbones.py`), to be computed anew
-    for every film.
+    EfficientNet-Lite0 inside the stock EfficientNet has no others (`training/backbones.py`). In place.
     """
     for block in model.modules():
         gate = getattr(block, "squeeze_excite", None)

@@ -9,9 +9,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, PreTrainedModel
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerState
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.trainer import TRAINER_STATE_NAME
 
 from pneumo_hf.config import LABELS, InputError, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
@@ -146,7 +147,14 @@ def fine_tuner(
         checkpoint_blocks(model)
     teachers = _teachers(image_processor, arguments)
     size = (image_processor.size["height"], image_processor.size["width"])
-    callbacks = [EarlyStoppingCallback(arguments.early_stopping_patience)] if arguments.early_stopping_patience else []
+    callbacks, epochs = [], arguments.num_train_epochs
+    if patience := arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(patience))
+        if resumed:
+            state = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME))
+            waited = state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"]
+            callbacks[0].early_stopping_patience_counter = waited
+            epochs = state.epoch if waited >= patience else epochs  # it had stopped: only the best is loaded
     if arguments.ema_decay:
         callbacks.append(WeightAverage(arguments.ema_decay, resumed))
     return XrayTrainer(
@@ -154,9 +162,9 @@ def fine_tuner(
         args=replace(
             arguments,
             output_dir=str(Path(arguments.output_dir) / CHECKPOINTS),
+            num_train_epochs=epochs,
             resume_from_checkpoint=None,
             activation_checkpointing=False,  # ours, above
-            restore_callback_states_from_checkpoint=bool(resumed),  # the epochs that early stopping has waited
         ),
         train_dataset=films["train"],
         eval_dataset=films["validation"],

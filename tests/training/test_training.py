@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from pneumo_hf.config import XrayTrainingArguments, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
+from pneumo_hf.inference import parts
+from pneumo_hf.training import stages
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights, mix, soft_targets, weighted_loss
@@ -245,19 +248,33 @@ def test_the_plateau_schedule_falls_when_the_auc_does_not_rise(films, tiny_recip
     assert rates[-1] < 0.2 * rates[0]
 
 
+def test_each_process_computes_the_features_of_its_own_films(films, tiny_recipe, monkeypatch) -> None:
+    model, processor = fresh(tiny_recipe)
+    arguments = XrayTrainingArguments(output_dir="unused", use_cpu=True, per_device_eval_batch_size=5)
+    normalize, gathered = Normalize(processor), []
+    everything = extract_features(model, films["train"], normalize, arguments)
+    monkeypatch.setattr(stages, "gather_object", lambda features: gathered.extend(features) or gathered)
+    state = SimpleNamespace(num_processes=2)
+    monkeypatch.setattr(parts, "PartialState", lambda: state)
+    for state.process_index in (0, 1):
+        extract_features(model, films["train"], normalize, arguments)
+    assert max(map(len, gathered)) == 5
+    assert torch.equal(torch.cat(gathered), everything)
+
+
 def test_early_stopping_waits_on_where_a_killed_run_was(films, tiny_recipe, tmp_path: Path) -> None:
     still = ["--learning_rate", "0", "--freeze_batch_norm", "true", "--early_stopping_patience", "2"]
     kept = ["--num_train_epochs", "6", "--save_total_limit", "9", "--output_dir", str(tmp_path)]
     arguments = parse_args([*tiny_recipe, *still, *kept])[2]
     (tmp_path / "checkpoints").mkdir()
     logs = []
-    for resumed in (None, 2):  # epochs; by then one is waited for
+    for resumed in (None, 2, 3):  # epochs; by then one is waited for, or both
         model, processor = fresh(tiny_recipe)
         steps = {int(path.name.split("-")[1]): path for path in (tmp_path / "checkpoints").glob("checkpoint-*")}
         checkpoint = steps[sorted(steps)[resumed - 1]] if resumed else None
         logs.append(fine_tune(model, processor, films, arguments, checkpoint))
     stopped = [max(row["epoch"] for row in log) for log in logs]
-    assert stopped == [3, 3]
+    assert stopped == [3, 3, 3]
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_saved(films, tiny_recipe, tmp_path: Path) -> None:
