@@ -55,6 +55,9 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_seed1 --model runs/flagship_seed2 --model runs/flagship_seed42 \
 	    --data $(DATA) --output_dir runs/ensemble
 	$(BIN)/python docs/write_recipes.py runs/ensemble=ensemble
+	$(BIN)/python -m pneumo_hf evaluate --model runs/efficientnet_b0 --model runs/resnet50_top40 --model runs/resnet18_step \
+	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
+	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
 	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
 	    --teachers runs/flagship_seed1 runs/flagship_seed2 runs/flagship_seed42 --output_dir runs/pneumo-efficientnet $(TRAIN)
 	$(BIN)/python docs/write_recipes.py runs/pneumo-efficientnet=pneumo-efficientnet

@@ -23,6 +23,7 @@ RESULTS = DOCS / "results"
 ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
     *("mobilenet_v2_clahe", "flagship", "flagship_styles", "flagship_efficientnet", "pneumo-efficientnet", "ensemble"),
+    "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv")
 OWN = {"dataset", "seed", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
