@@ -74,6 +74,20 @@ def test_killed_between_scoring_and_joining(predictor: Predictor, films_folder: 
     assert (tmp_path / "preds.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_an_earlier_csv_stays_until_the_new_one_is_whole(
+    predictor: Predictor, films_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    films, output = list_films(films_folder / "test"), tmp_path / "preds.csv"
+    output.write_text("an earlier one")
+    with pytest.raises(KeyboardInterrupt):
+        score(predictor, Cut(films, after=41), output)
+    assert "preds.csv is there already" in caplog.text
+    assert output.read_text() == "an earlier one"
+    score(predictor, films, output)
+    assert output.read_text().startswith("path,label")
+
+
 @pytest.mark.parametrize("change", ["arguments", "list", "weights", "batch_size"])
 def test_another_commands_parts_are_refused(
     change: str, predictor: Predictor, films_folder: Path, tmp_path: Path
