@@ -1,8 +1,8 @@
 """One process of `predict` on one core against two on two: `python benchmarks/scoring_scaling.py`.
 
-Where it may, a process decodes on a second core beside the network; here one has one. Both ways score the embedded
-sample; two are launched by torchrun, each takes its share. The start (imports, the model) is measured on
-a handful of the films and taken off, since it does not grow with the films; it is in the rows.
+Where it may, a process decodes on a second core beside the network; here one has one. Both ways score films of the
+embedded sample, as many batches as can be shared evenly; two are launched by torchrun. The start (imports, the model)
+is measured on a handful of the films and taken off, since it does not grow with the films; it is in the rows.
 Writes benchmarks/results/scoring_scaling.json.
 """
 
@@ -21,7 +21,7 @@ from common import ROOT, SAMPLE, parser, take_turns, write_result
 from datasets import load_dataset
 
 MODEL = ROOT / "models" / "pneumo-efficientnet"
-FEW = 8  # films
+FEW, ALL = 8, 56 * 32  # films
 
 
 def seconds(processes: int, films: Path, expected: int, folder: Path) -> float:
@@ -49,32 +49,26 @@ def seconds(processes: int, films: Path, expected: int, folder: Path) -> float:
 def main(repeats: int) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        shards = {"test": str(SAMPLE / "test-*.parquet"), "train": str(SAMPLE / "train-*.parquet")}
-        data = load_dataset("parquet", data_files=shards)
-        (folder / "few").mkdir()
-        data["test"].select(range(FEW)).to_parquet(folder / "few" / "test-00000-of-00001.parquet")
-        sizes = {"few": (folder / "few", FEW), "all": (SAMPLE, sum(data.num_rows.values()))}
+        shards = [str(SAMPLE / "test-*.parquet"), str(SAMPLE / "train-*.parquet")]
+        films = load_dataset("parquet", data_files=shards, split="train", cache_dir=root)
+        sizes = {"few": (folder / "few", FEW), "all": (folder / "all", ALL)}
+        for shard, count in sizes.values():
+            shard.mkdir()
+            films.select(range(count)).to_parquet(shard / "films.parquet")
         ways: dict[str, Callable[[], float]] = {
             f"{processes} {size}": partial(seconds, processes, films, count, folder)
             for size, (films, count) in sizes.items()
             for processes in (1, 2)
         }
         rows = take_turns(ways, repeats)
-    scored = sizes["all"][1] - FEW
-    rates = {
-        processes: [
-            scored / (whole - start)
-            for whole, start in zip(rows[f"{processes} all"], rows[f"{processes} few"], strict=True)
-        ]
-        for processes in (1, 2)
-    }
-    medians = {processes: statistics.median(found) for processes, found in rates.items()}
+    medians = {way: statistics.median(taken) for way, taken in rows.items()}
+    rates = {count: (ALL - FEW) / (medians[f"{count} all"] - medians[f"{count} few"]) for count in (1, 2)}
     write_result(
         "scoring_scaling",
-        {"scoring_scaling_2proc": medians[2] / medians[1]},
+        {"scoring_scaling_2proc": rates[2] / rates[1]},
         rows,
-        films_a_second={str(processes): rate for processes, rate in medians.items()},
-        films=scored + FEW,
+        films_a_second={str(count): rate for count, rate in rates.items()},
+        films=ALL,
         unit="s",
     )
 
