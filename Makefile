@@ -59,7 +59,8 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
 	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
-	    --teachers runs/flagship_seed1 runs/flagship_seed2 runs/flagship_seed42 --output_dir runs/pneumo-efficientnet $(TRAIN)
+	    --teachers runs/flagship_seed1 runs/flagship_seed2 runs/flagship_seed42 --num_train_epochs 4 \
+	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --output_dir runs/pneumo-efficientnet $(TRAIN)
 	$(BIN)/python docs/write_recipes.py runs/pneumo-efficientnet=pneumo-efficientnet
 
 bench: setup  ## the figures in benchmarks/results and docs/PERFORMANCE.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER
