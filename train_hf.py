@@ -16,7 +16,7 @@ from pneumo_hf.evaluation.gallery import explain_films
 from pneumo_hf.evaluation.plots import save_training_curves
 from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
 from pneumo_hf.hub.card import write_card
-from pneumo_hf.memory import keep_freed_memory
+from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.checkpoint import save_calibrated, training_facts, write_recipe
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.run_folder import end_processes, remove_checkpoints, start_run, write_history

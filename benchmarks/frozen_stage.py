@@ -25,7 +25,7 @@ from pneumo_hf.config import Arguments, parse_args
 from pneumo_hf.data.pixels import decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
-from pneumo_hf.memory import keep_freed_memory
+from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.stages import ProbeModel, extract_features, train_probe

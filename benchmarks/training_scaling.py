@@ -17,7 +17,7 @@ from training_step import BATCH, Clock, arguments_of, ms_a_film, stage_two
 
 from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.sources import load_data
-from pneumo_hf.memory import keep_freed_memory
+from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.run_folder import end_processes
 

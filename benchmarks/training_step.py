@@ -30,7 +30,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from pneumo_hf.config import Arguments, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.sources import load_data
-from pneumo_hf.memory import keep_freed_memory
+from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.stages import fine_tuner
 

@@ -87,8 +87,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.evaluation.gallery import explain_films
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
     from pneumo_hf.evaluation.robustness import robustness
+    from pneumo_hf.inference.memory import keep_freed_memory
     from pneumo_hf.inference.parts import join_processes, look_in_parts
-    from pneumo_hf.memory import keep_freed_memory
     from pneumo_hf.training.run_folder import end_processes
 
     if arguments.robustness and len(arguments.model) > 1:
@@ -142,8 +142,8 @@ def predict(arguments: argparse.Namespace) -> None:
     """Score films, labelled or not, over all processes that were launched, and write a CSV."""
     from pneumo_hf.data.listing import list_films
     from pneumo_hf.evaluation.ensemble import load_predictor
+    from pneumo_hf.inference.memory import keep_freed_memory
     from pneumo_hf.inference.parts import join_processes, score_to_csv
-    from pneumo_hf.memory import keep_freed_memory
     from pneumo_hf.training.run_folder import end_processes
 
     keep_freed_memory()
@@ -206,7 +206,7 @@ def tune(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.columns import parse_label_map
     from pneumo_hf.data.merge import load_sources
     from pneumo_hf.data.pixels import decode_splits
-    from pneumo_hf.memory import keep_freed_memory
+    from pneumo_hf.inference.memory import keep_freed_memory
     from pneumo_hf.training.checkpoint import recipe_values
     from pneumo_hf.training.models import load_model
     from pneumo_hf.training.run_folder import start_run
