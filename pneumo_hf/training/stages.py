@@ -152,6 +152,10 @@ def fine_tuner(
         callbacks.append(EarlyStoppingCallback(patience))
         if resumed:
             state = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME))
+            if "EarlyStoppingCallback" not in state.stateful_callbacks:  # without which Trainer cannot save the next
+                raise InputError(
+                    f"{resumed} was trained without early stopping: resume it so, or train from the start"
+                )
             waited = state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]["early_stopping_patience_counter"]
             callbacks[0].early_stopping_patience_counter = waited
             epochs = state.epoch if waited >= patience else epochs  # it had stopped: only the best is loaded

@@ -1,6 +1,7 @@
 """The loss, the statistics, the augmentation and the two stages, on a tiny network."""
 
 import copy
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
-from pneumo_hf.config import XrayTrainingArguments, parse_args
+from pneumo_hf.config import InputError, XrayTrainingArguments, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
@@ -275,6 +276,11 @@ def test_early_stopping_waits_on_where_a_killed_run_was(films, tiny_recipe, tmp_
         logs.append(fine_tune(model, processor, films, arguments, checkpoint))
     stopped = [max(row["epoch"] for row in log) for log in logs]
     assert stopped == [3, 3, 3]
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["EarlyStoppingCallback"]
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(InputError, match="without early stopping"):
+        fine_tune(model, processor, films, arguments, checkpoint)
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_saved(films, tiny_recipe, tmp_path: Path) -> None:
