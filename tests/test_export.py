@@ -26,6 +26,11 @@ def test_the_onnx_backend_answers_as_the_checkpoint_does(
     main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
     assert "probabilities differ by at most" in caplog.text
     films = sorted((films_folder / "test").rglob("*.jpeg"))[:7]
+    plain = Predictor(tmp_path, backend="onnx")
+    size = plain.image_processor.size
+    pixels = torch.randint(0, 256, (2, 1, size["height"], size["width"]), dtype=torch.uint8)
+    assert (plain.logits(pixels) == plain.look(pixels)[0]).all()
+    assert plain.onnx(pixels.numpy(), with_features=False)[1] is None
     for flip in (False, True):
         expected = Predictor(tiny_run, device="cpu", flip=flip)(films)
         for batch_size in (1, 3, 32):

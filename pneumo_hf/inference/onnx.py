@@ -27,7 +27,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 class OnnxModel:
-    """Resized films `[B, 1, H, W]` uint8 -> logits `[B, 2]` and the detector's features `[B, D]`, on the CPU.
+    """Resized films `[B, 1, H, W]` uint8 -> logits `[B, 2]` and the detector's features `[B, D]` or None, on the CPU.
 
     Without torch on the way: its threads wait for more by spinning, and on few cores take them from ONNX Runtime's.
 
@@ -56,13 +56,18 @@ class OnnxModel:
                 f"the {FILE} of {checkpoint} is of other weights: python -m pneumo_hf export makes it anew"
             )
 
+        self.logits_alone = onnxruntime.RunOptions()
+        self.logits_alone.only_execute_path_to_fetches = True
         self.rescale_factor = np.float32(image_processor.rescale_factor)
         self.mean, self.std = (
             np.array(values, np.float32).reshape(1, 3, 1, 1)
             for values in (image_processor.image_mean, image_processor.image_std)
         )
 
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, pixels: np.ndarray, with_features: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
         pixel_values = pixels * self.rescale_factor - self.mean
         pixel_values /= self.std  # in place: fresh memory for a film costs more than the arithmetic
-        return tuple(self.session.run(["logits", "features"], {"pixel_values": pixel_values}))
+        inputs = {"pixel_values": pixel_values}
+        if with_features:
+            return tuple(self.session.run(["logits", "features"], inputs))
+        return self.session.run(["logits"], inputs, self.logits_alone)[0], None

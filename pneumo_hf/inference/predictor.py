@@ -186,7 +186,7 @@ class Predictor:
 
     def _network(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
         if self.onnx:
-            return self.onnx(pixels.numpy())
+            return self.onnx(pixels.numpy(), output_hidden_states)
         # Convolutions in full float32, so that a score from a GPU is the score from a CPU.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pixel_values = self.normalize(pixels.to(self.device))
