@@ -17,9 +17,9 @@ from pneumo_hf.evaluation.plots import save_training_curves
 from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
 from pneumo_hf.hub.card import write_card
 from pneumo_hf.inference.memory import keep_freed_memory
-from pneumo_hf.training.checkpoint import save_calibrated, training_facts, write_recipe
+from pneumo_hf.training.checkpoint import job_values, save_calibrated, training_facts, write_recipe
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.run_folder import end_processes, remove_checkpoints, start_run, write_history
+from pneumo_hf.training.run_folder import end_processes, find_checkpoint, remove_checkpoints, start_run, write_history
 from pneumo_hf.training.stages import train
 
 logger = logging.getLogger(__name__)
@@ -31,13 +31,14 @@ def main(arguments: Arguments) -> None:
     run, report = Path(training_args.output_dir), Path(training_args.output_dir) / "report"
     keep_freed_memory()
     start_run(training_args)
+    resumed = find_checkpoint(training_args, job_values(arguments))
     set_seed(training_args.seed)
 
     data, copies = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
     model, image_processor = load_model(model_args, data_args.cache_dir)
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
-    history = train(model, image_processor, films, training_args)
+    history = train(model, image_processor, films, training_args, resumed)
     facts = training_facts(training_args, time.monotonic() - start)
 
     if training_args.process_index == 0:

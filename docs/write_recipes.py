@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader
+from sklearn.metrics import roc_curve
 
 from pneumo_hf.config import parse_args
-from pneumo_hf.evaluation.compare import compare
+from pneumo_hf.evaluation.compare import compare, read_run
 from pneumo_hf.training.checkpoint import recipe_values
 
 DOCS = Path(__file__).parent
@@ -57,6 +58,13 @@ def changes_of(folder: Path) -> str:
     path = folder / "changes.json"
     changes = json.loads(path.read_text()) if path.exists() else {}
     return ", ".join(f"{key} {value}" for key, value in changes.items())
+
+
+def specificity_at(run: str, sensitivity: float) -> float:
+    """What a run's ROC curve of the official test reads there: to set beside a published pair, not to choose by."""
+    films = read_run(RESULTS / run)
+    false_positive_rate, true_positive_rate, _ = roc_curve(films.labels, films.probs)
+    return float(1 - false_positive_rate[np.searchsorted(true_positive_rate, sensitivity)])
 
 
 def means(runs: dict[str, dict]) -> dict[str, dict]:
@@ -107,6 +115,7 @@ def main() -> None:
         means=means(result["runs"]),
         ablations=ablations,
         external=external,
+        specificity_at=specificity_at,
     )
     (DOCS / "RESULTS.md").write_text(page)
 

@@ -14,6 +14,7 @@ from pneumo_hf.config import LABELS, InputError, write_csv
 logger = logging.getLogger(__name__)
 
 FLAGS = ("review", "abstain", "not_chest_xray")
+FITTED = 6000  # train films that shortcut floors are fitted on, at most
 CLASSES = {2: LABELS, 3: ("NORMAL", "BACTERIA", "VIRUS")}
 
 
@@ -95,7 +96,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise InputError("--robustness is measured for one checkpoint at a time: give one --model")
     keep_freed_memory()
     state, device = join_processes(arguments.device)
-    table = _the_split(load_data(arguments.data, label_map=parse_label_map(arguments.label_map)), arguments)
+    data = load_data(arguments.data, label_map=parse_label_map(arguments.label_map))
+    table = _the_split(data, arguments)
     predictor = load_predictor(arguments.model, device, arguments.flip, arguments.backend)
     if arguments.operating_point:
         predictor.use(arguments.operating_point)
@@ -111,7 +113,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     end_processes()
     if not state.is_main_process:
         return
-    metrics, rows = evaluate_films(predictor, views, model, Path(arguments.data).name, arguments.split, seen=seen)
+    floors = _floors(data, films=views[0], image_processor=predictor.members[0].image_processor, arguments=arguments)
+    title = Path(arguments.data).name
+    metrics, rows = evaluate_films(predictor, views, model, title, arguments.split, floors, seen)
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     config = predictor.members[0].model.config.to_dict() if len(views) == 1 else {}
@@ -130,6 +134,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
         metric = metrics["metrics"][name]
         logger.info("%-12s %.4f [%.4f, %.4f]", name, metric["value"], *metric["ci95"])
     logger.info("%d films, %d unreadable; the report: %s", len(films), len(rejected), folder / "index.html")
+
+
+def _floors(data: Mapping, films, image_processor, arguments: argparse.Namespace) -> dict:
+    """The shortcut floors of the split, where the data has train films to fit them on."""
+    from pneumo_hf.data.pixels import decode_films
+    from pneumo_hf.data.shortcuts import shortcut_floors
+
+    if arguments.split == "train" or "train" not in data:
+        return {}
+    step = -(-len(data["train"]) // FITTED)
+    fitted = data["train"].select(range(0, len(data["train"]), step))
+    train, _ = decode_films(fitted, image_processor, arguments.cache_dir)
+    return shortcut_floors(train, films) if len(set(train.labels)) == 2 else {}
 
 
 def _the_split(data: Mapping, arguments: argparse.Namespace):
@@ -169,13 +186,14 @@ def _recalibration(arguments: argparse.Namespace, predictor) -> Callable[[float]
     from pneumo_hf.evaluation.calibration import at_prevalence, fit_isotonic
     from pneumo_hf.evaluation.ensemble import validation_scores
 
-    steps = []
+    steps, learnt = [], predictor.learnt_prevalence
     if arguments.calibration == "isotonic":
-        steps.append(fit_isotonic(*validation_scores(predictor)))
+        labels, probs = validation_scores(predictor)
+        steps.append(fit_isotonic(labels, probs))
+        learnt = float(labels.mean())  # the share of pneumonia that the isotonic scores answer to
     if arguments.prevalence is not None:
         if not 0 < arguments.prevalence < 1:
             raise InputError(f"--prevalence is a share between 0 and 1, not {arguments.prevalence}")
-        learnt = predictor.learnt_prevalence
         if learnt is None:
             raise InputError(f"{predictor.name} does not tell the prevalence that its scores are calibrated to")
         steps.append(lambda probs: at_prevalence(probs, learnt, arguments.prevalence))

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import torch
 import yaml
+from accelerate import PartialState
 from transformers import HfArgumentParser, TrainingArguments
 
 LABELS = ("NORMAL", "PNEUMONIA")  # in the order of their numbers, 0 and 1
@@ -211,6 +213,15 @@ class XrayTrainingArguments(TrainingArguments):
     )
     noise: float = field(default=0.0, metadata={"help": "Share of the films that get grain."})
     channels_last: bool = field(default=True, metadata={"help": "Memory layout that convolutions run faster in."})
+    ddp_timeout: int = field(default=30 * 24 * 3600)  # one process decodes and reports while the others wait
+
+    def __post_init__(self) -> None:
+        if self.use_cpu:  # where transformers does not pass the time on
+            PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
+        super().__post_init__()
+        if self.lr_scheduler_type == "reduce_lr_on_plateau":  # which else takes a rising ROC AUC for a worse one
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
 
 
 Arguments = tuple[ModelArguments, DataArguments, XrayTrainingArguments]
@@ -344,6 +355,8 @@ def check_ranges(values: dict) -> None:
         raise InputError("teachers give the targets of stage two: num_train_epochs above 0, no label_smoothing_factor")
     if values["fine_tuned_share"] < 1 and not (values["probe_epochs"] and values["num_train_epochs"] > 0):
         raise InputError("fine_tuned_share lies between the probe and fine-tuning: it needs both stages")
+    if values["optim"] not in ("adamw_torch", "adamw_torch_fused"):
+        raise InputError(f"optim is {values['optim']}: both stages take AdamW, stage two with a rate for each layer")
     if values["early_stopping_patience"] and not values["load_best_model_at_end"]:
         raise InputError("early stopping looks for the best epoch: load_best_model_at_end true, or patience 0")
 

@@ -224,6 +224,7 @@ def test_evaluate_gives_the_figures_of_the_run(tiny_run: Path, films_folder: Pat
     for name, metric in run_s["metrics"].items():
         assert ours["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-6)
     assert (tmp_path / "index.html").exists()
+    assert ours["shortcut_floors"].keys() == run_s["shortcut_floors"].keys() != set()
     assert len(read_csv(tmp_path / "predictions_test.csv")) == ours["n"]
 
 

@@ -61,7 +61,10 @@ def named_thresholds(predictor: Predictor) -> dict[str, float]:
 
 def at_threshold(predictor: Predictor, result: dict, threshold: float) -> dict:
     """A result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
-    return result if result["error"] else {**result, **predictor.decide(result["probability"], threshold=threshold)}
+    if result["probability"] is None:
+        return result
+    decided = predictor.decide(result["probability"], threshold=threshold)
+    return {**result, "prediction": decided["prediction"]} if result["error"] else {**result, **decided}
 
 
 def _as_data(predictor: Predictor, result: dict, point: str | None, thresholds: dict[str, float]) -> dict:

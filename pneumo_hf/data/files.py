@@ -1,5 +1,6 @@
 """Where films lie: the files of a folder or zip, which of them are films, and their bytes."""
 
+import logging
 import lzma
 import os
 import stat
@@ -15,6 +16,8 @@ import fsspec
 from pneumo_hf.config import InputError
 from pneumo_hf.imaging.dicom import PREAMBLE, is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 LARGEST = 256 << 20  # bytes of a film's file; a zip can promise more than memory holds
 UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
@@ -84,6 +87,15 @@ def list_folder(root: Path) -> tuple[Path, list[tuple[str, str]]]:
         entered.add(real)
         files += [os.path.join(folder, name) for name in names]
     return root, [(Path(os.path.relpath(file, root)).as_posix(), file) for file in sorted(files)]
+
+
+def list_shards(root: Path) -> list[Path]:
+    """The Parquet shards below a folder; where there are any, its pictures are not read, which is said."""
+    shards = sorted(root.rglob("*.parquet"))
+    beside = len(list(only_films(list_folder(root)[1]))) if shards else 0
+    if beside:
+        logger.info("%s: its Parquet shards are read, not the pictures beside them (%d)", root, beside)
+    return shards
 
 
 def list_zip(archive: Path) -> tuple[Path, list[tuple[str, str]]]:

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Features, Image, load_dataset_builder
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import LabelNames, file_row
-from pneumo_hf.data.files import is_in_zip, list_folder, list_zip, only_films, split_zip_path
+from pneumo_hf.data.files import is_in_zip, list_folder, list_shards, list_zip, only_films, split_zip_path
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.sources import HUB_ID
 from pneumo_hf.imaging.film import FILM_SUFFIXES
@@ -71,8 +71,9 @@ def list_films(*sources: str | Path) -> FilmList:
 def _parts(source: str | Path) -> list["_Files | _Shard"]:
     path = Path(source)
     if path.is_dir():
-        shards = sorted(path.rglob("*.parquet"))
-        parts = [_shard(str(s)) for s in shards] or [_Files([file for _, file in only_films(list_folder(path)[1])])]
+        parts = [_shard(str(shard)) for shard in list_shards(path)] or [
+            _Files([file for _, file in only_films(list_folder(path)[1])])
+        ]
     elif path.suffix == ".parquet" and path.is_file():
         parts = [_shard(str(path))]
     elif path.is_file() and path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
@@ -159,6 +160,7 @@ class _Shard:
                 if start == stop:
                     return
         except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+            _raise_if_remote(self.path, error)
             logger.warning("%s: rows %d to %d cannot be read (%s)", self.path, start, stop - 1, _first_line(error))
             for number in range(start, stop):
                 yield self._row(None, {}, described, number)
@@ -189,11 +191,20 @@ def _shard(path: str) -> "_Shard | _Files":
             groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
             described, size = Features.from_arrow_schema(parquet.schema_arrow), file.seek(0, 2)
     except (pa.ArrowException, OSError, ValueError) as error:
+        _raise_if_remote(path, error)
         logger.warning("%s cannot be read as Parquet (%s)", path, _first_line(error))
         return _Files([path])
     if _image_column(described) is None:
         raise InputError(f"{path}: no column of images among {', '.join(described)}")
     return _Shard(path, groups, size)
+
+
+def _raise_if_remote(path: str, error: Exception) -> None:
+    """A shard that the network did not bring may come tomorrow: its films are not given up as unreadable."""
+    if "://" in path and isinstance(error, OSError):
+        raise InputError(
+            f"{path} cannot be read now ({_first_line(error)}): the same command goes on from here"
+        ) from error
 
 
 def _image_column(described: Features) -> str | None:

@@ -4,9 +4,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from pneumo_hf.imaging.quality import THUMBNAIL, shortcoming
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "6"  # raise it when load_xray, resize_film, fingerprint or shortcoming gives something else
+CODE_VERSION = "7"  # raise it when load_xray, resize_film, fingerprint or shortcoming gives something else
 
 
 SEEN = ("contents", "thumbnails", "shortcomings", "sizes")  # of each film, when it was decoded
@@ -169,7 +170,7 @@ def _decode_all(
 ) -> dict[int, str]:
     """Fill the memory map with threads (decoding and resizing leave Python's lock); returns what could not be read."""
     size = image_processor.size
-    partial = pixels_path.with_suffix(f".{os.getpid()}.partial")
+    partial = _partial(pixels_path)
     pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), 1, size["height"], size["width"]))
     contents = np.zeros(len(images), "U32")
     thumbnails = np.zeros((len(images), THUMBNAIL, THUMBNAIL), np.uint8)
@@ -195,8 +196,8 @@ def _decode_all(
                     contents[index], thumbnails[index] = found.content, found.thumbnail
                 bar.update()
     pixels.flush()
-    with prints_path.open("wb") as file:
-        np.savez(file, contents=contents, thumbnails=thumbnails, shortcomings=shortcomings, sizes=sizes)
+    prints = {"contents": contents, "thumbnails": thumbnails, "shortcomings": shortcomings, "sizes": sizes}
+    _replace(prints_path, lambda path: _save_arrays(path, prints))
     os.replace(partial, pixels_path)
     return dict(sorted(reasons.items()))
 
@@ -227,7 +228,17 @@ def _status(file: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _replace(path: Path, write) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    partial = _partial(path)
     write(partial)
     os.replace(partial, path)
+
+
+def _partial(path: Path) -> Path:
+    """A name of its own for each that writes: machines that share the disk may write the same cache at once."""
+    return path.with_suffix(f".{uuid4().hex[:12]}.partial")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import SPLITS, LabelNames, assert_every_label, file_row, film_row, make_table
-from pneumo_hf.data.files import file_size, list_folder, list_zip, only_films, read_head
+from pneumo_hf.data.files import file_size, list_folder, list_shards, list_zip, only_films, read_head
 from pneumo_hf.data.foreign import from_hub, from_kaggle, from_parquet
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.tables import locate, read_table
@@ -78,7 +78,7 @@ def read_source(
 
 def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> DatasetDict | IterableDatasetDict:
     if path.is_dir():
-        shards = sorted(path.rglob("*.parquet"))
+        shards = list_shards(path)
         return from_parquet(path, shards, names) if shards else _from_files(*list_folder(path), names)
     if path.suffix.lower() == ".npz" and path.is_file():
         return _from_medmnist(path, names)

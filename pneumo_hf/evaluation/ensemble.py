@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from transformers.utils import cached_file
 
 from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.evaluation.calibration import fit_temperature
+from pneumo_hf.evaluation.calibration import fit_temperature, prevalence_of_scores
 from pneumo_hf.evaluation.thresholds import DEFAULT, NAMED, choose_thresholds, operating_points
 from pneumo_hf.inference.abstention import conformal_limits
 from pneumo_hf.inference.ensemble import Ensemble, mean_logits
@@ -53,7 +53,11 @@ def load_predictor(
     method = methods.pop() if len(methods) == 1 else DEFAULT
     thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, method)))
     points = operating_points(labels, probs, thresholds)
-    return Ensemble(members, temperature, thresholds[method], method, points, conformal_limits(labels, probs))
+    return Ensemble(
+        *(members, temperature, thresholds[method], method, points),
+        limits=conformal_limits(labels, probs),
+        learnt_prevalence=prevalence_of_scores(labels, probs),
+    )
 
 
 def validation_scores(predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:

@@ -4,12 +4,15 @@ Every metric is written for weights `[B, N]`, a row a resample: the figure itsel
 resample counts how often each film's patient was drawn. scikit-learn is the reference in the tests.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import roc_auc_score
 
 CALIBRATION_BINS = 15
 RESAMPLES = 2000
+BLOCK = 2_000_000  # weights at a time
 EPSILON = 1e-7
 
 
@@ -35,7 +38,11 @@ def metrics_with_intervals(
     without both labels do not count for the metrics that need both. A metric that is undefined is NaN.
     """
     values = weighted_metrics(labels, probs, threshold, np.ones((1, len(labels))))
-    resampled = weighted_metrics(labels, probs, threshold, bootstrap_weights(patient_ids, RESAMPLES, seed))
+    blocks = [
+        weighted_metrics(labels, probs, threshold, weights)
+        for weights in bootstrap_weights(patient_ids, RESAMPLES, seed)
+    ]
+    resampled = {name: np.concatenate([block[name] for block in blocks]) for name in values}
     result = {}
     for name, value in values.items():
         defined = resampled[name][np.isfinite(resampled[name])]
@@ -67,13 +74,18 @@ def delong_areas(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, n
     return np.mean(of_cases, axis=1), np.atleast_2d(covariance)
 
 
-def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """`[B, N]`: how often each film's patient is drawn when as many patients as there are are drawn with return."""
+def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each film's patient is drawn when as many patients as there are are drawn with return.
+
+    Returns:
+        Blocks `[B, N]` of `resamples` rows in all, so that memory does not grow with their number.
+    """
     patients, inverse = np.unique(patient_ids, return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(patients), np.full(len(patients), 1 / len(patients)), resamples
-    )
-    return drawn[:, inverse].astype(np.float64)
+    chances, random = np.full(len(patients), 1 / len(patients)), np.random.default_rng(seed)
+    rows = max(1, BLOCK // len(inverse))
+    for start in range(0, resamples, rows):
+        drawn = random.multinomial(len(patients), chances, min(rows, resamples - start))
+        yield drawn[:, inverse].astype(np.float64)
 
 
 def weighted_metrics(

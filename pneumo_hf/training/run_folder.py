@@ -7,22 +7,33 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers.integrations import get_reporting_integration_callbacks
 
 from pneumo_hf.config import InputError, XrayTrainingArguments
 
 logger = logging.getLogger(__name__)
 
+JOB = "job.json"
 CHECKPOINTS = "checkpoints"  # below the run folder, until the run is finished
 
 
 def start_run(arguments: XrayTrainingArguments) -> None:
-    """Make the run folder and let the main process tell how the run goes."""
+    """Make the run folder and let the main process tell how the run goes.
+
+    Raises:
+        InputError: the folder cannot be made, or what `report_to` names is unknown or not installed.
+    """
     logging.basicConfig(level=logging.INFO if arguments.process_index == 0 else logging.ERROR, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {arguments.output_dir}: {error.strerror}") from error
+    try:
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise InputError(f"report_to {', '.join(arguments.report_to)}: {error}") from error
 
 
 def end_processes() -> None:
@@ -32,24 +43,31 @@ def end_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def find_checkpoint(arguments: XrayTrainingArguments) -> Path | None:
+def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
     """The last whole checkpoint of a killed run, if it shall be resumed; otherwise what an earlier run left goes.
 
+    Args:
+        job: what a resumed run must have in common with the killed one, or validation would hold films learnt before.
+
     Raises:
-        InputError: there is nothing to resume in the run folder, or no such checkpoint.
+        InputError: there is nothing to resume in the run folder, no such checkpoint, or it is of another job.
     """
     folder = Path(arguments.output_dir) / CHECKPOINTS
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "false", "False"):
         if arguments.process_index == 0:
             shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(exist_ok=True)
+            (folder / JOB).write_text(json.dumps(job))
         return None
     if wanted not in ("true", "True"):
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise InputError(f"no checkpoint to resume from in {wanted}")
+        _assert_same_job(Path(wanted).parent, job)
         return Path(wanted)
     if not folder.is_dir():
         raise InputError(f"nothing to resume: no unfinished run in {arguments.output_dir}")
+    _assert_same_job(folder, job)
     whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
     while whole:
         try:
@@ -59,6 +77,17 @@ def find_checkpoint(arguments: XrayTrainingArguments) -> Path | None:
             whole.pop()
     logger.warning("no whole checkpoint in %s yet: starting from the beginning", arguments.output_dir)
     return None
+
+
+def _assert_same_job(folder: Path, job: dict) -> None:
+    try:
+        begun = json.loads((folder / JOB).read_text())
+    except (OSError, json.JSONDecodeError):  # of a checkpoint from elsewhere, or killed while it was written
+        return
+    job = json.loads(json.dumps(job))
+    other = [f"{key} {begun.get(key)}" for key, value in job.items() if begun.get(key) != value]
+    if other:
+        raise InputError(f"the run in {folder.parent} was begun with {', '.join(other)}: resume it with the same")
 
 
 def remove_checkpoints(arguments: XrayTrainingArguments) -> None:

@@ -30,7 +30,7 @@ from pneumo_hf.training.models import (
     resize_head,
 )
 from pneumo_hf.training.optimizer import make_optimizer
-from pneumo_hf.training.run_folder import CHECKPOINTS, find_checkpoint, keep_history, read_kept_history
+from pneumo_hf.training.run_folder import CHECKPOINTS, keep_history, read_kept_history
 from pneumo_hf.training.trainer import XrayTrainer
 
 logger = logging.getLogger(__name__)
@@ -41,24 +41,20 @@ def train(
     image_processor: BaseImageProcessor,
     films: dict[str, FilmDataset],
     arguments: XrayTrainingArguments,
+    resumed: Path | None = None,
 ) -> list[dict]:
     """Probe, then fine-tune, in place: afterwards the model holds the weights of the best validation epoch.
 
     A linear probe first keeps the features from being torn by a random head (LP-FT, Kumar et al. 2022).
 
+    Args:
+        resumed: the checkpoint of `find_checkpoint` to go on from.
+
     Returns:
         The log: a dictionary for each logged step and each evaluation, with `stage`.
     """
-    resumed = find_checkpoint(arguments)
-    if arguments.teachers:
-        assert_teachers_saw_no_more(arguments.teachers, films)
-    if arguments.subtype_weight and not (films["train"].viral >= 0).any():
-        raise InputError("subtype_weight needs films whose names tell bacteria or virus: none of train's does")
-    if arguments.sampling == "undersample":
-        films = {**films, "train": undersample(films["train"], arguments.seed)}
+    films = prepare(model, films, arguments)
     (Path(arguments.output_dir) / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-    if arguments.channels_last:
-        model.to(memory_format=torch.channels_last)
     history = []
     if arguments.probe_epochs and not resumed:
         history += [{"stage": 1, **row} for row in train_probe(model, image_processor, films, arguments)]
@@ -71,6 +67,21 @@ def train(
     if probed:
         interpolate_weights(model, probed, arguments.fine_tuned_share)
     return history
+
+
+def prepare(
+    model: PreTrainedModel, films: dict[str, FilmDataset], arguments: XrayTrainingArguments
+) -> dict[str, FilmDataset]:
+    """The films that both stages take, checked, and the model in their memory layout (in place)."""
+    if arguments.teachers:
+        assert_teachers_saw_no_more(arguments.teachers, films)
+    if arguments.subtype_weight and not (films["train"].viral >= 0).any():
+        raise InputError("subtype_weight needs films whose names tell bacteria or virus: none of train's does")
+    if arguments.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if arguments.sampling != "undersample":
+        return films
+    return {**films, "train": undersample(films["train"], arguments.seed)}
 
 
 def train_probe(
@@ -110,6 +121,7 @@ def train_probe(
         prepare=nn.Identity(),
         augment=None,
         class_weights=_weights(films, arguments),
+        stage="stage1",
     )
     trainer.train()
     return trainer.state.log_history
@@ -178,6 +190,7 @@ def fine_tuner(
         class_weights=None if teachers else _weights(films, arguments),  # who are calibrated
         teachers=teachers,
         make_optimizer=make_optimizer,
+        stage="stage2",
     )
 
 

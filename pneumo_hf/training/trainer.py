@@ -1,12 +1,14 @@
 """Trainer with this project's loss: films are normalised (and augmented) on the device, labels are weighted."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.integrations import TensorBoardCallback
 from transformers.utils import ModelOutput
 
 from pneumo_hf.config import LABELS, XrayTrainingArguments
@@ -25,6 +27,7 @@ class XrayTrainer(Trainer):
         class_weights: `[C]`, or None for an unweighted loss.
         teachers: what gives the targets of augmented films in place of their labels, in training only.
         make_optimizer: of the model and the arguments; Trainer's own without it.
+        stage: the name of its folder below the run's `tensorboard`, or TENSORBOARD_LOGGING_DIR.
     """
 
     def __init__(
@@ -35,10 +38,15 @@ class XrayTrainer(Trainer):
         class_weights: torch.Tensor | None,
         teachers: nn.Module | None = None,
         make_optimizer: Callable[[nn.Module, XrayTrainingArguments], torch.optim.Optimizer] | None = None,
+        stage: str = "",
         **kwargs,
     ):
         super().__init__(*args, data_collator=_as_gathered, compute_metrics=_validation_metrics, **kwargs)
         self.add_callback(SeedOfRank())
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback):  # by itself it writes below the checkpoints, which go
+                folder = callback.logging_dir or Path(self.args.output_dir).parent / "tensorboard"
+                callback.logging_dir = str(Path(folder) / stage)
         device, self.make_optimizer = self.args.device, make_optimizer
         self.prepare = prepare.to(device)
         self.augment = augment.to(device) if augment is not None else nn.Identity()

@@ -11,7 +11,7 @@ from transformers.integrations import is_optuna_available
 
 from pneumo_hf.config import InputError, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.training.stages import fine_tuner, train_probe
+from pneumo_hf.training.stages import fine_tuner, prepare, train_probe
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def search_learning_rate(
     import optuna
 
     folder = Path(arguments.output_dir)
+    films = prepare(model, films, arguments)
     if arguments.probe_epochs:
         train_probe(model, image_processor, films, arguments)
     arguments = replace(arguments, load_best_model_at_end=False, save_strategy="no", early_stopping_patience=0)

@@ -67,6 +67,15 @@ def test_films_of_all_kinds_of_sources_in_the_order_given(films_folder: Path, tm
     np.testing.assert_array_equal(*(load_xray(read_film(every[row]["image"])) for row in (6, 46)))
 
 
+def test_pictures_beside_shards_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    write_shard(tmp_path / "set" / "films.parquet", 0, 5)
+    assert len(list_films(tmp_path / "set")) == 5 and not caplog.text
+    (tmp_path / "set" / "film.png").write_bytes(png(0))
+    assert len(list_films(tmp_path / "set")) == 5
+    assert "its Parquet shards are read, not the pictures beside them (1)" in caplog.text
+
+
 def test_films_without_labels_or_names_in_parquet(tmp_path: Path) -> None:
     raw = pa.table({"image": [png(0), png(1), None]})  # bytes alone, written by anything
     pq.write_table(raw, tmp_path / "raw.parquet")

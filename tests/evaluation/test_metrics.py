@@ -43,7 +43,7 @@ def by_scikit_learn(labels: np.ndarray, probs: np.ndarray, threshold: float, wei
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.77])
 def test_every_metric_is_scikit_learns_under_any_weights(threshold: float) -> None:
-    weights = np.vstack([np.ones(300), bootstrap_weights(PATIENTS, 3, seed=1)])
+    weights = np.vstack([np.ones(300), *bootstrap_weights(PATIENTS, 3, seed=1)])
     ours = weighted_metrics(LABELS, PROBS, threshold, weights)
     for row, given in enumerate(weights):
         for name, expected in by_scikit_learn(LABELS, PROBS, threshold, given).items():

@@ -12,6 +12,8 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.abstention import abstention_summary, risk_coverage
+from pneumo_hf.evaluation.calibration import at_prevalence
+from pneumo_hf.evaluation.ensemble import validation_scores
 from pneumo_hf.evaluation.metrics import metrics_with_intervals
 from pneumo_hf.evaluation.report import evaluate_films
 from tests.conftest import write_films
@@ -82,6 +84,9 @@ def test_predict_for_another_prevalence_keeps_the_decisions(
     assert np.all(before >= after) and np.mean(before > after) > 0.5
     isotonic = [float(row["probability"]) for row in run("--calibration", "isotonic")]
     assert np.all(np.diff(np.array(isotonic)[np.argsort([float(row["probability"]) for row in plain])]) >= 0)
+    both = [float(row["probability"]) for row in run("--calibration", "isotonic", "--prevalence", "0.1")]
+    labels = validation_scores(Predictor(tiny_run, device="cpu"))[0]
+    np.testing.assert_allclose(both, at_prevalence(np.array(isotonic), labels.mean(), 0.1), atol=1e-9)
     wrong = (("--prevalence", "1.5"), "between 0 and 1"), (("--operating_point", "x"), "no operating point x")
     for options, message in wrong:
         with pytest.raises(SystemExit, match="2"):

@@ -110,5 +110,6 @@ def test_weights_drawn_anew_from_the_top_change_the_map(shipped: tuple[Predictor
     for layer in layers[-20:]:
         layer.reset_parameters()
     drawn_anew = GradCam(predictor)(pixels)
+    assert learnt.any(axis=(1, 2)).all() and drawn_anew.any(axis=(1, 2)).mean() > 0.5
     ranks = [spearmanr(before.ravel(), after.ravel())[0] for before, after in zip(learnt, drawn_anew, strict=True)]
     assert abs(np.mean(np.nan_to_num(ranks))) < 0.5

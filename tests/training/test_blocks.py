@@ -21,6 +21,7 @@ from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.robustness import score_spoilt
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference.predictor import probability_of
+from pneumo_hf.training import stages
 from pneumo_hf.training.augmentation import add_grain, coarsen, mix_styles
 from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.distillation import Teachers
@@ -37,6 +38,8 @@ from pneumo_hf.training.stages import train, train_probe
 from pneumo_hf.training.trainer import XrayTrainer
 from tests.conftest import SHARED, make_film
 from train_hf import main
+
+OFF = ("--crop_scale", "1", "--rotation", "0", "--shift", "0", "--jitter", "0", "--blur", "0")  # no augmentation
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,7 @@ def test_checkpointed_blocks_keep_less_and_give_the_same_gradients(tiny_recipe) 
         gradients.append(model.resnet.embedder.embedder.convolution.weight.grad.clone())
     assert kept[1] < 0.7 * kept[0]
     assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 
 def test_activation_checkpointing_wants_frozen_statistics(films, tiny_recipe, tmp_path: Path) -> None:
@@ -208,7 +212,8 @@ def test_teachers_must_have_held_out_what_the_student_does(tiny_run: Path, tiny_
     options = ["--teachers", str(tiny_run), "--seed", "7", "--output_dir", str(tmp_path / "student")]
     with pytest.raises(InputError, match="split_seed"):
         main(parse_args([*tiny_recipe, *options]))
-    assert not list((tmp_path / "student" / "checkpoints").glob("*"))  # before anything is trained
+    left = [path.name for path in (tmp_path / "student" / "checkpoints").glob("*")]
+    assert left == ["job.json"]  # before anything is trained
 
 
 def test_teachers_must_see_the_students_films(tiny_run: Path) -> None:
@@ -322,11 +327,55 @@ def test_a_film_too_small_to_equalise_is_read_as_it_is(tiny_run: Path, tmp_path:
     assert good["probability"] is not None
 
 
-def test_tensorboard_gets_the_log(tiny_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+def test_tensorboard_gets_the_log_of_either_stage(tiny_recipe, tmp_path: Path) -> None:
     options = ["--report_to", "tensorboard", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
     main(parse_args([*tiny_recipe, *options]))
-    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+    for stage in ("stage1", "stage2"):
+        assert list((tmp_path / "run" / "tensorboard" / stage).glob("events.out.tfevents.*"))
+    with pytest.raises(InputError, match="report_to nowhere: nowhere is not supported"):
+        main(parse_args([*tiny_recipe, "--report_to", "nowhere", "--output_dir", str(tmp_path / "other")]))
+
+
+def test_stage_two_trains_the_layers_asked_for_and_the_probe_the_films_asked_for(
+    films, tiny_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_and_last(model: nn.Module) -> list[torch.Tensor]:
+        return [model.resnet.embedder.embedder.convolution.weight.detach(), final_linear(model).weight.detach()]
+
+    options = ("--probe_epochs", "0", "--num_train_epochs", "1")
+    untrained, _ = trained(films, tiny_recipe, tmp_path / "a", "--probe_epochs", "0", "--num_train_epochs", "0")
+    top, _ = trained(films, tiny_recipe, tmp_path / "b", *options, "--unfreeze_layers", "1")
+    whole, _ = trained(films, tiny_recipe, tmp_path / "c", *options)
+    start, frozen, free = map(first_and_last, (untrained, top, whole))
+    assert torch.equal(start[0], frozen[0]) and not torch.equal(start[0], free[0])
+    assert not torch.equal(start[1], frozen[1])
+    assert top.resnet.embedder.embedder.convolution.weight.is_contiguous(memory_format=torch.channels_last)
+
+    probed, extract = [], stages.extract_features
+    monkeypatch.setattr(
+        stages, "extract_features", lambda model, part, *rest: probed.append(part) or extract(model, part, *rest)
+    )
+    few = ("--probe_epochs", "1", "--num_train_epochs", "0")
+    trained(films, tiny_recipe, tmp_path / "d", *few, "--sampling", "undersample")
+    assert np.bincount(probed[0].labels).tolist() == [np.bincount(films["train"].labels).min()] * 2
+
+
+@pytest.mark.parametrize("option", [("loss", "focal"), ("mixup", "0.4"), ("label_smoothing_factor", "0.2")])
+def test_what_the_loss_is_asked_for_moves_it(option: tuple[str, str], films, tiny_recipe, tmp_path: Path) -> None:
+    def loss_with(*options: str) -> float:
+        recipe = [*tiny_recipe, "--dropout", "0", "--freeze_batch_norm", "true", *OFF, *options]
+        model_args, data_args, arguments = parse_args([*recipe, "--output_dir", str(tmp_path)])
+        torch.manual_seed(0)
+        model, processor = load_model(model_args, data_args.cache_dir)
+        nn.init.normal_(final_linear(model).weight)
+        trainer = stages.fine_tuner(model, processor, films, arguments, resumed=None)
+        torch.manual_seed(1)
+        return trainer.compute_loss(model.train(), films["train"].__getitems__(range(16))).item()
+
+    name, value = option
+    plain = loss_with()
+    assert loss_with() == plain
+    assert abs(loss_with(f"--{name}", value) - plain) > 1e-3
 
 
 def test_the_temperature_can_be_fitted_on_spoilt_films_too(tiny_run: Path, films, tiny_recipe, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights, mix, soft_targets, weighted_loss
 from pneumo_hf.training.models import final_linear, load_model, weight_layers
 from pneumo_hf.training.optimizer import make_optimizer
+from pneumo_hf.training.run_folder import find_checkpoint
 from pneumo_hf.training.stages import extract_features, fine_tune, train_probe, undersample
 from pneumo_hf.training.trainer import BalancedSampler, XrayTrainer
 from tests.conftest import make_film
@@ -200,6 +201,23 @@ def test_augmentation_switched_off_leaves_the_film() -> None:
     assert (XrayAugment(off, (64, 64))(film) - film).abs().max() < 1
 
 
+@pytest.mark.parametrize(
+    ("option", "strength"),
+    [
+        *(("crop_scale", 0.3), ("rotation", 20.0), ("shift", 0.3), ("jitter", 0.5), ("blur", 1.0)),
+        *(("horizontal_flip", 1.0), ("style_mix", 1.0), ("coarsen", 1.0), ("noise", 1.0)),
+    ],
+)
+def test_each_augmentation_changes_the_film_by_itself(option: str, strength: float) -> None:
+    film = torch.from_numpy(np.stack([make_film(seed, seed % 2 == 0, size=(64, 64)) for seed in range(8)]))[:, None]
+    off = {"crop_scale": 1, "rotation": 0, "shift": 0, "jitter": 0, "blur": 0}
+    torch.manual_seed(0)
+    changed = XrayAugment(XrayTrainingArguments(**{**off, option: strength}), (64, 64))(film)
+    assert (changed - film).abs().amax(dim=(1, 2, 3)).gt(5).float().mean() > 0.5
+    if option == "horizontal_flip":
+        assert (changed - film.flip(-1)).abs().max() < 1
+
+
 def test_undersampling_keeps_as_many_of_each_label_and_balanced_draws_them_alike(films, tiny_recipe, tmp_path) -> None:
     train = films["train"]
     fewer = undersample(train, seed=0)
@@ -235,18 +253,45 @@ def test_the_rate_falls_to_a_tenth_every_so_many_epochs(films, tiny_recipe, tmp_
 
 
 def test_the_plateau_schedule_falls_when_the_auc_does_not_rise(films, tiny_recipe, tmp_path: Path) -> None:
-    options = [
-        "--lr_scheduler_type",
-        "reduce_lr_on_plateau",
-        "--learning_rate",
-        "1e-12",
-        "--freeze_batch_norm",
-        "true",
-    ]
-    kwargs = ["--lr_scheduler_kwargs", '{"mode": "max", "factor": 0.1, "patience": 0, "eps": 0}']
-    history = tuned(films, tiny_recipe, tmp_path, *options, *kwargs)[1]
-    rates = [row["learning_rate"] for row in history if "learning_rate" in row]
+    options = ["--lr_scheduler_type", "reduce_lr_on_plateau", "--freeze_batch_norm", "true"]
+    kwargs = ["--lr_scheduler_kwargs", '{"factor": 0.1, "patience": 0, "eps": 0}']
+    still = [*tiny_recipe, *options, *kwargs, "--learning_rate", "1e-12", "--output_dir", str(tmp_path)]
+    model, processor = fresh(tiny_recipe)
+    trainer = stages.fine_tuner(model, processor, films, parse_args(still)[2], resumed=None)
+    trainer.train()
+    rates = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
     assert rates[-1] < 0.2 * rates[0]
+    aucs = [row["eval_roc_auc"] for row in trainer.state.log_history if "eval_roc_auc" in row]
+    assert trainer.lr_scheduler.mode == "max" and trainer.lr_scheduler.best == max(aucs)
+
+
+def test_the_cosine_schedule_is_the_default_and_ends_at_nothing(films, tiny_recipe, tmp_path: Path) -> None:
+    recipe = [*tiny_recipe, "--num_train_epochs", "4", "--logging_steps", "1", "--warmup_steps", "0"]
+    history = tuned(films, recipe, tmp_path)[1]
+    rates = [row["learning_rate"] for row in history if "learning_rate" in row]
+    expected = [rates[0] * (1 + np.cos(np.pi * step / len(rates))) / 2 for step in range(len(rates))]
+    np.testing.assert_allclose(rates, expected, rtol=0.05, atol=1e-6)
+
+
+def test_bf16_computes_in_bf16_and_keeps_the_weights(films, tiny_recipe, tmp_path: Path) -> None:
+    model, processor = fresh(tiny_recipe)
+    recipe = [*tiny_recipe, "--bf16", "true", "--use_cpu", "true", "--num_train_epochs", "1"]
+    kinds = set()
+    model.resnet.embedder.register_forward_hook(lambda module, inputs, output: kinds.add(output.dtype))
+    arguments = parse_args([*recipe, "--output_dir", str(tmp_path)])[2]
+    fine_tune(model, processor, films, arguments, resumed=None)
+    assert torch.bfloat16 in kinds and final_linear(model).weight.dtype == torch.float32
+
+
+def test_a_run_is_resumed_by_its_own_job_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun = XrayTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert find_checkpoint(begun, {"seed": 1, "dataset": ["a"]}) is None
+    again = XrayTrainingArguments(output_dir=str(tmp_path), use_cpu=True, resume_from_checkpoint="true")
+    assert (
+        find_checkpoint(again, {"seed": 1, "dataset": ["a"]}) is None and "starting from the beginning" in caplog.text
+    )
+    with pytest.raises(InputError, match="was begun with seed 1: resume it with the same"):
+        find_checkpoint(again, {"seed": 42, "dataset": ["a"]})
 
 
 def test_each_process_computes_the_features_of_its_own_films(films, tiny_recipe, monkeypatch) -> None:
