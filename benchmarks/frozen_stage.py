@@ -2,8 +2,8 @@
 
   ours   stage one as train_hf.py runs it: the backbone's features are computed once, the classifier learns from them;
   usual  the backbone frozen in Trainer, which runs it anew for every batch of every epoch. It reads the same pixel
-         cache in the same memory layout and keeps freed memory, with the same loss and rate, so that only the repeated
-         work differs.
+         cache and keeps freed memory, with the same loss and rate; its films are laid out as the weights are, ours
+         in channels_last.
 Seconds from the decoded films to the trained classifier, validation after each epoch included. Both must reach the
 same ROC AUC on the sample's official test films, to .002. Writes benchmarks/results/frozen_stage.json.
 """

@@ -23,12 +23,12 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
-    *("mobilenet_v2_clahe", "flagship", "flagship_styles", "flagship_efficientnet", "pneumo-efficientnet", "ensemble"),
-    "ensemble_projects",  # the five student projects as one
+    *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_160", "ensemble_160", "flagship_styles"),
+    *("flagship_efficientnet", "pneumo-efficientnet", "ensemble_projects"),  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv")
 OWN = {"dataset", "seed", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
-RECIPES = {"pneumo-efficientnet": "flagship_efficientnet"}  # whose names are not their recipes
+RECIPES = {"pneumo-efficientnet": "flagship_efficientnet", "flagship_160": "flagship"}  # names that are no recipes
 MEANS = ("roc_auc", "accuracy", "sensitivity", "specificity")
 
 
@@ -40,7 +40,7 @@ def collect(run: Path, name: str) -> None:
     for file in KEPT:
         if (report / file).exists():
             shutil.copy(report / file, folder / file)
-    recipe = DOCS.parent / "configs" / f"{RECIPES.get(name, family(name))}.yaml"
+    recipe = DOCS.parent / "configs" / f"{RECIPES.get(family(name), family(name))}.yaml"
     if (run / "recipe.yaml").exists():
         meant, defaults = (recipe_values(parse_args(argv)) for argv in (["--config", str(recipe)], []))
         done = {**defaults, **yaml.safe_load((run / "recipe.yaml").read_text())}  # an older run lacks newer keys

@@ -122,10 +122,10 @@ def recipe_values(arguments: Arguments) -> dict:
 
 
 def job_values(arguments: Arguments) -> dict:
-    """What decides which films a run learns from and which network learns, of `recipe_values`."""
+    """What decides which films a run learns from, in which steps, and which network learns: of `recipe_values`."""
     recipe = recipe_values(arguments)
     names = {f.name for part in arguments[:2] for f in fields(part)} | {"seed", "sampling", "teachers"}
-    return {key: recipe[key] for key in sorted(names) if key in recipe}
+    return {key: recipe[key] for key in sorted(names) if key in recipe} | {"processes": arguments[2].world_size}
 
 
 def _name_of(path: str) -> str:

@@ -104,12 +104,15 @@ def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predicto
 def test_weights_drawn_anew_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:
     """The randomisation test of Adebayo et al. 2018: a map that survives it shows edges, not what was learnt."""
     predictor, pixels = shipped
-    learnt = GradCam(predictor)(pixels)
-    torch.manual_seed(0)
+    learnt, ranks = GradCam(predictor)(pixels), []
     layers = [module for module in predictor.model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    for layer in layers[-20:]:
-        layer.reset_parameters()
-    drawn_anew = GradCam(predictor)(pixels)
-    assert learnt.any(axis=(1, 2)).all() and drawn_anew.any(axis=(1, 2)).mean() > 0.5
-    ranks = [spearmanr(before.ravel(), after.ravel())[0] for before, after in zip(learnt, drawn_anew, strict=True)]
-    assert abs(np.mean(np.nan_to_num(ranks))) < 0.5
+    for seed in range(4):
+        torch.manual_seed(seed)
+        for layer in layers[-20:]:
+            layer.reset_parameters()
+        pairs = zip(learnt, GradCam(predictor)(pixels), strict=True)
+        ranks += [
+            spearmanr(before.ravel(), after.ravel())[0] for before, after in pairs if before.any() and after.any()
+        ]
+    assert len(ranks) >= 8  # a map of nothing, without any evidence for pneumonia, has no order
+    assert abs(np.mean(ranks)) < 0.5
