@@ -31,11 +31,11 @@ def main(arguments: Arguments) -> None:
     run, report = Path(training_args.output_dir), Path(training_args.output_dir) / "report"
     keep_freed_memory()
     start_run(training_args)
-    resumed = find_checkpoint(training_args, job_values(arguments))
     set_seed(training_args.seed)
 
     data, copies = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
     model, image_processor = load_model(model_args, data_args.cache_dir)
+    resumed = find_checkpoint(training_args, job_values(arguments))
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
     history = train(model, image_processor, films, training_args, resumed)

@@ -10,6 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, load_dataset_builder
+from httpx2 import HTTPError  # the client of huggingface_hub
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import LabelNames, file_row
@@ -21,6 +22,7 @@ from pneumo_hf.imaging.film import FILM_SUFFIXES
 logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 32  # of a Parquet shard
+NETWORK = (ConnectionError, TimeoutError, HTTPError)
 PAGE_BUFFER = 1 << 20  # bytes: else pyarrow holds a column of a whole row group, which may be gigabytes
 
 
@@ -159,8 +161,9 @@ class _Shard:
                     start += 1
                 if start == stop:
                     return
+        except NETWORK as error:
+            raise InputError(_unreachable(self.path, error)) from error
         except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-            _raise_if_remote(self.path, error)
             logger.warning("%s: rows %d to %d cannot be read (%s)", self.path, start, stop - 1, _first_line(error))
             for number in range(start, stop):
                 yield self._row(None, {}, described, number)
@@ -190,8 +193,9 @@ def _shard(path: str) -> "_Shard | _Files":
             parquet = pq.ParquetFile(file)
             groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
             described, size = Features.from_arrow_schema(parquet.schema_arrow), file.seek(0, 2)
+    except NETWORK as error:
+        raise InputError(_unreachable(path, error)) from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        _raise_if_remote(path, error)
         logger.warning("%s cannot be read as Parquet (%s)", path, _first_line(error))
         return _Files([path])
     if _image_column(described) is None:
@@ -199,12 +203,9 @@ def _shard(path: str) -> "_Shard | _Files":
     return _Shard(path, groups, size)
 
 
-def _raise_if_remote(path: str, error: Exception) -> None:
-    """A shard that the network did not bring may come tomorrow: its films are not given up as unreadable."""
-    if "://" in path and isinstance(error, OSError):
-        raise InputError(
-            f"{path} cannot be read now ({_first_line(error)}): the same command goes on from here"
-        ) from error
+def _unreachable(path: str, error: Exception) -> str:
+    """What the network does not bring now may come later: its films are not given up as unreadable."""
+    return f"{path} cannot be reached ({_first_line(error)}): the same command goes on from here"
 
 
 def _image_column(described: Features) -> str | None:

@@ -124,8 +124,10 @@ def recipe_values(arguments: Arguments) -> dict:
 def job_values(arguments: Arguments) -> dict:
     """What decides which films a run learns from, in which steps, and which network learns: of `recipe_values`."""
     recipe = recipe_values(arguments)
-    names = {f.name for part in arguments[:2] for f in fields(part)} | {"seed", "sampling", "teachers"}
-    return {key: recipe[key] for key in sorted(names) if key in recipe} | {"processes": arguments[2].world_size}
+    names = {f.name for part in arguments[:2] for f in fields(part)} - {"cache_dir"}
+    names |= {"seed", "sampling", "teachers", "per_device_train_batch_size", "gradient_accumulation_steps"}
+    job = {key: recipe.get(key) for key in sorted(names)}
+    return job | {"dataset": [Path(name).name for name in recipe["dataset"]], "processes": arguments[2].world_size}
 
 
 def _name_of(path: str) -> str:

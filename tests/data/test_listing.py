@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from httpx2 import ConnectError
 from PIL import Image as Pictures
 
 from pneumo_hf.config import InputError
@@ -74,6 +75,21 @@ def test_pictures_beside_shards_are_not_read(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "set" / "film.png").write_bytes(png(0))
     assert len(list_films(tmp_path / "set")) == 5
     assert "its Parquet shards are read, not the pictures beside them (1)" in caplog.text
+
+
+def test_films_that_the_network_does_not_bring_are_not_given_up(tmp_path: Path, monkeypatch) -> None:
+    def unreachable(*_):
+        raise ConnectError("no route to the host")
+
+    write_shard(tmp_path / "films.parquet", 0, 5)
+    films = list_films(tmp_path / "films.parquet")
+    monkeypatch.setattr("pneumo_hf.data.listing.pq.ParquetFile", unreachable)
+    with pytest.raises(InputError, match="cannot be reached .no route to the host.: the same command goes on"):
+        list_films(tmp_path / "films.parquet")
+    monkeypatch.undo()
+    monkeypatch.setattr("pneumo_hf.data.listing.pq.ParquetFile.iter_batches", unreachable)
+    with pytest.raises(InputError, match="the same command goes on"):
+        list(films)
 
 
 def test_films_without_labels_or_names_in_parquet(tmp_path: Path) -> None:
