@@ -78,7 +78,7 @@ def test_pictures_beside_shards_are_not_read(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_films_that_the_network_does_not_bring_are_not_given_up(tmp_path: Path, monkeypatch) -> None:
-    def unreachable(*_):
+    def unreachable(*_, **__):
         raise ConnectError("no route to the host")
 
     write_shard(tmp_path / "films.parquet", 0, 5)
