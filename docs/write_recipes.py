@@ -26,7 +26,7 @@ ORDER = (
     *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_160", "ensemble_160", "flagship_styles"),
     *("flagship_efficientnet", "pneumo-efficientnet", "ensemble_projects"),  # the five student projects as one
 )
-KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv")
+KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
 OWN = {"dataset", "seed", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
 RECIPES = {"pneumo-efficientnet": "flagship_efficientnet", "flagship_160": "flagship"}  # names that are no recipes
 MEANS = ("roc_auc", "accuracy", "sensitivity", "specificity")
