@@ -143,7 +143,7 @@ def _floors(data: Mapping, films, image_processor, arguments: argparse.Namespace
 
     if arguments.split == "train" or "train" not in data:
         return {}
-    step = -(-len(data["train"]) // FITTED)
+    step = max(1, -(-len(data["train"]) // FITTED))
     fitted = data["train"].select(range(0, len(data["train"]), step))
     train, _ = decode_films(fitted, image_processor, arguments.cache_dir)
     return shortcut_floors(train, films) if len(set(train.labels)) == 2 else {}

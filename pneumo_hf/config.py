@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 import torch
 import yaml
 from accelerate import PartialState
-from accelerate.utils import str_to_bool as strtobool
+from accelerate.utils import str_to_bool
 from transformers import HfArgumentParser, TrainingArguments
 
 LABELS = ("NORMAL", "PNEUMONIA")  # in the order of their numbers, 0 and 1
@@ -218,7 +218,7 @@ class XrayTrainingArguments(TrainingArguments):
     ddp_timeout: int = field(default=30 * 24 * 3600)  # one process decodes and reports while the others wait
 
     def __post_init__(self) -> None:
-        if self.use_cpu or strtobool(os.environ.get("ACCELERATE_USE_CPU", "no")):  # where it is not passed on
+        if self.use_cpu or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "no")):  # where it is not passed on
             PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
         if self.lr_scheduler_type == "reduce_lr_on_plateau":  # which else takes a rising ROC AUC for a worse one

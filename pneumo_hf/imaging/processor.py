@@ -40,10 +40,10 @@ def resize_film(film: Image.Image, image_processor: BaseImageProcessor) -> np.nd
     """The processor's resizing alone: `[1, H, W]` uint8. Normalised later it is what the stock pipeline feeds."""
     if uses_clahe(image_processor):
         film = equalize(film)
-    size = image_processor.size
-    if type(image_processor) is ViTImageProcessorPil and image_processor.do_resize and size.height:
+    size, resample = image_processor.size, image_processor.resample
+    if type(image_processor) is ViTImageProcessorPil and image_processor.do_resize and size.height and resample:
         # the same call of Pillow, without the way there and back by arrays that takes a quarter of its time
-        return np.array(film.resize((size.width, size.height), image_processor.resample))[None]
+        return np.array(film.resize((size.width, size.height), resample))[None]
     return image_processor(film, do_rescale=False, do_normalize=False)["pixel_values"][0]
 
 
