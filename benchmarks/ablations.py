@@ -49,7 +49,6 @@ IDEAS = {
     "coarsened": ["--coarsen", "0.5"],
     "mixup": ["--mixup", "0.2"],
     "smoothed labels": ["--label_smoothing_factor", "0.05"],
-    "half the learning rate": ["--learning_rate", "1e-4"],
     "a quarter of the learning rate": ["--learning_rate", "5e-5"],
     "no class weights": ["--class_weights", "false"],
     "random validation": ["--validation", "random"],  # other films: not to be set against the base
