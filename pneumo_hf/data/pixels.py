@@ -23,11 +23,11 @@ from pneumo_hf.data.files import UNREADABLE, is_in_zip, read_film, split_zip_pat
 from pneumo_hf.data.patients import split_by_patient
 from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.imaging.processor import resize_film
-from pneumo_hf.imaging.quality import THUMBNAIL, shortcoming
+from pneumo_hf.imaging.quality import SHORTCOMINGS, THUMBNAIL, shortcoming
 
 logger = logging.getLogger(__name__)
 
-CODE_VERSION = "7"  # raise it when load_xray, resize_film, fingerprint or shortcoming gives something else
+CODE_VERSION = "8"  # raise it when load_xray, resize_film, fingerprint or shortcoming gives something else
 
 
 SEEN = ("contents", "thumbnails", "shortcomings", "sizes")  # of each film, when it was decoded
@@ -174,7 +174,8 @@ def _decode_all(
     pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), 1, size["height"], size["width"]))
     contents = np.zeros(len(images), "U32")
     thumbnails = np.zeros((len(images), THUMBNAIL, THUMBNAIL), np.uint8)
-    shortcomings, sizes = np.zeros(len(images), "U40"), np.zeros((len(images), 2), np.int32)
+    shortcomings = np.zeros(len(images), f"U{max(map(len, SHORTCOMINGS))}")
+    sizes = np.zeros((len(images), 2), np.int32)
     reasons = {}
 
     def decode(index: int) -> Fingerprint | None:

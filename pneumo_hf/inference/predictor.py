@@ -21,7 +21,7 @@ from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.film import UnreadableFilmError, XraySource, load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
-from pneumo_hf.imaging.quality import SHORTCOMINGS, shortcoming
+from pneumo_hf.imaging.quality import MISLAID, SHORTCOMINGS, shortcoming
 from pneumo_hf.inference import hidden_head  # noqa: F401 - tells transformers of the one architecture of our own
 from pneumo_hf.inference.abstention import load_detector, undecided
 from pneumo_hf.inference.onnx import OnnxModel
@@ -209,7 +209,7 @@ class Predictor:
         threshold = self.threshold if threshold is None else threshold
         above = probability >= threshold
         prediction, flag, error = POSITIVE if above else NEGATIVE, "review" if above else "", wrong
-        if wrong:
+        if wrong and not (wrong == MISLAID and distance > 1):  # the detector knows better what is no chest at all
             flag = SHORTCOMINGS[wrong]
         elif distance > 1:
             flag, error = "not_chest_xray", f"unlike the films it was trained on: {distance:.2f} times the limit"

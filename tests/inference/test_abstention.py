@@ -8,10 +8,12 @@ from PIL import Image
 
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.config import InputError
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.listing import list_films
 from pneumo_hf.evaluation.ensemble import load_predictor
 from pneumo_hf.imaging.quality import shortcoming
 from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_chests, undecided
-from tests.conftest import make_film
+from tests.conftest import ROOT, make_film
 
 
 def photograph(seed: int, coloured: bool = False) -> np.ndarray:
@@ -79,12 +81,18 @@ def test_shortcomings(picture: np.ndarray, reason: str) -> None:
 
 @pytest.mark.shared
 def test_a_negative_is_told(shared: Path) -> None:
-    from pneumo_hf.data.files import read_film
-    from pneumo_hf.data.listing import list_films
-
     film = load_xray(read_film(next(iter(list_films(shared / "data" / "chest_xray_fullres_sample.zip")))["image"]))
     assert shortcoming(film) == ""
     assert shortcoming(Image.fromarray(255 - np.asarray(film))).startswith("a negative")
+
+
+def test_cropped_films_are_told_and_whole_ones_are_not() -> None:
+    shards = ROOT / "data" / "chest_xray_sample"
+    films = [load_xray(read_film(row["image"])) for row in list_films(*sorted(shards.glob("train-*")))][::10]
+    assert len(films) > 30
+    parts = [film.crop((0, 0, film.width // 2, film.height)) for film in films]
+    told = [shortcoming(part).startswith("not laid out like a chest") for part in parts]
+    assert np.mean(told) > 0.4 and np.mean([shortcoming(film) != "" for film in films]) < 0.03
 
 
 def test_flags_and_their_reasons(tiny_run: Path, films_folder: Path) -> None:
