@@ -49,7 +49,7 @@ def main(arguments: Arguments) -> None:
         write_split(report, validation, rows, suffix="_validation")
         floors = shortcut_floors(films["train"], films["test"])
         metrics, rows = evaluate_films(predictor, [films["test"]], run.name, data_args.name, "test", floors)
-        metrics |= {"explanation": explain_films(report, predictor, films["test"], metrics, rows), "training": facts}
+        metrics |= {"explanation": explain_films(report, predictor, [films["test"]], metrics, rows), "training": facts}
         write_split(report, metrics, rows)
         write_history(history, report / "history.csv")
         save_training_curves(report / "training_curves.png", history)

@@ -119,7 +119,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     config = predictor.members[0].model.config.to_dict() if len(views) == 1 else {}
-    metrics["explanation"] = explain_films(folder, predictor, films=views[0], metrics=metrics, rows=rows)
+    metrics["explanation"] = explain_films(folder, predictor, views, metrics, rows)
     if len(views) == 1 and (home := home_metrics(predictor.name, films)):
         probs = np.array([row["probability"] for row in rows])
         metrics["external"] = against_home(films.labels, probs, metrics, home, predictor.learnt_kermany)

@@ -106,8 +106,10 @@ class XrayTrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch")
     save_total_limit: int | None = field(default=1)
     logging_steps: float = field(default=10)
-    metric_for_best_model: str | None = field(default="roc_auc")
-    greater_is_better: bool | None = field(default=True)
+    metric_for_best_model: Literal["roc_auc", "log_loss"] = field(
+        default="roc_auc",
+        metadata={"help": "Of validation: the epoch best by it is kept, and early stopping and plateaus look at it."},
+    )
     load_best_model_at_end: bool = field(default=True)
     remove_unused_columns: bool = field(default=False)
     use_cpu: bool = field(default=not torch.accelerator.is_available())  # bf16 on a CPU asks for it

@@ -19,6 +19,13 @@ def test_recipe_fills_and_command_line_wins(tmp_path: Path) -> None:
     assert model.dropout == 0.2  # null leaves the default
 
 
+def test_the_least_log_loss_is_the_best(tmp_path: Path) -> None:
+    plateau = ["--lr_scheduler_type", "reduce_lr_on_plateau", "--output_dir", str(tmp_path)]
+    for metric, larger, mode in (("roc_auc", True, "max"), ("log_loss", False, "min")):
+        training = parse_args([*plateau, "--metric_for_best_model", metric])[2]
+        assert training.greater_is_better is larger and training.lr_scheduler_kwargs["mode"] == mode
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

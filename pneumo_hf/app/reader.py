@@ -14,7 +14,6 @@ from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.config import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
-from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.predictor import Predictor
 
@@ -141,11 +140,9 @@ def report_film_file(predictor: Predictor, path: str | None, threshold: float) -
 
 
 def heatmap(predictor: Predictor, film: Image.Image, opacity: float) -> Image.Image:
-    """Raises InputError where no one map explains the score."""
-    if len(predictor.members) > 1:
-        raise InputError("a heatmap explains one checkpoint, and this is an ensemble: serve its members one by one")
-    pixels = torch.from_numpy(resize_film(film, predictor.image_processor)[None])
-    return overlay(film, GradCam(predictor)(pixels)[0], opacity)
+    """Raises InputError where no map explains the score: a network that does not end in maps."""
+    pixels = [torch.from_numpy(part[None]) for part in predictor.resize(film)]
+    return overlay(film, GradCam(predictor)(*pixels)[0], opacity)
 
 
 def _reason(error: Exception) -> str:

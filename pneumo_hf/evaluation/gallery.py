@@ -20,11 +20,13 @@ SHOWN = 6  # films a picture
 EXPLAINED = 32  # films that the measures of the heatmaps are taken on
 
 
-def explain_films(folder: Path, predictor: Predictor, films: FilmDataset, metrics: dict, rows: list[dict]) -> dict:
+def explain_films(
+    folder: Path, predictor: Predictor, views: list[FilmDataset], metrics: dict, rows: list[dict]
+) -> dict:
     """Write mistakes.png, abstained.png and heatmaps.png, and measure the heatmaps on some films of pneumonia.
 
     Args:
-        films: as the first of the predictor's members decodes them; rows: their predictions, in order.
+        views: the films as each of the predictor's members decodes them; rows: their predictions, in order.
 
     Returns:
         `{"inside_central_box", "by_chance", "inserted", "deleted", "n"}`: the mean share of a heatmap in the central
@@ -43,13 +45,12 @@ def explain_films(folder: Path, predictor: Predictor, films: FilmDataset, metric
         ("abstained.png", [row for row in numbered if row["flag"] in ("abstain", "not_chest_xray")]),
         ("heatmaps.png", found[:: max(1, len(found) // SHOWN)]),
     ):
-        _save(folder / name, cam, films, chosen[:SHOWN])
+        _save(folder / name, cam, views, chosen[:SHOWN])
     chosen = [row["index"] for row in found[:: max(1, len(found) // EXPLAINED)]][:EXPLAINED]
     if not chosen:
         return {}
-    pixels = films.__getitems__(chosen)["pixel_values"]
-    maps = np.concatenate([cam(part) for part in torch.split(pixels, 8)])
-    inserted, deleted = insertion_and_deletion(predictor, pixels, maps)
+    pixels, maps = _explained(cam, views, chosen)
+    inserted, deleted = insertion_and_deletion(predictor, maps, *pixels)
     return {
         "n": len(chosen),
         "inside_central_box": float(share_inside(maps).mean()),
@@ -59,18 +60,24 @@ def explain_films(folder: Path, predictor: Predictor, films: FilmDataset, metric
     }
 
 
-def _save(path: Path, cam: GradCam, films: FilmDataset, rows: list[dict]) -> None:
+def _explained(cam: GradCam, views: list[FilmDataset], chosen: list[int]) -> tuple[list[torch.Tensor], np.ndarray]:
+    """Of the chosen films, what each member is fed, and the heatmaps `[N, H, W]`."""
+    pixels = [films.__getitems__(chosen)["pixel_values"] for films in views]
+    batches = zip(*(torch.split(part, 8) for part in pixels), strict=True)
+    return pixels, np.concatenate([cam(*batch) for batch in batches])
+
+
+def _save(path: Path, cam: GradCam, views: list[FilmDataset], rows: list[dict]) -> None:
     """Each film above the same film under its heatmap; no picture where there are no films."""
     path.unlink(missing_ok=True)
     if not rows:
         return
-    pixels = films.__getitems__([row["index"] for row in rows])["pixel_values"]
-    maps = np.concatenate([cam(part) for part in torch.split(pixels, 8)])
+    pixels, maps = _explained(cam, views, [row["index"] for row in rows])
     figure = Figure(figsize=(1.9 * SHOWN, 4.6), layout="constrained")
     panels = figure.subplots(2, SHOWN)
     for axes in panels.ravel():
         axes.set_axis_off()
-    for column, row, film, heatmap in zip(panels.T, rows, pixels.numpy()[:, 0], maps, strict=False):
+    for column, row, film, heatmap in zip(panels.T, rows, pixels[0].numpy()[:, 0], maps, strict=False):
         picture = Image.fromarray(film)
         column[0].imshow(picture, cmap="gray", vmin=0, vmax=255)
         column[1].imshow(overlay(picture, heatmap))

@@ -1,5 +1,7 @@
 """Where a score comes from: Grad-CAM heatmaps, and honest measures of how far they can be believed."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
@@ -18,29 +20,36 @@ STEPS = 10  # of the insertion and deletion curves
 class GradCam:
     """Grad-CAM (Selvaraju et al. 2017, by captum) of P(PNEUMONIA) on a network's last feature map.
 
-    Args:
-        predictor: of one checkpoint; of an ensemble, the first member is explained.
+    Of an ensemble, the mean of its members' maps: each is in log odds, and the ensemble's are the mean of theirs.
     """
 
     def __init__(self, predictor: Predictor):
-        self.predictor = predictor.members[0]
-        self.cam = LayerGradCam(self._log_odds, last_feature_map(self.predictor))
+        self.members = predictor.members
+        self.cams = [LayerGradCam(partial(_log_odds, member), last_feature_map(member)) for member in self.members]
 
-    def __call__(self, pixels: torch.Tensor) -> np.ndarray:
+    def __call__(self, *pixels: torch.Tensor) -> np.ndarray:
         """Heatmaps `[B, H, W]` float32 of resized films `[B, 1, H, W]` uint8: 0 to 1, the largest of each film 1.
 
         A film without any evidence for pneumonia has a map of zeros.
+
+        Args:
+            pixels: the films as each of the members is fed them; the maps are of the first one's size.
         """
-        predictor = self.predictor
-        with torch.enable_grad():
-            pixel_values = predictor.normalize(pixels.to(predictor.device)).requires_grad_()
-            coarse = self.cam.attribute(pixel_values, relu_attributions=True).detach()
-        maps = LayerAttribution.interpolate(coarse, tuple(pixels.shape[-2:]), "bilinear")[:, 0].cpu().numpy()
+        size = tuple(pixels[0].shape[-2:])
+        parts = zip(self.members, self.cams, pixels, strict=True)
+        maps = np.mean([self._map(member, cam, part, size) for member, cam, part in parts], axis=0)
         return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
 
-    def _log_odds(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        logits, positive = self.predictor.model(pixel_values=pixel_values).logits, self.predictor.positive
-        return logits[:, positive] - logits[:, 1 - positive]
+    def _map(self, member: Predictor, cam: LayerGradCam, pixels: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+        with torch.enable_grad():
+            pixel_values = member.normalize(pixels.to(member.device)).requires_grad_()
+            coarse = cam.attribute(pixel_values, relu_attributions=True).detach()
+        return LayerAttribution.interpolate(coarse, size, "bilinear")[:, 0].cpu().numpy()
+
+
+def _log_odds(predictor: Predictor, pixel_values: torch.Tensor) -> torch.Tensor:
+    logits, positive = predictor.model(pixel_values=pixel_values).logits, predictor.positive
+    return logits[:, positive] - logits[:, 1 - positive]
 
 
 def last_feature_map(predictor: Predictor) -> nn.Module:
@@ -92,7 +101,7 @@ def share_inside(heatmaps: np.ndarray) -> np.ndarray:
 
 
 def insertion_and_deletion(
-    predictor: Predictor, pixels: torch.Tensor, heatmaps: np.ndarray
+    predictor: Predictor, heatmaps: np.ndarray, *pixels: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean P(PNEUMONIA) `[STEPS + 1]` as the hottest pixels are put into a blurred film, and as they are blurred away.
 
@@ -100,19 +109,28 @@ def insertion_and_deletion(
     2018, RISE; blurred as there, for a black patch would be evidence of its own).
 
     Args:
-        pixels: `[B, 1, H, W]` uint8, resized films. heatmaps: `[B, H, W]`.
+        heatmaps: `[B, H, W]`. pixels: `[B, 1, H, W]` uint8, resized films as each of the members is fed them.
     """
-    films = pixels.float()
-    sigma = pixels.shape[-1] / 20
-    size = 2 * round(2 * sigma) + 1
-    blurred = gaussian_blur2d(films, (size, size), (sigma, sigma))
-    heat = torch.from_numpy(heatmaps).flatten(1)
-    rank = heat.argsort(dim=1, descending=True, stable=True).argsort(dim=1) / heat.shape[1]
-    rank = rank.view(len(films), 1, *films.shape[-2:])
+    views = [(films.float(), _blurred(films), _ranks(heatmaps, tuple(films.shape[-2:]))) for films in pixels]
     inserted, deleted = [], []
     for step in range(STEPS + 1):
-        hottest = rank < step / STEPS
-        for curve, inside, outside in ((inserted, films, blurred), (deleted, blurred, films)):
-            mixed = torch.where(hottest, inside, outside).round().to(torch.uint8)
-            curve.append(probability_of(predictor.members[0].logits(mixed)).mean())
+        share = step / STEPS
+        put_in = [torch.where(rank < share, films, blurred) for films, blurred, rank in views]
+        taken_out = [torch.where(rank < share, blurred, films) for films, blurred, rank in views]
+        for curve, mixed in ((inserted, put_in), (deleted, taken_out)):
+            logits = predictor.logits(*(part.round().to(torch.uint8) for part in mixed))
+            curve.append(probability_of(logits).mean())
     return np.array(inserted), np.array(deleted)
+
+
+def _blurred(pixels: torch.Tensor) -> torch.Tensor:
+    sigma = pixels.shape[-1] / 20
+    size = 2 * round(2 * sigma) + 1
+    return gaussian_blur2d(pixels.float(), (size, size), (sigma, sigma))
+
+
+def _ranks(heatmaps: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """`[B, 1, H, W]`, 0 for the hottest pixel to 1."""
+    heat = LayerAttribution.interpolate(torch.from_numpy(heatmaps)[:, None], size, "bilinear").flatten(1)
+    rank = heat.argsort(dim=1, descending=True, stable=True).argsort(dim=1) / heat.shape[1]
+    return rank.view(len(heatmaps), 1, *size)

@@ -14,6 +14,7 @@ from pneumo_hf.app.reader import read_film_file, report_film_file
 from pneumo_hf.config import parse_args
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.ensemble import load_predictor
+from pneumo_hf.inference.explain import GradCam, insertion_and_deletion
 from tests.conftest import make_film
 from train_hf import main as train
 
@@ -46,6 +47,22 @@ def read_csv(path: Path) -> list[dict]:
 def log_odds(rows: list[dict]) -> np.ndarray:
     probs = np.clip(np.array([row["probability"] for row in rows], dtype=float), 1e-12, 1 - 1e-12)
     return np.log(probs / (1 - probs))
+
+
+def test_its_heatmap_is_the_mean_of_its_members(tiny_run: Path, second_run: Path) -> None:
+    ensemble = load_predictor([tiny_run, second_run], device="cpu")
+    small, large = (
+        torch.from_numpy(np.stack(part))
+        for part in zip(*(ensemble.resize(load_xray(film)) for film in FILMS), strict=True)
+    )
+    maps = GradCam(ensemble)(small, large)
+    assert maps.shape == (5, 48, 48) and maps.max() == pytest.approx(1)
+    alone = GradCam(Predictor(tiny_run, device="cpu"))(small)
+    assert not np.allclose(maps, alone)
+    twice = load_predictor([tiny_run, tiny_run], device="cpu")
+    np.testing.assert_allclose(GradCam(twice)(small, small), alone, atol=1e-6)
+    inserted, deleted = insertion_and_deletion(ensemble, maps, small, large)
+    assert inserted[-1] == pytest.approx(deleted[0]) == np.mean([row["probability"] for row in ensemble(FILMS)])
 
 
 def odds(predictor: Predictor, films: list[np.ndarray]) -> np.ndarray:
@@ -109,4 +126,4 @@ def test_several_models_are_served_by_the_app(tiny_run: Path, second_run: Path) 
     load_xray(FILMS[0]).save(path)
     result, _ = read_film_file(ensemble, str(path))
     assert f"{ensemble([path])[0]['probability']:.1%}" in verdict_html(ensemble, result, ensemble.threshold)
-    assert "Grad-CAM" not in Path(report_film_file(ensemble, str(path), ensemble.threshold)).read_text()
+    assert "Grad-CAM" in Path(report_film_file(ensemble, str(path), ensemble.threshold)).read_text()

@@ -95,8 +95,8 @@ def shipped() -> tuple[Predictor, torch.Tensor]:
 def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predictor, torch.Tensor]) -> None:
     predictor, pixels = shipped
     maps = GradCam(predictor)(pixels)
-    inserted, deleted = insertion_and_deletion(predictor, pixels, maps)
-    cold, _ = insertion_and_deletion(predictor, pixels, -maps)
+    inserted, deleted = insertion_and_deletion(predictor, maps, pixels)
+    cold, _ = insertion_and_deletion(predictor, -maps, pixels)
     assert inserted[0] == pytest.approx(deleted[-1]) and inserted[-1] == pytest.approx(deleted[0])
     assert inserted.mean() > cold.mean()
 
