@@ -124,6 +124,12 @@ class XrayTrainingArguments(TrainingArguments):
     unfreeze_layers: int = field(
         default=-1, metadata={"help": "Layers with weights, from the top, that stage two trains; -1 for all."}
     )
+    unfreeze_blocks: int = field(
+        default=0,
+        metadata={
+            "help": "Instead of unfreeze_layers: blocks (a ResNet's stages) from the top that stage two trains."
+        },
+    )
     freeze_batch_norm: bool = field(
         default=False, metadata={"help": "Keep every BatchNorm's statistics in stage two: steadier on few films."}
     )
@@ -332,6 +338,7 @@ def check_ranges(values: dict) -> None:
         "layer_decay": (0.01, 1),
         "probe_epochs": (0, 10_000),
         "unfreeze_layers": (-1, 10_000),
+        "unfreeze_blocks": (0, 10_000),
         "early_stopping_patience": (0, 10_000),
         "rotation": (0, 180),
         "shift": (0, 1),
@@ -344,7 +351,7 @@ def check_ranges(values: dict) -> None:
     for key, (low, high) in ranges.items():
         if not low <= values[key] <= high:
             raise InputError(f"{key} is {values[key]}, but goes from {low} to {high}")
-    if values["unfreeze_layers"] == 0 and values["num_train_epochs"] > 0:
+    if values["unfreeze_layers"] == values["unfreeze_blocks"] == 0 and values["num_train_epochs"] > 0:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
     if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:
         raise InputError("ema_decay needs eval_strategy and save_strategy epoch")

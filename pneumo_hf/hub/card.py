@@ -16,8 +16,9 @@ WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # 
 HUB_METRICS = ["roc_auc", "accuracy", "precision", "recall", "f1", "matthews_correlation", "brier_score"]  # its ids
 RECIPE_ROWS = (  # what a reader looks for first; recipe.yaml has the rest
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "per_device_train_batch_size", "dropout"),
-    *("loss", "class_weights", "label_smoothing_factor", "sampling", "unfreeze_layers", "freeze_batch_norm"),
-    *("layer_decay", "ema_decay", "validation", "validation_fraction", "calibration", "seed"),
+    *("loss", "class_weights", "label_smoothing_factor", "sampling", "unfreeze_layers", "unfreeze_blocks"),
+    *("freeze_batch_norm", "layer_decay", "ema_decay", "metric_for_best_model", "validation", "validation_fraction"),
+    *("calibration", "seed"),
 )
 AUGMENTATION = (
     *("crop_scale", "rotation", "shift", "jitter", "blur", "horizontal_flip", "mixup", "style_mix", "coarsen"),

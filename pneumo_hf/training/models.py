@@ -151,6 +151,22 @@ def freeze_below(model: PreTrainedModel, top_layers: int) -> None:
             freeze_statistics(module)
 
 
+def layers_of_blocks(model: PreTrainedModel, top_blocks: int) -> int:
+    """How many layers with weights the top blocks have, with what lies above them up to the classifier.
+
+    Blocks are the parts of a backbone's `nn.ModuleList`: a ResNet's four stages, an EfficientNet's or MobileNet's
+    inverted residuals.
+
+    Raises:
+        InputError: the model has fewer blocks.
+    """
+    blocks = [block for parts in model.modules() if isinstance(parts, nn.ModuleList) for block in parts]
+    if top_blocks > len(blocks):
+        raise InputError(f"unfreeze_blocks is {top_blocks}, but the model has {len(blocks)} blocks")
+    layers, within = weight_layers(model), set(blocks[-top_blocks].modules())
+    return len(layers) - next(number for number, layer in enumerate(layers) if layer[0] in within)
+
+
 def freeze_statistics(model: nn.Module) -> None:
     """Keep the running statistics of every BatchNorm as they are, in training too; its scale and shift may learn."""
     for module in model.modules():

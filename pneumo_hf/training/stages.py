@@ -27,6 +27,7 @@ from pneumo_hf.training.models import (
     classifier_head,
     freeze_below,
     freeze_statistics,
+    layers_of_blocks,
     resize_head,
 )
 from pneumo_hf.training.optimizer import make_optimizer
@@ -152,7 +153,8 @@ def fine_tuner(
     """The trainer of stage two, the model prepared for it in place."""
     if arguments.subtype_weight:
         resize_head(model, len(LABELS) + 1)
-    freeze_below(model, arguments.unfreeze_layers)
+    blocks = arguments.unfreeze_blocks
+    freeze_below(model, layers_of_blocks(model, blocks) if blocks else arguments.unfreeze_layers)
     if arguments.freeze_batch_norm:
         freeze_statistics(model)
     if arguments.activation_checkpointing:

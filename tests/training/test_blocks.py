@@ -351,6 +351,16 @@ def test_stage_two_trains_the_layers_asked_for_and_the_probe_the_films_asked_for
     assert not torch.equal(start[1], frozen[1])
     assert top.resnet.embedder.embedder.convolution.weight.is_contiguous(memory_format=torch.channels_last)
 
+    stage, _ = trained(films, tiny_recipe, tmp_path / "e", *options, "--unfreeze_blocks", "1")
+    before, after = (model.resnet.encoder.stages for model in (untrained, stage))
+    for number, moved in ((-2, False), (-1, True)):
+        same = [
+            torch.equal(a, b) for a, b in zip(before[number].parameters(), after[number].parameters(), strict=True)
+        ]
+        assert not any(same) if moved else all(same)
+    with pytest.raises(InputError, match="unfreeze_blocks is 9, but the model has 2 blocks"):
+        trained(films, tiny_recipe, tmp_path / "f", *options, "--unfreeze_blocks", "9")
+
     probed, extract = [], stages.extract_features
     monkeypatch.setattr(
         stages, "extract_features", lambda model, part, *rest: probed.append(part) or extract(model, part, *rest)
