@@ -167,6 +167,15 @@ def _areas(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> tuple[
     return roc_auc, pr_auc
 
 
+def top_label_error(labels: np.ndarray, probs: np.ndarray) -> float:
+    """The expected calibration error as Guo et al. 2017 have it: of the likelier label, and how sure it is.
+
+    That of the other metrics is of P(PNEUMONIA), and the stricter: there films of both labels do not share a bin.
+    """
+    right = (probs >= 0.5) == labels
+    return float(_calibration_error(right, np.maximum(probs, 1 - probs), np.ones((1, len(probs))))[0])
+
+
 def _calibration_error(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error: |mean probability - share of pneumonia| over equal bins, weighted by their films."""
     in_bin = np.eye(CALIBRATION_BINS)[_bins(probs)]  # [N, bins]

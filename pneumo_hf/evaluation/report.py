@@ -16,7 +16,7 @@ from pneumo_hf.data.shortcuts import Floors
 from pneumo_hf.evaluation.abstention import abstention_summary, sureness
 from pneumo_hf.evaluation.calibration import slope_and_intercept
 from pneumo_hf.evaluation.checklist import checklist
-from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals
+from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals, top_label_error
 from pneumo_hf.evaluation.plots import save_figures
 from pneumo_hf.evaluation.subgroups import subgroups
 from pneumo_hf.evaluation.thresholds import CURVE_COLUMNS, operating_points, predictive_values, threshold_curve
@@ -95,7 +95,7 @@ def evaluate_films(
         "confusion_matrix": confusion(labels, probs >= predictor.threshold),
         "operating_points": operating_points(labels, probs, thresholds),
         "confusion_matrices": {name: confusion(labels, probs >= value) for name, value in thresholds.items()},
-        "calibration": slope_and_intercept(labels, probs),
+        "calibration": {**slope_and_intercept(labels, probs), "top_label_ece": top_label_error(labels, probs)},
         "predictive_values": _predictive_values(values),
         "abstention": abstention_summary(labels, rows, predictor.limits),
         "shortcut_floors": floors or {},

@@ -13,6 +13,7 @@ from pneumo_hf.evaluation.metrics import (
     delong_areas,
     metrics_with_intervals,
     ranking_metrics,
+    top_label_error,
     weighted_metrics,
 )
 
@@ -48,6 +49,13 @@ def test_every_metric_is_scikit_learns_under_any_weights(threshold: float) -> No
     for row, given in enumerate(weights):
         for name, expected in by_scikit_learn(LABELS, PROBS, threshold, given).items():
             assert ours[name][row] == pytest.approx(expected, abs=1e-7), name
+
+
+def test_the_error_of_the_likelier_label() -> None:
+    labels, probs = np.array([1, 0, 0, 1, 0]), np.array([0.98, 0.02, 0.99, 0.6, 0.3])
+    # three of the five lie in the surest bin, right two times of three at .983 on average; then .6 right, .7 right
+    expected = (abs(2 / 3 - 2.95 / 3) * 3 + abs(1 - 0.6) + abs(1 - 0.7)) / 5
+    assert top_label_error(labels, probs) == pytest.approx(expected)
 
 
 def test_calibration_error_by_its_definition() -> None:
