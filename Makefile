@@ -47,19 +47,19 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --output_dir runs/$$name $(TRAIN) && \
 	    $(BIN)/python docs/write_recipes.py runs/$$name=$$name || exit 1; \
 	done
-	for name in flagship flagship_styles flagship_efficientnet; do for seed in 1 2 42; do \
+	for name in flagship flagship_styles flagship_efficientnet; do for seed in 3 4 5; do \
 	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --seed $$seed \
 	        --output_dir runs/$${name}_seed$$seed $(TRAIN) && \
 	    $(BIN)/python docs/write_recipes.py runs/$${name}_seed$$seed=$${name}_seed$$seed || exit 1; \
 	done; done
-	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_seed1 --model runs/flagship_seed2 --model runs/flagship_seed42 \
+	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_seed3 --model runs/flagship_seed4 --model runs/flagship_seed5 \
 	    --data $(DATA) --output_dir runs/ensemble
 	$(BIN)/python docs/write_recipes.py runs/ensemble=ensemble
 	$(BIN)/python -m pneumo_hf evaluate --model runs/efficientnet_b0 --model runs/resnet50_top40 --model runs/resnet18_step \
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
 	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
-	    --teachers runs/flagship_seed1 runs/flagship_seed2 runs/flagship_seed42 --num_train_epochs 4 \
+	    --teachers runs/flagship_seed3 runs/flagship_seed4 runs/flagship_seed5 --num_train_epochs 4 \
 	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --output_dir runs/pneumo-efficientnet $(TRAIN)
 	$(BIN)/python docs/write_recipes.py runs/pneumo-efficientnet=pneumo-efficientnet
 

@@ -17,18 +17,24 @@ from sklearn.metrics import roc_curve
 
 from pneumo_hf.config import parse_args
 from pneumo_hf.evaluation.compare import compare, read_run
+from pneumo_hf.evaluation.metrics import top_label_error
 from pneumo_hf.training.checkpoint import recipe_values
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
-    *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_160", "ensemble_160", "flagship_styles"),
-    *("flagship_efficientnet", "pneumo-efficientnet", "ensemble_projects"),  # the five student projects as one
+    *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_by_auc", "ensemble_by_auc"),
+    *("flagship_160", "ensemble_160", "flagship_styles", "flagship_efficientnet", "pneumo-efficientnet"),
+    "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
 OWN = {"dataset", "seed", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
-RECIPES = {"pneumo-efficientnet": "flagship_efficientnet", "flagship_160": "flagship"}  # names that are no recipes
+RECIPES = {  # names that are no recipes
+    "pneumo-efficientnet": "flagship_efficientnet",
+    "flagship_160": "flagship",
+    "flagship_by_auc": "flagship",
+}
 MEANS = ("roc_auc", "accuracy", "sensitivity", "specificity")
 
 
@@ -65,6 +71,11 @@ def specificity_at(run: str, sensitivity: float) -> float:
     films = read_run(RESULTS / run)
     false_positive_rate, true_positive_rate, _ = roc_curve(films.labels, films.probs)
     return float(1 - false_positive_rate[np.searchsorted(true_positive_rate, sensitivity)])
+
+
+def top_label_ece(folder: Path) -> float:
+    films = read_run(folder)
+    return top_label_error(films.labels, films.probs)
 
 
 def means(runs: dict[str, dict]) -> dict[str, dict]:
@@ -116,6 +127,7 @@ def main() -> None:
         ablations=ablations,
         external=external,
         specificity_at=specificity_at,
+        top_label_ece={folder.name: top_label_ece(folder) for folder in folders},
     )
     (DOCS / "RESULTS.md").write_text(page)
 

@@ -358,7 +358,7 @@ def test_stage_two_trains_the_layers_asked_for_and_the_probe_the_films_asked_for
             torch.equal(a, b) for a, b in zip(before[number].parameters(), after[number].parameters(), strict=True)
         ]
         assert not any(same) if moved else all(same)
-    with pytest.raises(InputError, match="unfreeze_blocks is 9, but the model has 2 blocks"):
+    with pytest.raises(InputError, match="unfreeze_blocks is 9, but the model has 4 blocks"):
         trained(films, tiny_recipe, tmp_path / "f", *options, "--unfreeze_blocks", "9")
 
     probed, extract = [], stages.extract_features
