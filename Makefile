@@ -42,16 +42,23 @@ results: setup  ## the README's result table: three seeds of the quickstart
 	done
 	$(BIN)/python docs/write_results.py
 
+define train_seeds  # of a recipe, under a name, the seeds, with these overrides
+for seed in $(3); do \
+	    $(BIN)/python train_hf.py --config configs/$(1).yaml --dataset $(DATA) $(4) --seed $$seed \
+	        --output_dir runs/$(2)_seed$$seed $(TRAIN) && \
+	    $(BIN)/python docs/write_recipes.py runs/$(2)_seed$$seed=$(2)_seed$$seed || exit 1; \
+	done
+endef
+
 recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
 	for name in baseline_cnn efficientnet_b0 resnet50_top40 resnet18_step resnet50_frozen_youden mobilenet_v2_clahe; do \
 	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --output_dir runs/$$name $(TRAIN) && \
 	    $(BIN)/python docs/write_recipes.py runs/$$name=$$name || exit 1; \
 	done
-	for name in flagship flagship_styles flagship_efficientnet; do for seed in 3 4 5; do \
-	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --seed $$seed \
-	        --output_dir runs/$${name}_seed$$seed $(TRAIN) && \
-	    $(BIN)/python docs/write_recipes.py runs/$${name}_seed$$seed=$${name}_seed$$seed || exit 1; \
-	done; done
+	$(call train_seeds,flagship,flagship,3 4 5,)
+	$(call train_seeds,flagship,flagship_160,1 2 42,--image_size 160 --metric_for_best_model roc_auc)
+	$(call train_seeds,flagship_styles,flagship_styles,42,)
+	$(call train_seeds,flagship_efficientnet,flagship_efficientnet,42,)
 	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_seed3 --model runs/flagship_seed4 --model runs/flagship_seed5 \
 	    --data $(DATA) --output_dir runs/ensemble
 	$(BIN)/python docs/write_recipes.py runs/ensemble=ensemble
@@ -59,7 +66,7 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
 	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
-	    --teachers runs/flagship_seed3 runs/flagship_seed4 runs/flagship_seed5 --num_train_epochs 4 \
+	    --teachers runs/flagship_160_seed1 runs/flagship_160_seed2 runs/flagship_160_seed42 --num_train_epochs 4 \
 	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --output_dir runs/pneumo-efficientnet $(TRAIN)
 	$(BIN)/python docs/write_recipes.py runs/pneumo-efficientnet=pneumo-efficientnet
 

@@ -95,7 +95,9 @@ def main() -> None:
     result = json.loads(output.read_text()) if output.exists() else {"ratios": {}, "rows": {}}
     start = ["--config", arguments.config, *SMALL, "--dataset", arguments.dataset, *given]
     base = json.loads(json.dumps(recipe_values(parse_args(start))))
-    if result.setdefault("recipe", base) != base:
+    defaults = json.loads(json.dumps(recipe_values(parse_args([]))))  # an older file lacks newer keys
+    result["recipe"] = {**defaults, **result.get("recipe", base)}
+    if result["recipe"] != {**defaults, **base}:
         raise InputError(f"{output} is of another base recipe: remove it, or give the same options")
     rows, ratios = result["rows"], result["ratios"]
     for idea in arguments.only or IDEAS:

@@ -123,8 +123,8 @@ def _add_training_commands(commands: argparse._SubParsersAction) -> None:
         help="search the learning rate of a recipe on validation",
         usage="pneumo-hf tune --config configs/X.yaml [--trials 20] [--field value ...]",
         description="Fine-tune a recipe at several learning rates, from the same probe, and tell which gave the best "
-        "validation ROC AUC: tune.json in the recipe's output_dir, beside tune.db, from which a killed search goes "
-        "on. Every field of train_hf.py is accepted. Needs optuna.",
+        "metric_for_best_model on validation: tune.json in the recipe's output_dir, beside tune.db, from which a "
+        "killed search goes on. Every field of train_hf.py is accepted. Needs optuna.",
     )
     sub.set_defaults(run=tune)
     sub.add_argument("--trials", type=int, default=20, help="finished trials to end at (default: 20)")

@@ -241,8 +241,9 @@ def tune(arguments: argparse.Namespace) -> None:
     recipe.pop("learning_rate")
     name = hashlib.blake2b(json.dumps(recipe, default=str).encode(), digest_size=6).hexdigest()
     result = search_learning_rate(model, image_processor, films, training_args, arguments.trials, name)
-    for trial in sorted(result["trials"], key=lambda trial: -trial["roc_auc"]):
-        logger.info("learning rate %.2e: validation ROC AUC %.4f", trial["learning_rate"], trial["roc_auc"])
+    metric = training_args.metric_for_best_model
+    for trial in sorted(result["trials"], key=lambda trial: trial[metric], reverse=training_args.greater_is_better):
+        logger.info("learning rate %.2e: validation %s %.4f", trial["learning_rate"], metric, trial[metric])
     logger.info("use it: train_hf.py ... --learning_rate %.2e", result["best"]["learning_rate"])
 
 

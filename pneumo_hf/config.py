@@ -178,7 +178,7 @@ class XrayTrainingArguments(TrainingArguments):
         },
     )
     early_stopping_patience: int = field(
-        default=3, metadata={"help": "Stop after so many epochs without a better validation ROC AUC; 0 for never."}
+        default=3, metadata={"help": "Stop after so many epochs without a better metric_for_best_model; 0 for never."}
     )
     teachers: list[str] | None = field(
         default=None,
@@ -228,10 +228,12 @@ class XrayTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.use_cpu or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "no")):  # where it is not passed on
             PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
+        larger = self.metric_for_best_model == "roc_auc"
+        if self.greater_is_better not in (None, larger):
+            raise InputError(f"greater_is_better follows from metric_for_best_model {self.metric_for_best_model}")
         super().__post_init__()
         if self.lr_scheduler_type == "reduce_lr_on_plateau":  # which else takes a rising ROC AUC for a worse one
-            mode = "max" if self.greater_is_better else "min"
-            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
+            self.lr_scheduler_kwargs = {**(self.lr_scheduler_kwargs or {}), "mode": "max" if larger else "min"}
 
 
 Arguments = tuple[ModelArguments, DataArguments, XrayTrainingArguments]

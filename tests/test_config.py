@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from pneumo_hf.config import InputError, parse_args
+from pneumo_hf.training.checkpoint import write_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,8 +23,14 @@ def test_recipe_fills_and_command_line_wins(tmp_path: Path) -> None:
 def test_the_least_log_loss_is_the_best(tmp_path: Path) -> None:
     plateau = ["--lr_scheduler_type", "reduce_lr_on_plateau", "--output_dir", str(tmp_path)]
     for metric, larger, mode in (("roc_auc", True, "max"), ("log_loss", False, "min")):
-        training = parse_args([*plateau, "--metric_for_best_model", metric])[2]
-        assert training.greater_is_better is larger and training.lr_scheduler_kwargs["mode"] == mode
+        arguments = parse_args([*plateau, "--metric_for_best_model", metric])
+        assert arguments[2].greater_is_better is larger and arguments[2].lr_scheduler_kwargs["mode"] == mode
+        write_recipe(arguments, tmp_path / "recipe.yaml")  # of a finished run, taken up with the other metric
+        other = {"roc_auc": "log_loss", "log_loss": "roc_auc"}[metric]
+        again = parse_args(["--config", str(tmp_path / "recipe.yaml"), "--metric_for_best_model", other])[2]
+        assert again.greater_is_better is not larger and again.lr_scheduler_kwargs["mode"] != mode
+    with pytest.raises(InputError, match="greater_is_better follows from metric_for_best_model roc_auc"):
+        parse_args(["--greater_is_better", "false"])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ STEPS = 10  # of the insertion and deletion curves
 class GradCam:
     """Grad-CAM (Selvaraju et al. 2017, by captum) of P(PNEUMONIA) on a network's last feature map.
 
-    Of an ensemble, the mean of its members' maps: each is in log odds, and the ensemble's are the mean of theirs.
+    Of an ensemble, the mean of its members' maps in one unit, the log odds that the whole film would give if it looked
+    like this place, for the ensemble's log odds are the mean of theirs.
     """
 
     def __init__(self, predictor: Predictor):
@@ -44,6 +45,7 @@ class GradCam:
         with torch.enable_grad():
             pixel_values = member.normalize(pixels.to(member.device)).requires_grad_()
             coarse = cam.attribute(pixel_values, relu_attributions=True).detach()
+            coarse *= coarse.shape[-2:].numel()  # captum's share of the log odds, which is smaller on a finer map
         return LayerAttribution.interpolate(coarse, size, "bilinear")[:, 0].cpu().numpy()
 
 

@@ -112,7 +112,7 @@ def recipe_values(arguments: Arguments) -> dict:
     taught = {f.name for f in fields(training) if f.name in type(training).__annotations__ and "help" in f.metadata}
     recipe = {**asdict(model), **asdict(data)}
     recipe |= {key: value for key, value in values.items() if key in taught or value != defaults[key]}
-    for key in ("cache_dir", "output_dir", "resume_from_checkpoint"):
+    for key in ("cache_dir", "output_dir", "resume_from_checkpoint", "greater_is_better"):
         recipe.pop(key, None)
     recipe["model_name_or_path"] = _name_of(recipe["model_name_or_path"])
     for key in ("dataset", "teachers"):
@@ -126,6 +126,7 @@ def job_values(arguments: Arguments) -> dict:
     recipe = recipe_values(arguments)
     names = {f.name for part in arguments[:2] for f in fields(part)} - {"cache_dir"}
     names |= {"seed", "sampling", "teachers", "per_device_train_batch_size", "gradient_accumulation_steps"}
+    names |= {"metric_for_best_model", "unfreeze_layers", "unfreeze_blocks"}
     job = {key: recipe.get(key) for key in sorted(names)}
     return job | {"dataset": [Path(name).name for name in recipe["dataset"]], "processes": arguments[2].world_size}
 

@@ -85,7 +85,7 @@ def _assert_same_job(folder: Path, job: dict) -> None:
     except (OSError, json.JSONDecodeError):  # of a checkpoint from elsewhere, or killed while it was written
         return
     job = json.loads(json.dumps(job))
-    other = [f"{key} {begun.get(key)}" for key, value in job.items() if begun.get(key) != value]
+    other = [f"{key} {begun.get(key)}" for key, value in job.items() if begun.get(key, value) != value]
     if other:
         raise InputError(f"the run in {folder.parent} was begun with {', '.join(other)}: resume it with the same")
 

@@ -54,6 +54,8 @@ def train(
     Returns:
         The log: a dictionary for each logged step and each evaluation, with `stage`.
     """
+    if arguments.unfreeze_blocks:
+        layers_of_blocks(model, arguments.unfreeze_blocks)  # refuses too many before the probe
     films = prepare(model, films, arguments)
     (Path(arguments.output_dir) / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     history = []

@@ -26,13 +26,14 @@ def search_learning_rate(
     trials: int,
     name: str,
 ) -> dict:
-    """Fine-tune from the same probe at several rates, and tell which gave the best validation ROC AUC.
+    """Fine-tune from the same probe at several rates, and tell which gave validation's best `metric_for_best_model`.
 
     The study lies in `output_dir/tune.db` under a name of its own for every recipe and data set: called again, it goes
     on until it has so many finished trials.
 
     Returns:
-        What it writes to `tune.json`: `{"best": {"learning_rate", "roc_auc"}, "trials": [...]}`.
+        What it writes to `tune.json`: `{"best": {"learning_rate", "roc_auc"}, "trials": [...]}`; in place of
+        `"roc_auc"` the metric that the recipe goes by.
 
     Raises:
         InputError: optuna is not installed, the recipe has no second stage, or no trial is asked for.
@@ -45,7 +46,8 @@ def search_learning_rate(
         raise InputError("tune needs one trial or more")
     import optuna
 
-    folder = Path(arguments.output_dir)
+    folder, metric = Path(arguments.output_dir), arguments.metric_for_best_model
+    best, direction = (max, "maximize") if arguments.greater_is_better else (min, "minimize")
     films = prepare(model, films, arguments)
     if arguments.probe_epochs:
         train_probe(model, image_processor, films, arguments)
@@ -59,7 +61,7 @@ def search_learning_rate(
 
     trainer.model_init = from_the_probe
     settings = {"storage": f"sqlite:///{folder / 'tune.db'}", "study_name": name, "load_if_exists": True}
-    settings |= {"direction": "maximize", "pruner": optuna.pruners.NopPruner()}
+    settings |= {"direction": direction, "pruner": optuna.pruners.NopPruner()}
     study = optuna.create_study(**settings)
     finished = len(_finished(study))
     if finished:
@@ -67,13 +69,13 @@ def search_learning_rate(
     if finished < trials:
         trainer.hyperparameter_search(
             hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", *RATES, log=True)},
-            compute_objective=lambda metrics: metrics["eval_roc_auc"],
+            compute_objective=lambda metrics: metrics[f"eval_{metric}"],
             n_trials=trials - finished,
             sampler=optuna.samplers.TPESampler(seed=arguments.seed + finished),
             **settings,
         )
-    rows = [{"learning_rate": trial.params["learning_rate"], "roc_auc": trial.value} for trial in _finished(study)]
-    result = {"best": max(rows, key=lambda row: row["roc_auc"]), "trials": rows}
+    rows = [{"learning_rate": trial.params["learning_rate"], metric: trial.value} for trial in _finished(study)]
+    result = {"best": best(rows, key=lambda row: row[metric]), "trials": rows}
     (folder / "tune.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
 

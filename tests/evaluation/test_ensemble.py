@@ -15,6 +15,7 @@ from pneumo_hf.config import parse_args
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.ensemble import load_predictor
 from pneumo_hf.inference.explain import GradCam, insertion_and_deletion
+from pneumo_hf.training.models import final_linear
 from tests.conftest import make_film
 from train_hf import main as train
 
@@ -57,8 +58,21 @@ def test_its_heatmap_is_the_mean_of_its_members(tiny_run: Path, second_run: Path
     )
     maps = GradCam(ensemble)(small, large)
     assert maps.shape == (5, 48, 48) and maps.max() == pytest.approx(1)
+    parts = []
+    for member, pixels in zip(ensemble.members, (small, large), strict=True):
+        pixel_values = member.normalize(pixels)
+        seen = []  # the last map before pooling: with one linear layer behind it, its weights are the gradient
+        hook = member.model.resnet.pooler.register_forward_pre_hook(lambda _, given: seen.append(given[0]))  # noqa: B023
+        member.model(pixel_values=pixel_values)
+        hook.remove()
+        weights = final_linear(member.model).weight
+        signs = torch.tensor([-1.0, 1.0]) if member.positive else torch.tensor([1.0, -1.0])
+        evidence = torch.einsum("bchw,c->bhw", seen[0], signs @ weights).clamp_min(0)[:, None]
+        parts.append(torch.nn.functional.interpolate(evidence, (48, 48), mode="bilinear")[:, 0].detach().numpy())
+    expected = (parts[0] + parts[1]) / 2
+    np.testing.assert_allclose(maps, expected / expected.max(axis=(1, 2), keepdims=True), atol=1e-4)
     alone = GradCam(Predictor(tiny_run, device="cpu"))(small)
-    assert not np.allclose(maps, alone)
+    assert not np.allclose(maps, alone, atol=0.05)
     twice = load_predictor([tiny_run, tiny_run], device="cpu")
     np.testing.assert_allclose(GradCam(twice)(small, small), alone, atol=1e-6)
     inserted, deleted = insertion_and_deletion(ensemble, maps, small, large)

@@ -36,8 +36,11 @@ def test_every_trial_starts_from_the_same_probe(tiny_recipe, tmp_path: Path, mon
 
     monkeypatch.setattr(stages, "XrayTrainer", Recorder)
     options = ["--num_train_epochs", "2", "--ema_decay", "0.9", "--subtype_weight", "1", "--probe_epochs", "0"]
+    options += ["--metric_for_best_model", "log_loss"]
     main(["tune", *tiny_recipe, *options, "--output_dir", str(tmp_path), "--trials", "3"])
     assert len(starts) == 3 and len(set(starts)) == 1
+    result = json.loads((tmp_path / "tune.json").read_text())
+    assert result["best"]["log_loss"] == min(trial["log_loss"] for trial in result["trials"])
     other = ["tune", *tiny_recipe, *options, "--dropout", "0.1", "--output_dir", str(tmp_path), "--trials", "1"]
     main(other)
     assert len(json.loads((tmp_path / "tune.json").read_text())["trials"]) == 1  # another recipe, another study
