@@ -29,7 +29,7 @@ ORDER = (
     "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
-OWN = {"dataset", "seed", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
+OWN = {"dataset", "seed", "greater_is_better", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
 RECIPES = {  # names that are no recipes
     "pneumo-efficientnet": "flagship_efficientnet",
     "flagship_160": "flagship",
