@@ -170,7 +170,8 @@ def _areas(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> tuple[
 def top_label_error(labels: np.ndarray, probs: np.ndarray) -> float:
     """The expected calibration error as Guo et al. 2017 have it: of the likelier label, and how sure it is.
 
-    That of the other metrics is of P(PNEUMONIA), and the stricter: there films of both labels do not share a bin.
+    `ece` is of P(PNEUMONIA), and the stricter: there scores of p and of 1 - p do not share a bin, to make up for each
+    other.
     """
     right = (probs >= 0.5) == labels
     return float(_calibration_error(right, np.maximum(probs, 1 - probs), np.ones((1, len(probs))))[0])

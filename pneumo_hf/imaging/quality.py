@@ -65,7 +65,7 @@ def _shading() -> np.ndarray:
 def shortcoming(film: Image.Image) -> str:
     """Why a film of `load_xray` should not be scored, a key of `SHORTCOMINGS`; empty where nothing is wrong."""
     # twice as fast as `thumbnail`; areas are rounded to pixels: on 64 films of four sizes that moved the deviation by
-    # .6 at most and the correlation by .01, far from their limits
+    # .6 at most and the correlation by .01, which tells only for a film so close to a limit
     small = np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0))
     if small.std() < FAINTEST:
         return "blank"
