@@ -1,8 +1,10 @@
 """What each idea does for the flagship, on validation alone: python benchmarks/ablations.py --dataset chest_xray.zip.
 
 Every row is one training of the base recipe with one thing changed, scored on the validation films as they are and
-spoilt in eight ways (`pneumo_hf.evaluation.robustness`), which stand in for films of another time and machine. The
-test is never scored. Rows are kept as they come: a killed run goes on with the next idea.
+spoilt in eight ways (`pneumo_hf.evaluation.robustness`), which stand in for films of another time and machine. With
+`--unseen_series NORMAL2` the normals of that series are taken out of train and validate, beside the block's pneumonia:
+a shift between acquisitions that is real, where a block of the same series has next to none. The test is never scored.
+Rows are kept as they come: a killed run goes on with the next idea.
 """
 
 import argparse
@@ -16,8 +18,9 @@ from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 from transformers import set_seed
 
 from pneumo_hf.config import InputError, one_line_errors, parse_args
-from pneumo_hf.data.pixels import decode_splits
+from pneumo_hf.data.pixels import FilmDataset, decode_films, decode_splits
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.evaluation.calibration import prevalence_of_scores
 from pneumo_hf.evaluation.robustness import score_corrupted
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training.checkpoint import recipe_values, save_calibrated, training_facts
@@ -51,30 +54,52 @@ IDEAS = {
     "smoothed labels": ["--label_smoothing_factor", "0.05"],
     "a quarter of the learning rate": ["--learning_rate", "5e-5"],
     "no class weights": ["--class_weights", "false"],
+    "another seed": ["--seed", "7"],  # what chance does
+    "160 pixels": ["--image_size", "160"],
+    "four epochs": ["--num_train_epochs", "4"],
+    "crops down to .3, exposure jitter, coarsened": ["--crop_scale", "0.3", "--jitter", "0.3", "--coarsen", "0.5"],
     "random validation": ["--validation", "random"],  # other films: not to be set against the base
 }
 
 
-def measure(recipe: list[str]) -> dict:
-    """Train one variant and score its validation films, clean and spoilt."""
+def hold_out_series(everything: FilmDataset, validation: FilmDataset, series: str) -> dict[str, FilmDataset]:
+    """Validate on all normals whose names begin with `series`; pneumonia, which has no series, is split as ever."""
+    names = np.array([Path(name).name for name in everything.table["file_name"]])
+    block = np.isin(everything.table["file_name"], validation.table["file_name"]) & (everything.labels == 1)
+    held_out = np.char.startswith(names, series) | block
+    return {
+        "train": everything.select(np.flatnonzero(~held_out)),
+        "validation": everything.select(np.flatnonzero(held_out)),
+    }
+
+
+def measure(recipe: list[str], series: str | None) -> dict:
+    """Train one variant and score its validation films, clean and, unless they are of an unseen series, spoilt."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = parse_args([*recipe, "--output_dir", folder])
         model_args, data_args, training_args = arguments
         start_run(training_args)
         set_seed(training_args.seed)
         model, image_processor = load_model(model_args, data_args.cache_dir)
-        films, _ = decode_splits(load_data(data_args.dataset[0]), image_processor, data_args, training_args.seed)
+        data = load_data(data_args.dataset[0])
+        films, _ = decode_splits(data, image_processor, data_args, training_args.seed)
         del films["test"]
+        if series:
+            everything, _ = decode_films(data["train"], image_processor, data_args.cache_dir)
+            films = hold_out_series(everything, films["validation"], series)
         start = time.monotonic()
         train(model, image_processor, films, training_args)
         facts = training_facts(training_args, time.monotonic() - start)
         predictor = save_calibrated(model, image_processor, films, arguments)
         validation = films["validation"]
-        spoilt = {kind: logits for kind, _, logits in score_corrupted(predictor, validation, (SEVERITY,))}
+        corrupted = score_corrupted(predictor, validation, () if series else (SEVERITY,))
+        spoilt = {kind: logits for kind, _, logits in corrupted}
         logits = {"clean": predictor.score_films(validation), **spoilt}
     row = {**facts, "films": len(validation)}
     row["roc_auc"] = {kind: float(roc_auc_score(validation.labels, probability_of(x))) for kind, x in logits.items()}
-    row["roc_auc_spoilt"] = float(np.mean([row["roc_auc"][kind] for kind in spoilt]))
+    if spoilt:
+        row["roc_auc_spoilt"] = float(np.mean([row["roc_auc"][kind] for kind in spoilt]))
+    row["prevalence_of_scores"] = prevalence_of_scores(validation.labels, probability_of(logits["clean"]))
     labels, probs = np.tile(validation.labels, len(logits)), probability_of(np.concatenate(list(logits.values())))
     fpr, tpr, _ = roc_curve(labels, probs, drop_intermediate=False)
     row["pooled"] = {  # one threshold for all of them, as for films that come unannounced
@@ -90,8 +115,12 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="Kaggle's zip or folder, whole")
     parser.add_argument("--only", nargs="*", choices=IDEAS, help="these ideas alone")
     parser.add_argument("--config", default=str(ROOT / "configs" / "flagship.yaml"), help="the base recipe")
+    parser.add_argument(
+        "--unseen_series", choices=("IM", "NORMAL2"), help="validate on normals of a series not trained on"
+    )
     arguments, given = parser.parse_known_args()
-    output = ROOT / "benchmarks" / "results" / f"ablations_{Path(arguments.config).stem}.json"
+    kind = f"unseen_{arguments.unseen_series}" if arguments.unseen_series else "ablations"
+    output = ROOT / "benchmarks" / "results" / f"{kind}_{Path(arguments.config).stem}.json"
     result = json.loads(output.read_text()) if output.exists() else {"ratios": {}, "rows": {}}
     start = ["--config", arguments.config, *SMALL, "--dataset", arguments.dataset, *given]
     base = json.loads(json.dumps(recipe_values(parse_args(start))))
@@ -103,7 +132,7 @@ def main() -> None:
     for idea in arguments.only or IDEAS:
         if idea in rows:
             continue
-        rows[idea] = {"overrides": " ".join(IDEAS[idea]), **measure([*start, *IDEAS[idea]])}
+        rows[idea] = {"overrides": " ".join(IDEAS[idea]), **measure([*start, *IDEAS[idea]], arguments.unseen_series)}
         if "base" in rows and idea != "random validation":
             ratios[idea] = (1 - rows[idea]["pooled"]["roc_auc"]) / (1 - rows["base"]["pooled"]["roc_auc"])
         output.write_text(json.dumps(result, indent=2) + "\n")

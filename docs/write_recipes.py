@@ -93,6 +93,12 @@ def means(runs: dict[str, dict]) -> dict[str, dict]:
     }
 
 
+def read_ablations(kind: str) -> dict[str, dict]:
+    """What `benchmarks/ablations.py` wrote of one kind, by recipe."""
+    files = sorted((DOCS.parent / "benchmarks" / "results").glob(f"{kind}*.json"))
+    return {path.stem.removeprefix(kind): json.loads(path.read_text()) for path in files}
+
+
 def main() -> None:
     for argument in sys.argv[1:]:
         run, _, name = argument.rpartition("=")
@@ -104,10 +110,7 @@ def main() -> None:
     result = compare(folders, RESULTS)
     (RESULTS / "index.html").unlink()  # the page is for the reader of the repository: RESULTS.md
     (RESULTS / "compare.md").unlink()
-    ablations = {
-        path.stem.removeprefix("ablations_"): json.loads(path.read_text())
-        for path in sorted((DOCS.parent / "benchmarks" / "results").glob("ablations_*.json"))
-    }
+    ablations, unseen = read_ablations("ablations_"), read_ablations("unseen_NORMAL2_")
     validation = {
         folder.name: json.loads((folder / "metrics_validation.json").read_text())["metrics"]
         for folder in folders
@@ -125,6 +128,7 @@ def main() -> None:
         validation=validation,
         means=means(result["runs"]),
         ablations=ablations,
+        unseen=unseen,
         external=external,
         specificity_at=specificity_at,
         top_label_ece={folder.name: top_label_ece(folder) for folder in folders},

@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
@@ -84,21 +83,3 @@ def test_an_export_of_other_weights_is_not_read(tiny_run: Path, options: list[st
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="of other weights"):
         Predictor(tmp_path, backend="onnx")
-
-
-def test_gates_that_no_film_moves_are_folded_and_others_kept() -> None:
-    torch.manual_seed(0)
-    sizes = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
-    model = EfficientNetForImageClassification(EfficientNetConfig(**sizes)).eval()
-    pixel_values = torch.randn(2, 3, 32, 32)
-    blocks = model.efficientnet.encoder.blocks
-    with torch.no_grad():
-        for block in blocks[1:]:
-            block.squeeze_excite.expand.weight.zero_()
-            nn.init.normal_(block.squeeze_excite.expand.bias)
-        expected = model(pixel_values, output_hidden_states=True)
-        folded = export_module.fold_constant_gates(model)(pixel_values, output_hidden_states=True)
-    assert [isinstance(block.squeeze_excite, nn.Identity) for block in blocks] == [False] + [True] * (len(blocks) - 1)
-    assert torch.allclose(folded.logits, expected.logits, atol=1e-6)
-    for ours, theirs in zip(folded.hidden_states, expected.hidden_states, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from pneumo_hf.config import InputError
 from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.inference.folding import fold_constant_gates
 from pneumo_hf.inference.onnx import FILE, INSTALL, WEIGHTS, weights_digest
 from pneumo_hf.inference.predictor import Predictor, probability_of
 
@@ -65,7 +65,8 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
     size = predictor.image_processor.size
     example = torch.zeros(2, 3, size["height"], size["width"])
     model = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
-    network = _Network(fold_constant_gates(model)).eval()
+    with torch.no_grad():
+        network = _Network(fold_constant_gates(model)).eval()
     noisy = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
     levels = {name: logger.level for name, logger in noisy.items()}
     for logger in noisy.values():
@@ -82,20 +83,6 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
             logger.setLevel(levels[name])
     program.model.metadata_props[WEIGHTS] = weights_digest(predictor.model)
     program.save(path, external_data=False)
-
-
-@torch.no_grad()
-def fold_constant_gates(model: PreTrainedModel) -> PreTrainedModel:
-    """Squeeze-excite gates of a bias alone, the same for every film, become part of the next convolution's weights.
-
-    EfficientNet-Lite0 inside the stock EfficientNet has no others (`training/backbones.py`). In place.
-    """
-    for block in model.modules():
-        gate = getattr(block, "squeeze_excite", None)
-        if gate is not None and not gate.expand.weight.any():
-            block.projection.project_conv.weight.mul_(gate.expand.bias.sigmoid()[:, None, None])
-            block.squeeze_excite = nn.Identity()
-    return model
 
 
 class _Network(nn.Module):

@@ -1,0 +1,101 @@
+"""Folding must change nothing but the time."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from pneumo_hf import Predictor
+from pneumo_hf.inference.folding import fold_constant_gates, folded
+
+SIZES = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
+MODELS = {
+    "resnet": lambda: ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1] * 4)),
+    "efficientnet": lambda: EfficientNetForImageClassification(EfficientNetConfig(**SIZES)),
+    "mobilenet": lambda: MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35)),
+}
+
+
+def with_statistics(model: PreTrainedModel) -> PreTrainedModel:
+    """As after training: BatchNorm that is not the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.running_var):
+                nn.init.uniform_(values, 0.5, 2)
+            for values in (module.bias, module.running_mean):
+                nn.init.normal_(values)
+    return model.eval()
+
+
+def count_norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batch_norm_goes_into_the_convolutions_and_no_score_moves(name: str) -> None:
+    torch.manual_seed(0)
+    model, pixel_values = with_statistics(MODELS[name]()), torch.randn(2, 3, 32, 32)
+    before = {key: values.clone() for key, values in model.state_dict().items()}
+    network = folded(model, pixel_values[:1])
+    with torch.no_grad():
+        ours, theirs = (part(pixel_values, output_hidden_states=True) for part in (network, model))
+    assert count_norms(model) > count_norms(network) == 0
+    assert all(torch.equal(values, before[key]) for key, values in model.state_dict().items())
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-5, rtol=1e-5)
+    for one, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+class Preactivated(nn.Module):
+    """BatchNorm behind the shortcut's sum, not behind the convolution that is listed before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, pixel_values: torch.Tensor):
+        films = self.norm(pixel_values + self.convolution(pixel_values))
+        return type("Output", (), {"logits": films.mean(dim=(2, 3))})
+
+
+def test_a_network_that_it_would_change_is_left_alone() -> None:
+    torch.manual_seed(0)
+    model = with_statistics(Preactivated())
+    assert folded(model, torch.randn(1, 3, 32, 32)) is model
+    assert count_norms(model) == 1
+
+
+def test_what_scores_is_folded_and_the_model_is_the_checkpoints(tiny_run: Path) -> None:
+    predictor = Predictor(tiny_run, device="cpu")
+    saved, ours = load_file(tiny_run / "model.safetensors"), predictor.model.state_dict()
+    assert all(torch.equal(ours[name], values.float()) for name, values in saved.items() if values.is_floating_point())
+    assert count_norms(predictor.model) > count_norms(predictor.network) == 0
+
+
+def test_gates_that_no_film_moves_are_folded_and_others_kept() -> None:
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
+    model = EfficientNetForImageClassification(EfficientNetConfig(**sizes)).eval()
+    pixel_values = torch.randn(2, 3, 32, 32)
+    blocks = model.efficientnet.encoder.blocks
+    with torch.no_grad():
+        for block in blocks[1:]:
+            block.squeeze_excite.expand.weight.zero_()
+            nn.init.normal_(block.squeeze_excite.expand.bias)
+        expected = model(pixel_values, output_hidden_states=True)
+        folded = fold_constant_gates(model)(pixel_values, output_hidden_states=True)
+    assert [isinstance(block.squeeze_excite, nn.Identity) for block in blocks] == [False] + [True] * (len(blocks) - 1)
+    assert torch.allclose(folded.logits, expected.logits, atol=1e-6)
+    for ours, theirs in zip(folded.hidden_states, expected.hidden_states, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
