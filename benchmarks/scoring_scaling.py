@@ -1,6 +1,7 @@
 """One process of `predict` on one core against two on two: `python benchmarks/scoring_scaling.py`.
 
-Where it may, a process decodes on a second core beside the network; here one has one. Both ways score films of the
+Where it may, a process decodes on a second core beside the network; here one has one, and both cores have their turn
+with it, since one may be slower than the other. Both ways score films of the
 embedded sample, as many batches as can be shared evenly; two are launched by torchrun. The start (imports, the model)
 is measured on a handful of the films and taken off, since it does not grow with the films; it is in the rows.
 Writes benchmarks/results/scoring_scaling.json.
@@ -24,13 +25,12 @@ MODEL = ROOT / "models" / "pneumo-efficientnet"
 FEW, ALL = 8, 56 * 32  # films
 
 
-def seconds(processes: int, films: Path, expected: int, folder: Path) -> float:
-    """From the launch to the end; every film must have been scored once."""
+def seconds(cores: list[int], films: Path, expected: int, folder: Path) -> float:
+    """From the launch of a process for every core to the end; every film must have been scored once."""
     output = folder / f"{time.monotonic_ns()}.csv"
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(len(cores))] if len(cores) > 1 else []
     predict = ["predict", "--model", str(MODEL), str(films), "--output", str(output), "--device", "cpu"]
     command = [sys.executable, *launch, "-m", "pneumo_hf", *predict]
-    cores = sorted(os.sched_getaffinity(0))[:processes]
     start = time.perf_counter()
     subprocess.run(
         command,
@@ -55,14 +55,17 @@ def main(repeats: int) -> None:
         for shard, count in sizes.values():
             shard.mkdir()
             films.select(range(count)).to_parquet(shard / "films.parquet")
+        first, second = sorted(os.sched_getaffinity(0))[:2]
+        places = {"on one core": [first], "on the other": [second], "on both": [first, second]}
         ways: dict[str, Callable[[], float]] = {
-            f"{processes} {size}": partial(seconds, processes, films, count, folder)
+            f"{size} {place}": partial(seconds, cores, films, count, folder)
             for size, (films, count) in sizes.items()
-            for processes in (1, 2)
+            for place, cores in places.items()
         }
         rows = take_turns(ways, repeats)
     medians = {way: statistics.median(taken) for way, taken in rows.items()}
-    rates = {count: (ALL - FEW) / (medians[f"{count} all"] - medians[f"{count} few"]) for count in (1, 2)}
+    *alone, both = ((ALL - FEW) / (medians[f"all {place}"] - medians[f"few {place}"]) for place in places)
+    rates = {1: statistics.mean(alone), 2: both}
     write_result(
         "scoring_scaling",
         {"scoring_scaling_2proc": rates[2] / rates[1]},

@@ -93,12 +93,13 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
 
 
 def one_ahead(items: Iterator) -> Iterator:
-    """The same items, none of them None, each made by a thread while the one before it is in use."""
+    """The same items, none of them None, each but the first made by a thread while the one before it is in use."""
+    item = next(items, None)
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
+        while item is not None:
             coming = pool.submit(next, items, None)
             yield item
+            item = coming.result()
 
 
 class LabelNames:
