@@ -2,8 +2,9 @@
 
 Where it may, a process decodes on a second core beside the network; here one has one, and both cores have their turn
 with it, since one may be slower than the other. Both ways score films of the
-embedded sample, as many batches as can be shared evenly; two are launched by torchrun. The start (imports, the model)
-is measured on a handful of the films and taken off, since it does not grow with the films; it is in the rows.
+embedded sample, as many batches as can be shared evenly; two are launched by torchrun. The start (imports, the model,
+the first batches, for which memory is mapped and kernels are made) is measured on two batches for each of two
+processes and taken off, since it does not grow with the films; it is in the rows.
 Writes benchmarks/results/scoring_scaling.json.
 """
 
@@ -22,7 +23,7 @@ from common import ROOT, SAMPLE, parser, take_turns, write_result
 from datasets import load_dataset
 
 MODEL = ROOT / "models" / "pneumo-efficientnet"
-FEW, ALL = 8, 56 * 32  # films
+FEW, ALL = 4 * 16, 112 * 16  # films, in Predictor's batches on a CPU
 
 
 def seconds(cores: list[int], films: Path, expected: int, folder: Path) -> float:

@@ -38,7 +38,7 @@ class Predictor:
     Args:
         checkpoint: a folder or Hub id of a two-label image classifier with the label PNEUMONIA.
         device: of torch; by default the GPU where there is one.
-        batch_size: films at once; by default 32 on a GPU and 8 on a CPU, whose caches hold few.
+        batch_size: films at once; by default 32 on a GPU and 16 on a CPU, whose caches hold no more.
         flip: average the logits with those of the mirrored film (test-time augmentation).
         backend: "torch", or "onnx" for what `python -m pneumo_hf export` wrote, on the CPU.
 
@@ -85,7 +85,7 @@ class Predictor:
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         device = "cpu" if self.onnx else device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.batch_size = batch_size or (8 if self.device.type == "cpu" else 32)
+        self.batch_size = batch_size or (16 if self.device.type == "cpu" else 32)
         self.normalize = Normalize(self.image_processor, torch.channels_last)
         self.network = self.model.eval()
         if not self.onnx:  # what scores; `model` stays as the checkpoint has it
