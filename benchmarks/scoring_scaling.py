@@ -1,10 +1,10 @@
 """One process of `predict` on one core against two on two: `python benchmarks/scoring_scaling.py`.
 
 Where it may, a process decodes on a second core beside the network; here one has one, and both cores have their turn
-with it, since one may be slower than the other. Both ways score films of the
-embedded sample, as many batches as can be shared evenly; two are launched by torchrun. The start (imports, the model,
-the first batches, for which memory is mapped and kernels are made) is measured on two batches for each of two
-processes and taken off, since it does not grow with the films; it is in the rows.
+with it, since one may be slower than the other. Both ways score films of the embedded sample, as many batches as can
+be shared evenly; two are launched by torchrun. The start (imports, the model, the first batches, for which memory is
+mapped and kernels are made) is measured on two batches for each of two processes and taken off, since it does not grow
+with the films; it is in the rows.
 Writes benchmarks/results/scoring_scaling.json.
 """
 
