@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from datasets import concatenate_datasets
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 from transformers import set_seed
 
 from pneumo_hf.config import InputError, one_line_errors, parse_args
-from pneumo_hf.data.pixels import FilmDataset, decode_films, decode_splits
+from pneumo_hf.data.duplicates import assert_no_leaks
+from pneumo_hf.data.pixels import SEEN, FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.calibration import prevalence_of_scores
 from pneumo_hf.evaluation.robustness import score_corrupted
@@ -62,15 +64,20 @@ IDEAS = {
 }
 
 
-def hold_out_series(everything: FilmDataset, validation: FilmDataset, series: str) -> dict[str, FilmDataset]:
-    """Validate on all normals whose names begin with `series`; pneumonia, which has no series, is split as ever."""
-    names = np.array([Path(name).name for name in everything.table["file_name"]])
-    block = np.isin(everything.table["file_name"], validation.table["file_name"]) & (everything.labels == 1)
+def hold_out_series(train: FilmDataset, validation: FilmDataset, series: str) -> dict[str, FilmDataset]:
+    """Validate on all normals whose names begin with `series`; pneumonia, which has no series, stays where it is.
+
+    Raises:
+        InputError: a patient or a film of the series is in another, too.
+    """
+    table = concatenate_datasets([train.table, validation.table])
+    seen = [np.concatenate([getattr(train, name), getattr(validation, name)]) for name in ("rows", *SEEN)]
+    films = FilmDataset(table, train.pixels, *seen)  # both are of one pixel cache
+    names = np.array([Path(name).name for name in table["file_name"]])
+    block = (np.arange(len(films)) >= len(train)) & (films.labels == 1)
     held_out = np.char.startswith(names, series) | block
-    return {
-        "train": everything.select(np.flatnonzero(~held_out)),
-        "validation": everything.select(np.flatnonzero(held_out)),
-    }
+    assert_no_leaks(held_out, films.patient_ids, films.contents, films.thumbnails, names)
+    return {"train": films.select(np.flatnonzero(~held_out)), "validation": films.select(np.flatnonzero(held_out))}
 
 
 def measure(recipe: list[str], series: str | None) -> dict:
@@ -81,12 +88,10 @@ def measure(recipe: list[str], series: str | None) -> dict:
         start_run(training_args)
         set_seed(training_args.seed)
         model, image_processor = load_model(model_args, data_args.cache_dir)
-        data = load_data(data_args.dataset[0])
-        films, _ = decode_splits(data, image_processor, data_args, training_args.seed)
+        films, _ = decode_splits(load_data(data_args.dataset[0]), image_processor, data_args, training_args.seed)
         del films["test"]
         if series:
-            everything, _ = decode_films(data["train"], image_processor, data_args.cache_dir)
-            films = hold_out_series(everything, films["validation"], series)
+            films = hold_out_series(films["train"], films["validation"], series)
         start = time.monotonic()
         train(model, image_processor, films, training_args)
         facts = training_facts(training_args, time.monotonic() - start)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from docs.write_performance import page
+from pneumo_hf.data.patients import parse_file_name
+from pneumo_hf.data.pixels import FilmDataset
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("training_step", "data_cost", "frozen_stage", "serving", "scoring_scaling", "training_scaling")
@@ -103,3 +106,23 @@ def test_help_teaches(script: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"benchmarks/results/{script}" in done.stdout.replace("\n", "") and "--repeats" in done.stdout
+
+
+def test_a_series_is_held_out_whole(common) -> None:
+    from ablations import hold_out_series
+
+    names = ["IM-0115-0001", "IM-0116-0001", "NORMAL2-IM-0383-0001", "NORMAL2-IM-0384-0001", "person1_virus_1"]
+    names += ["NORMAL2-IM-0385-0001", "IM-0117-0001", "person2_bacteria_2"]  # of validation
+    rows = [dict(zip(("patient_id", "subtype"), parse_file_name(name), strict=True), file_name=name) for name in names]
+    table = Dataset.from_list([{**row, "label": int(row["file_name"].startswith("person"))} for row in rows])
+    random = np.random.default_rng(0)
+    pixels = random.integers(256, size=(8, 1, 4, 4), dtype=np.uint8)
+    thumbnails = random.standard_normal((8, 56, 56)).astype(np.float32)
+    seen = np.arange(8), np.array(list("abcdefgh")), thumbnails, np.array([""] * 8), np.ones((8, 2))
+    films = FilmDataset(table, pixels, *seen)
+    parts = hold_out_series(films.select(np.arange(5)), films.select(np.arange(5, 8)), "NORMAL2")
+    assert sorted(parts["validation"].table["file_name"]) == sorted([*names[2:4], names[5], names[7]])
+    assert sorted(parts["train"].table["file_name"]) == sorted([*names[:2], names[4], names[6]])
+    for part in parts.values():
+        for row, name in zip(part.rows, part.table["file_name"], strict=True):
+            assert names[row] == name  # the pixels stay with their film

@@ -23,6 +23,13 @@ SHIPPED = ROOT / "models" / "pneumo-efficientnet"
 SAMPLE = ROOT / "data" / "chest_xray_sample"
 
 
+def test_its_batch_norm_and_its_gates_are_folded() -> None:
+    predictor = Predictor(SHIPPED, device="cpu")
+    slow = [type(module).__name__ for module in predictor.network.modules()]
+    assert "BatchNorm2d" not in slow and "EfficientNetSqueezeExciteLayer" not in slow
+    assert "BatchNorm2d" in [type(module).__name__ for module in predictor.model.modules()]
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("measured")

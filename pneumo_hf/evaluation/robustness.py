@@ -17,6 +17,7 @@ from pneumo_hf.inference.explain import CENTRAL_BOX
 from pneumo_hf.inference.predictor import Predictor, probability_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
+BATCH = 32  # films at once, whatever the device: a film's noise is that of its place in its batch
 
 
 def _brighter(films: torch.Tensor, factor: float) -> torch.Tensor:
@@ -88,7 +89,7 @@ def score_corrupted(
     """`(kind, severity, logits [N, 2])` for every corruption of the films at every severity."""
     tasks = [(kind, severity) for kind in CORRUPTIONS for severity in severities]
     for kind, severity in tqdm(tasks, desc="Spoiling films", unit="way"):
-        batches = [predictor.logits(corrupt(pixels, kind, severity)) for pixels in _batches(predictor, films)]
+        batches = [predictor.logits(corrupt(pixels, kind, severity)) for pixels in _batches(films)]
         yield kind, severity, np.concatenate(batches)
 
 
@@ -101,7 +102,7 @@ def score_spoilt(predictor: Predictor, films: FilmDataset) -> np.ndarray:
     )
     for number, (kind, severity) in enumerate(ways):
         chosen = np.flatnonzero(drawn == number)
-        for rows in np.array_split(chosen, range(predictor.batch_size, len(chosen), predictor.batch_size)):
+        for rows in np.array_split(chosen, range(BATCH, len(chosen), BATCH)):
             if len(rows):
                 logits[rows] = predictor.logits(corrupt(films.__getitems__(rows)["pixel_values"], kind, severity))
     return logits
@@ -131,7 +132,7 @@ def score_changed(predictor: Predictor, films: FilmDataset) -> Iterator[tuple[st
         yield (
             kind,
             1,
-            np.concatenate([predictor.logits(_changed(pixels, kind)) for pixels in _batches(predictor, films)]),
+            np.concatenate([predictor.logits(_changed(pixels, kind)) for pixels in _batches(films)]),
         )
 
 
@@ -146,6 +147,6 @@ def _changed(films: torch.Tensor, kind: str) -> torch.Tensor:
     return torch.where(kept, films, middle)
 
 
-def _batches(predictor: Predictor, films: FilmDataset) -> Iterator[torch.Tensor]:
-    for start in range(0, len(films), predictor.batch_size):
-        yield films.__getitems__(range(start, min(start + predictor.batch_size, len(films))))["pixel_values"]
+def _batches(films: FilmDataset) -> Iterator[torch.Tensor]:
+    for start in range(0, len(films), BATCH):
+        yield films.__getitems__(range(start, min(start + BATCH, len(films))))["pixel_values"]

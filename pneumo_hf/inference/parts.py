@@ -95,6 +95,8 @@ def score_to_csv(
     if output.is_dir():
         raise InputError(f"Is a directory: {output}")
     state, folder = PartialState(), output.with_name(f"{output.name}.parts")
+    if (folder / JOB).exists():  # begun on another device, perhaps, or by an earlier version
+        predictor.batch_size = json.loads((folder / JOB).read_text())["batch_size"]
     if output.exists():
         logger.info("%s is there already, and will be replaced once all films are scored", output)
     _take_up(

@@ -35,6 +35,9 @@ NEGATIVE, POSITIVE = LABELS
 class Predictor:
     """Scores films with a checkpoint, as the stock pipeline does, and decides at the checkpoint's own threshold.
 
+    Scores come from `network`, which is folded when it is loaded; explanations and exports are of `model`, as the
+    checkpoint has it.
+
     Args:
         checkpoint: a folder or Hub id of a two-label image classifier with the label PNEUMONIA.
         device: of torch; by default the GPU where there is one.
@@ -88,10 +91,9 @@ class Predictor:
         self.batch_size = batch_size or (16 if self.device.type == "cpu" else 32)
         self.normalize = Normalize(self.image_processor, torch.channels_last)
         self.network = self.model.eval()
-        if not self.onnx:  # what scores; `model` stays as the checkpoint has it
-            size = (1, 1, self.image_processor.size["height"], self.image_processor.size["width"])
-            noise = torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-            self.network = folded(self.model, self.normalize(noise))
+        if not self.onnx:
+            noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(256, 256), dtype=np.uint8))
+            self.network = folded(self.model, self.normalize(torch.from_numpy(self.resize(noise)[0][None])))
         for module in (self.model, self.network):
             module.to(self.device, memory_format=torch.channels_last)
         self.normalize.to(self.device)

@@ -52,7 +52,7 @@ class Teachers(nn.Module):
         for teacher in teachers:
             if uses_clahe(teacher.image_processor) != clahe:
                 raise InputError(f"{teacher.name} and the student differ in clahe: they must see the same films")
-        self.models = nn.ModuleList(teacher.network for teacher in teachers)
+        self.models = nn.ModuleList(teacher.model for teacher in teachers)
         self.normalizers = nn.ModuleList(teacher.normalize for teacher in teachers)
         self.sizes = [teacher.image_processor.size for teacher in teachers]
         self.orders = [[1 - teacher.positive, teacher.positive] for teacher in teachers]

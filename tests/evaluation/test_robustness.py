@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from pneumo_hf.data.pixels import decode_films
+from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.robustness import CORRUPTIONS, SEVERITIES, corrupt, score_corrupted
 from pneumo_hf.inference.predictor import Predictor
 from tests.conftest import make_film
@@ -18,6 +20,15 @@ def test_a_corruption_spoils_more_at_each_severity_and_always_alike(kind: str) -
         assert torch.equal(spoilt, corrupt(FILMS, kind, severity))
         losses.append(float((spoilt.float() - FILMS.float()).square().mean()))
     assert losses[0] > 0 and losses == sorted(losses)
+
+
+def test_noise_does_not_depend_on_how_many_films_a_predictor_takes_at_once(tiny_run, films_folder, cache_dir) -> None:
+    predictors = [Predictor(tiny_run, device="cpu", batch_size=size) for size in (8, 32)]
+    data = load_data(films_folder)["train"]
+    films, _ = decode_films(data, predictors[0].image_processor, cache_dir)
+    ways = [{kind: logits for kind, _, logits in score_corrupted(each, films, (3,))} for each in predictors]
+    assert len(films) > 40
+    np.testing.assert_allclose(ways[0]["noise"], ways[1]["noise"], atol=1e-5)
 
 
 def test_every_corruption_of_a_split_is_scored(tiny_run, films_folder, cache_dir) -> None:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
+    ConvNextImageProcessor,
     EfficientNetConfig,
     EfficientNetForImageClassification,
     MobileNetV2Config,
@@ -18,6 +19,7 @@ from transformers import (
 
 from pneumo_hf import Predictor
 from pneumo_hf.inference.folding import fold_constant_gates, folded
+from tests.conftest import make_film
 
 SIZES = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
 MODELS = {
@@ -81,6 +83,18 @@ def test_what_scores_is_folded_and_the_model_is_the_checkpoints(tiny_run: Path) 
     saved, ours = load_file(tiny_run / "model.safetensors"), predictor.model.state_dict()
     assert all(torch.equal(ours[name], values.float()) for name, values in saved.items() if values.is_floating_point())
     assert count_norms(predictor.model) > count_norms(predictor.network) == 0
+
+
+def test_a_processor_that_asks_for_the_shortest_edge(tmp_path: Path) -> None:
+    """As the Hub's ResNets come: their `size` has neither height nor width."""
+    labels = {"id2label": {0: "NORMAL", 1: "PNEUMONIA"}, "label2id": {"NORMAL": 0, "PNEUMONIA": 1}}
+    torch.manual_seed(0)
+    model = ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, **labels))
+    with_statistics(model).save_pretrained(tmp_path)
+    ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path)
+    predictor = Predictor(tmp_path, device="cpu")
+    assert count_norms(predictor.network) == 0
+    assert 0 < predictor([make_film(1, True)])[0]["probability"] < 1
 
 
 def test_gates_that_no_film_moves_are_folded_and_others_kept() -> None:

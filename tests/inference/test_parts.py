@@ -88,7 +88,22 @@ def test_an_earlier_csv_stays_until_the_new_one_is_whole(
     assert output.read_text().startswith("path,label")
 
 
-@pytest.mark.parametrize("change", ["arguments", "list", "weights", "batch_size"])
+def test_it_goes_on_in_the_batches_that_it_was_begun_with(
+    predictor: Predictor, tiny_run: Path, films_folder: Path, tmp_path: Path
+) -> None:
+    """As on a machine with a GPU, where more films go at once."""
+    films, output = list_films(films_folder), tmp_path / "preds.csv"
+    score(predictor, films, tmp_path / "whole.csv")
+    with pytest.raises(KeyboardInterrupt):
+        score(predictor, Cut(films, after=30), output)
+    other = Predictor(tiny_run, device="cpu")
+    assert other.batch_size == 16
+    score(other, films, output)
+    assert other.batch_size == 8
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["arguments", "list", "weights"])
 def test_another_commands_parts_are_refused(
     change: str, predictor: Predictor, films_folder: Path, tmp_path: Path
 ) -> None:
@@ -100,10 +115,8 @@ def test_another_commands_parts_are_refused(
         operating_point = "f1"
     elif change == "list":
         films = list_films(*sorted(films_folder.rglob("*.jpeg"), reverse=True))
-    elif change == "weights":
-        next(iter(predictor.model.parameters())).data += 1e-3
     else:
-        predictor.batch_size = 16
+        next(iter(predictor.model.parameters())).data += 1e-3
     name = {"arguments": "operating_point"}.get(change, change)
     with pytest.raises(InputError, match=f"of another command, with other {name}: repeat"):
         score(predictor, films, output, operating_point=operating_point)

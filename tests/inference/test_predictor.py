@@ -1,4 +1,6 @@
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from pneumo_hf import Predictor
 from pneumo_hf.config import InputError
+from pneumo_hf.data.columns import one_ahead
 from tests.conftest import make_film
 
 FILMS = [make_film(seed, pneumonia=bool(seed % 2)) for seed in range(5)]
@@ -75,3 +78,29 @@ def test_a_classifier_of_three_labels_is_refused(tiny_run: Path, tmp_path: Path)
     shutil.copy(tiny_run / "preprocessor_config.json", tmp_path)
     with pytest.raises(InputError, match="its labels are NORMAL, COVID, PNEUMONIA"):
         Predictor(tmp_path)
+
+
+def test_the_first_item_is_made_here_and_the_others_by_a_thread() -> None:
+    def makers(count: int) -> Iterator[int]:
+        for _ in range(count):
+            yield threading.get_ident()
+        closed.append(True)
+
+    closed: list[bool] = []
+    first, *others = one_ahead(makers(3))
+    assert first == threading.get_ident() not in others and len(others) == 2
+    assert list(one_ahead(makers(0))) == []
+    assert closed == [True, True]
+
+
+def test_what_fails_ahead_is_raised_behind_the_items_before_it() -> None:
+    def films() -> Iterator[str]:
+        yield "first"
+        yield "second"
+        raise OSError("cut off")
+
+    seen = []
+    with pytest.raises(OSError, match="cut off"):
+        for film in one_ahead(films()):
+            seen.append(film)
+    assert seen == ["first", "second"]
