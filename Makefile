@@ -58,10 +58,13 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	$(call train_seeds,flagship,flagship,3 4 5,)
 	$(call train_seeds,flagship,flagship_160,1 2 42,--image_size 160 --metric_for_best_model roc_auc)
 	$(call train_seeds,flagship_styles,flagship_styles,42,)
-	$(call train_seeds,flagship_efficientnet,flagship_efficientnet,42,)
+	$(call train_seeds,flagship_efficientnet,flagship_efficientnet,1 2 42,)
 	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_seed3 --model runs/flagship_seed4 --model runs/flagship_seed5 \
 	    --data $(DATA) --output_dir runs/ensemble
 	$(BIN)/python docs/write_recipes.py runs/ensemble=ensemble
+	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_efficientnet_seed1 --model runs/flagship_efficientnet_seed2 \
+	    --model runs/flagship_efficientnet_seed42 --data $(DATA) --output_dir runs/ensemble_efficientnet
+	$(BIN)/python docs/write_recipes.py runs/ensemble_efficientnet=ensemble_efficientnet
 	$(BIN)/python -m pneumo_hf evaluate --model runs/efficientnet_b0 --model runs/resnet50_top40 --model runs/resnet18_step \
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects

@@ -22,7 +22,6 @@ from pneumo_hf.config import InputError, one_line_errors, parse_args
 from pneumo_hf.data.duplicates import assert_no_leaks
 from pneumo_hf.data.pixels import SEEN, FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
-from pneumo_hf.evaluation.calibration import prevalence_of_scores
 from pneumo_hf.evaluation.robustness import score_corrupted
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training.checkpoint import recipe_values, save_calibrated, training_facts
@@ -104,7 +103,6 @@ def measure(recipe: list[str], series: str | None) -> dict:
     row["roc_auc"] = {kind: float(roc_auc_score(validation.labels, probability_of(x))) for kind, x in logits.items()}
     if spoilt:
         row["roc_auc_spoilt"] = float(np.mean([row["roc_auc"][kind] for kind in spoilt]))
-    row["prevalence_of_scores"] = prevalence_of_scores(validation.labels, probability_of(logits["clean"]))
     labels, probs = np.tile(validation.labels, len(logits)), probability_of(np.concatenate(list(logits.values())))
     fpr, tpr, _ = roc_curve(labels, probs, drop_intermediate=False)
     row["pooled"] = {  # one threshold for all of them, as for films that come unannounced

@@ -25,7 +25,8 @@ RESULTS = DOCS / "results"
 ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
     *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_by_auc", "ensemble_by_auc"),
-    *("flagship_160", "ensemble_160", "flagship_styles", "flagship_efficientnet", "pneumo-efficientnet"),
+    *("flagship_160", "ensemble_160", "flagship_styles", "flagship_efficientnet", "ensemble_efficientnet"),
+    "pneumo-efficientnet",
     "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")

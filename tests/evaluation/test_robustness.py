@@ -32,9 +32,6 @@ def test_noise_does_not_depend_on_how_many_films_a_predictor_takes_at_once(tiny_
 
 
 def test_every_corruption_of_a_split_is_scored(tiny_run, films_folder, cache_dir) -> None:
-    from pneumo_hf.data.pixels import decode_films
-    from pneumo_hf.data.sources import load_data
-
     predictor = Predictor(tiny_run, device="cpu", batch_size=16)
     films, _ = decode_films(load_data(films_folder)["test"], predictor.image_processor, cache_dir)
     scored = {(kind, severity): logits for kind, severity, logits in score_corrupted(predictor, films, (1, 5))}
