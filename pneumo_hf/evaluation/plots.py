@@ -14,6 +14,8 @@ from pneumo_hf.evaluation.metrics import bootstrap_weights, reliability
 from pneumo_hf.evaluation.thresholds import predictive_values
 
 BANDS = 200  # resamples behind a shaded band
+CYCLE = [f"C{number}" for number in range(10)]  # matplotlib's colours
+TITLES = {"roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 
 
 def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: dict, patient_ids: np.ndarray) -> None:
@@ -148,10 +150,11 @@ def risk_against_coverage(axes: Axes, labels: np.ndarray, probs: np.ndarray, met
 def robustness_curves(path: Path, rows: dict[str, list[dict]]) -> None:
     """One panel a figure, one line a corruption, severity 0 being the films as they are."""
     figure = Figure(figsize=(12, 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 3), ("roc_auc", "sensitivity", "specificity"), strict=True):
+    for axes, name in zip(figure.subplots(1, 3), TITLES, strict=True):
         for number, (kind, points) in enumerate(rows.items()):
-            style = {"color": f"C{number}", "label": kind, "markersize": 3}
-            axes.plot([point["severity"] for point in points], [point[name] for point in points], "o-", **style)
-        axes.set(xlabel="severity", title=name.replace("_", " "), ylim=(-0.02, 1.02))
-    axes.legend(frameon=False, fontsize=7, loc="lower left")
+            line = "o-" if number < len(CYCLE) else "o--"  # which has fewer colours than there are kinds
+            style = {"color": CYCLE[number % len(CYCLE)], "label": kind, "markersize": 3}
+            axes.plot([point["severity"] for point in points], [point[name] for point in points], line, **style)
+        axes.set(xlabel="severity", title=TITLES[name], ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
