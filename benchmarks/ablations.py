@@ -75,7 +75,8 @@ def hold_out_series(train: FilmDataset, validation: FilmDataset, series: str) ->
     names = np.array([Path(name).name for name in table["file_name"]])
     block = (np.arange(len(films)) >= len(train)) & (films.labels == 1)
     held_out = np.char.startswith(names, series) | block
-    assert_no_leaks(held_out, films.patient_ids, films.contents, films.thumbnails, names)
+    splits = np.where(held_out, "validation", "train")
+    assert_no_leaks(splits, films.patient_ids, films.contents, films.thumbnails, names)
     return {"train": films.select(np.flatnonzero(~held_out)), "validation": films.select(np.flatnonzero(held_out))}
 
 

@@ -12,6 +12,7 @@ from datasets import Dataset
 from PIL import Image
 
 from docs.write_performance import page
+from pneumo_hf.config import InputError
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.pixels import FilmDataset
 
@@ -118,7 +119,7 @@ def test_a_series_is_held_out_whole(common) -> None:
     random = np.random.default_rng(0)
     pixels = random.integers(256, size=(8, 1, 4, 4), dtype=np.uint8)
     thumbnails = random.standard_normal((8, 56, 56)).astype(np.float32)
-    seen = np.arange(8), np.array(list("abcdefgh")), thumbnails, np.array([""] * 8), np.ones((8, 2))
+    seen = np.arange(8), np.array(list("abccefgh")), thumbnails, np.array([""] * 8), np.ones((8, 2))
     films = FilmDataset(table, pixels, *seen)
     parts = hold_out_series(films.select(np.arange(5)), films.select(np.arange(5, 8)), "NORMAL2")
     assert sorted(parts["validation"].table["file_name"]) == sorted([*names[2:4], names[5], names[7]])
@@ -126,3 +127,6 @@ def test_a_series_is_held_out_whole(common) -> None:
     for part in parts.values():
         for row, name in zip(part.rows, part.table["file_name"], strict=True):
             assert names[row] == name  # the pixels stay with their film
+    films.contents[2] = "a"  # a copy in the other series
+    with pytest.raises(InputError, match="IM-0115-0001"):
+        hold_out_series(films.select(np.arange(5)), films.select(np.arange(5, 8)), "NORMAL2")

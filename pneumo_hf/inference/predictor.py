@@ -41,7 +41,7 @@ class Predictor:
     Args:
         checkpoint: a folder or Hub id of a two-label image classifier with the label PNEUMONIA.
         device: of torch; by default the GPU where there is one.
-        batch_size: films at once; by default 32 on a GPU and 16 on a CPU, whose caches hold no more.
+        batch_size: films at once; by default 32 on a GPU and 16 on a CPU.
         flip: average the logits with those of the mirrored film (test-time augmentation).
         backend: "torch", or "onnx" for what `python -m pneumo_hf export` wrote, on the CPU.
 
