@@ -175,8 +175,9 @@ def predict(arguments: argparse.Namespace) -> None:
     end_processes()
     if flags:  # the main process
         scored = flags.total() - flags[None]
-        logger.info("%d films scored, %d unreadable (see the column error): %s", scored, flags[None], output)
-        logger.info("%d for review, %d abstained, %d no chest X-rays", *(flags[flag] for flag in FLAGS))
+        logger.info("films scored: %d; unreadable: %d (see the column error); %s", scored, flags[None], output)
+        logger.info("for review: %d; abstained: %d; no chest X-rays: %d", *(flags[flag] for flag in FLAGS))
+        logger.info("review is from P(PNEUMONIA) %.3f on (%s)", predictor.threshold, predictor.method)
         if not scored:
             raise InputError(f"none of the films could be read; the reasons are in {output}")
 

@@ -64,10 +64,12 @@ class FilmList:
 def list_films(*sources: str | Path) -> FilmList:
     """Every film below files, folders, zips, Parquet shards, or in the Parquet shards of a Hub data set, for scoring.
 
+    A source that is given twice counts once.
+
     Raises:
         InputError: there is no such file, no film in it, or no column of images.
     """
-    return FilmList([part for source in sources for part in _parts(source)])
+    return FilmList([part for source in dict.fromkeys(map(str, sources)) for part in _parts(source)])
 
 
 def _parts(source: str | Path) -> list["_Files | _Shard"]:

@@ -68,6 +68,11 @@ def test_films_of_all_kinds_of_sources_in_the_order_given(films_folder: Path, tm
     np.testing.assert_array_equal(*(load_xray(read_film(every[row]["image"])) for row in (6, 46)))
 
 
+def test_what_is_given_twice_counts_once(films_folder: Path) -> None:
+    one = next((films_folder / "test" / "NORMAL").iterdir())
+    assert len(list_films(one, films_folder / "test", str(one))) == 1 + 40
+
+
 def test_pictures_beside_shards_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     write_shard(tmp_path / "set" / "films.parquet", 0, 5)
