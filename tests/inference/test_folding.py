@@ -1,6 +1,7 @@
 """Folding must change nothing but the time."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 from pneumo_hf import Predictor
-from pneumo_hf.inference.folding import fold_constant_gates, folded
+from pneumo_hf.inference.folding import fold_constant_gates, fold_padding, folded
 from tests.conftest import make_film
 
 SIZES = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
@@ -66,16 +67,51 @@ class Preactivated(nn.Module):
         super().__init__()
         self.convolution, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
 
-    def forward(self, pixel_values: torch.Tensor):
+    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool):
         films = self.norm(pixel_values + self.convolution(pixel_values))
-        return type("Output", (), {"logits": films.mean(dim=(2, 3))})
+        return SimpleNamespace(logits=films.mean(dim=(2, 3)), hidden_states=(films,))
 
 
-def test_a_network_that_it_would_change_is_left_alone() -> None:
+class ShortcutOfWhatIsActivated(Preactivated):
+    """Its scores would be the same with the activation in place, but not the features that it tells."""
+
+    def __init__(self):
+        super().__init__()
+        self.activation = nn.ReLU()
+
+    def forward(self, pixel_values: torch.Tensor, output_hidden_states: bool):
+        films = self.norm(self.convolution(pixel_values))
+        return SimpleNamespace(hidden_states=(films,), logits=self.activation(films).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("network", [Preactivated, ShortcutOfWhatIsActivated])
+def test_a_network_that_it_would_change_is_left_alone(network: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    model = with_statistics(Preactivated())
+    model = with_statistics(network())
     assert folded(model, torch.randn(1, 3, 32, 32)) is model
     assert count_norms(model) == 1
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize(("kernel", "zeros"), [(3, (0, 1, 0, 1)), (5, (1, 2, 1, 2)), (3, (1, 0, 2, 1))])
+def test_padding_on_two_sides_becomes_zeros_of_the_kernel(kernel: int, zeros: tuple, size: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ZeroPad2d(zeros), nn.Conv2d(4, 4, kernel, stride=2, groups=4, padding="valid"))
+    films = torch.randn(2, 4, size, size)
+    with torch.no_grad():
+        expected = model(films)
+        torch.testing.assert_close(fold_padding(model)(films), expected)
+    assert isinstance(model[0], nn.Identity)
+
+
+def test_padding_that_the_convolution_does_not_follow_stays() -> None:
+    """Of a stride of 1 the stock EfficientNet pads evenly in the convolution, and its padding layer is idle."""
+    torch.manual_seed(0)
+    model = EfficientNetForImageClassification(EfficientNetConfig(**SIZES)).eval()
+    layers = [block.depthwise_conv for block in model.efficientnet.encoder.blocks]
+    fold_padding(model)
+    idle = [isinstance(layer.depthwise_conv_pad, nn.ZeroPad2d) for layer in layers]
+    assert idle == [layer.stride == 1 for layer in layers] and len(set(idle)) == 2
 
 
 def test_what_scores_is_folded_and_the_model_is_the_checkpoints(tiny_run: Path) -> None:
