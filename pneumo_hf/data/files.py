@@ -26,6 +26,11 @@ UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
 )
 
 
+def is_missing(path: Path) -> bool:
+    """Whether a path, not there, can only be one, and no Hub id: it is absolute, or its folder is there."""
+    return not path.exists() and (path.is_absolute() or bool(path.parent.name and path.parent.is_dir()))
+
+
 def read_film(image: dict | None) -> bytes:
     """The bytes of a value of the `image` column: embedded, in a file, in a zip (`zip://inside::archive`) or remote.
 

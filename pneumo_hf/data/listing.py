@@ -14,7 +14,7 @@ from httpx2 import HTTPError  # the client of huggingface_hub
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import LabelNames, file_row
-from pneumo_hf.data.files import is_in_zip, list_folder, list_shards, list_zip, only_films, split_zip_path
+from pneumo_hf.data.files import is_in_zip, is_missing, list_folder, list_shards, list_zip, only_films, split_zip_path
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.sources import HUB_ID
 from pneumo_hf.imaging.film import FILM_SUFFIXES
@@ -84,7 +84,7 @@ def _parts(source: str | Path) -> list["_Files | _Shard"]:
         parts = [_Files([file for _, file in only_films(list_zip(path)[1])])]
     elif path.is_file():
         parts = [_Files([str(path)])]
-    elif HUB_ID.match(str(source)):
+    elif HUB_ID.match(str(source)) and not is_missing(path):
         parts = [_shard(url) for url in _hub_shards(str(source))]
     else:
         raise InputError(f"no such file or folder: {path}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import SPLITS, LabelNames, assert_every_label, file_row, film_row, make_table
-from pneumo_hf.data.files import file_size, list_folder, list_shards, list_zip, only_films, read_head
+from pneumo_hf.data.files import file_size, is_missing, list_folder, list_shards, list_zip, only_films, read_head
 from pneumo_hf.data.foreign import from_hub, from_kaggle, from_parquet
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.tables import locate, read_table
@@ -88,7 +88,7 @@ def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> Dataset
         return _from_files(*list_zip(path), names)
     if path.exists():
         raise InputError(f"{path} is neither a folder, a zip, a CSV nor MedMNIST's npz: {EXPECTED}")
-    if HUB_ID.match(title):
+    if HUB_ID.match(title) and not is_missing(path):
         return from_hub(title, names, streaming)
     raise InputError(f"no such data: {path} (a folder, zip, CSV, kaggle:owner/name or Hub data set id)")
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageClassification
 
 from pneumo_hf.config import LABELS, InputError
 from pneumo_hf.data.columns import in_batches, one_ahead
-from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.files import UNREADABLE, is_missing, read_film
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.film import UnreadableFilmError, XraySource, load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
@@ -58,8 +58,7 @@ class Predictor:
         backend: Literal["torch", "onnx"] = "torch",
     ):
         self.name = str(checkpoint)
-        path = Path(checkpoint)
-        if not path.exists() and (path.is_absolute() or (path.parent.name and path.parent.is_dir())):
+        if is_missing(Path(checkpoint)):
             raise InputError(f"there is no checkpoint {checkpoint}")  # before the Hub is asked for it again and again
         try:
             self.model = AutoModelForImageClassification.from_pretrained(

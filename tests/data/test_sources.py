@@ -46,6 +46,15 @@ def test_kaggles_nested_copy_and_finders_leftovers_do_not_count(films_folder: Pa
         assert {split: len(films) for split, films in load_data(source).items()} == {"train": 112, "test": 40}
 
 
+def test_a_name_below_a_folder_that_is_there_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "films").mkdir()
+    with pytest.raises(InputError, match=r"no such data: films/wrong"):
+        load_data("films/wrong")
+    with pytest.raises(InputError, match=r"no such file or folder: films/wrong$"):
+        list_films("films/wrong")
+
+
 def test_bad_sources_name_what_is_missing(tmp_path: Path, films_folder: Path) -> None:
     with pytest.raises(InputError, match=r"no such data: .*nowhere"):
         load_data(tmp_path / "nowhere")
