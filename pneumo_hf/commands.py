@@ -14,6 +14,7 @@ from pneumo_hf.config import LABELS, InputError, write_csv
 logger = logging.getLogger(__name__)
 
 FLAGS = ("review", "abstain", "not_chest_xray")
+FEW = 30  # patients
 FITTED = 6000  # train films that shortcut floors are fitted on, at most
 CLASSES = {2: LABELS, 3: ("NORMAL", "BACTERIA", "VIRUS")}
 
@@ -130,6 +131,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     write_report(folder, metrics, rows, rejected, validation=None, config=config)
     for sentence in metrics.get("external", {}).get("words", ()):
         logger.info("%s", sentence)
+    if metrics["n_patients"] < FEW:
+        logger.warning("%d patients are few: the bootstrap's intervals are too narrow", metrics["n_patients"])
     for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):
         metric = metrics["metrics"][name]
         logger.info("%-12s %.4f [%.4f, %.4f]", name, metric["value"], *metric["ci95"])
@@ -171,13 +174,15 @@ def predict(arguments: argparse.Namespace) -> None:
         predictor.use(arguments.operating_point)
     names = ("model", "operating_point", "flip", "backend", "prevalence", "calibration")
     job = {name: vars(arguments)[name] for name in names}
-    flags = score_to_csv(predictor, films, output, job, _recalibration(arguments, predictor))
+    recalibrate = _recalibration(arguments, predictor)
+    flags = score_to_csv(predictor, films, output, job, recalibrate)
     end_processes()
     if flags:  # the main process
         scored = flags.total() - flags[None]
         logger.info("films scored: %d; unreadable: %d (see the column error); %s", scored, flags[None], output)
         logger.info("for review: %d; abstained: %d; no chest X-rays: %d", *(flags[flag] for flag in FLAGS))
-        logger.info("review is from P(PNEUMONIA) %.3f on (%s)", predictor.threshold, predictor.method)
+        if arguments.calibration != "isotonic":  # whose steps hold films of either side
+            logger.info("review is from probability %.3f on (%s)", recalibrate(predictor.threshold), predictor.method)
         if not scored:
             raise InputError(f"none of the films could be read; the reasons are in {output}")
 

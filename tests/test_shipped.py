@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.model_selection import StratifiedKFold
+from torch import nn
 from transformers import pipeline
 
 from pneumo_hf import Predictor, load_xray
@@ -17,17 +19,31 @@ from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.hub.push import LOCAL_PATH
 from pneumo_hf.inference.abstention import conformal_limits
+from tests.conftest import make_film
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "models" / "pneumo-efficientnet"
 SAMPLE = ROOT / "data" / "chest_xray_sample"
 
 
-def test_its_batch_norm_and_its_gates_are_folded() -> None:
+def test_it_is_folded_and_neither_scores_nor_distances_move() -> None:
     predictor = Predictor(SHIPPED, device="cpu")
+    assert isinstance(predictor.network.efficientnet.embeddings.padding, nn.Identity)
     slow = [type(module).__name__ for module in predictor.network.modules()]
     assert "BatchNorm2d" not in slow and "EfficientNetSqueezeExciteLayer" not in slow
     assert "BatchNorm2d" in [type(module).__name__ for module in predictor.model.modules()]
+    of_network, of_model = (
+        {module.inplace for module in part.modules() if isinstance(module, nn.ReLU6)}
+        for part in (predictor.network, predictor.model)
+    )
+    assert (of_network, of_model) == ({True}, {False})  # Grad-CAM reads what a ReLU would write over
+    pixels = torch.from_numpy(
+        np.stack([predictor.resize(load_xray(make_film(number, True)))[0] for number in range(4)])
+    )
+    quick = predictor.look(pixels)
+    predictor.network = predictor.model
+    for ours, theirs in zip(quick, predictor.look(pixels), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

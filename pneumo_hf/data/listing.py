@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -69,7 +70,10 @@ def list_films(*sources: str | Path) -> FilmList:
     Raises:
         InputError: there is no such file, no film in it, or no column of images.
     """
-    return FilmList([part for source in dict.fromkeys(map(str, sources)) for part in _parts(source)])
+    once = {}
+    for source in sources:
+        once.setdefault(os.path.abspath(source), source)  # `films`, `films/` and `./films` are one
+    return FilmList([part for source in once.values() for part in _parts(source)])
 
 
 def _parts(source: str | Path) -> list["_Files | _Shard"]:

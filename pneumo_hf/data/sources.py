@@ -90,6 +90,8 @@ def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> Dataset
         raise InputError(f"{path} is neither a folder, a zip, a CSV nor MedMNIST's npz: {EXPECTED}")
     if HUB_ID.match(title) and not is_missing(path):
         return from_hub(title, names, streaming)
+    if HUB_ID.match(title):
+        raise InputError(f"no such data: {path} (the folder {path.parent} is here, so that it is taken for no Hub id)")
     raise InputError(f"no such data: {path} (a folder, zip, CSV, kaggle:owner/name or Hub data set id)")
 
 

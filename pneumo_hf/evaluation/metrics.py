@@ -35,8 +35,8 @@ def metrics_with_intervals(
         threshold: films with a probability of at least this are called pneumonia.
 
     The intervals are percentiles of 2,000 bootstrap resamples of patients (Efron and Tibshirani 1993); resamples
-    without both labels do not count for the metrics that need both. Where that leaves a proportion no width, as with
-    ten films of which all are right, Wilson's interval stands in. A metric that is undefined is NaN.
+    without both labels do not count for the metrics that need both. They are too narrow with few patients, and where
+    every film is right they have no width. A metric that is undefined is NaN.
     """
     values = weighted_metrics(labels, probs, threshold, np.ones((1, len(labels))))
     blocks = [
@@ -53,8 +53,6 @@ def metrics_with_intervals(
         if films:
             interval = binomtest(successes, films).proportion_ci(method="wilson")
             result[name]["ci95_wilson"] = [float(interval.low), float(interval.high)]
-            if result[name]["ci95"][0] == result[name]["ci95"][1]:  # all right or all wrong, and so is any resample
-                result[name]["ci95"] = result[name]["ci95_wilson"]
     if min(labels.sum(), len(labels) - labels.sum()) > 1:
         (area,), covariance = delong_areas(labels, probs)
         margin = norm.ppf(0.975) * np.sqrt(covariance[0, 0])

@@ -92,7 +92,8 @@ class Predictor:
         self.network = self.model.eval()
         if not self.onnx:
             noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(256, 256), dtype=np.uint8))
-            self.network = folded(self.model, self.normalize(torch.from_numpy(self.resize(noise)[0][None])))
+            example = self.normalize(torch.from_numpy(self.resize(noise)[0][None]))
+            self.network = folded(self.model, example, padding=self.device.type == "cpu")
         for module in (self.model, self.network):
             module.to(self.device, memory_format=torch.channels_last)
         self.normalize.to(self.device)

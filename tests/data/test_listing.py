@@ -70,7 +70,7 @@ def test_films_of_all_kinds_of_sources_in_the_order_given(films_folder: Path, tm
 
 def test_what_is_given_twice_counts_once(films_folder: Path) -> None:
     one = next((films_folder / "test" / "NORMAL").iterdir())
-    assert len(list_films(one, films_folder / "test", str(one))) == 1 + 40
+    assert len(list_films(one, films_folder / "test", str(one), f"{films_folder}/test/")) == 1 + 40
 
 
 def test_pictures_beside_shards_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -99,11 +99,6 @@ def test_wilsons_interval_by_its_formula() -> None:
     assert "ci95_wilson" not in values["mcc"]
 
 
-def test_films_that_are_all_right_have_an_interval() -> None:
-    values = metrics_with_intervals(np.repeat([0, 1], 5), np.repeat([0.1, 0.9], 5), 0.5, np.arange(10))
-    assert values["accuracy"]["ci95"] == values["accuracy"]["ci95_wilson"] == pytest.approx([0.7225, 1], abs=1e-4)
-
-
 @pytest.mark.slow
 def test_the_bootstrap_covers_what_it_says() -> None:
     """500 synthetic studies as large as the official test: 400 patients with two films each."""

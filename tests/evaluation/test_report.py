@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,10 @@ def test_another_operating_point_decides(tiny_run: Path, films_folder: Path, cac
 
 
 def test_predict_for_another_prevalence_keeps_the_decisions(
-    tiny_run: Path, films_folder: Path, tmp_path: Path, capsys
+    tiny_run: Path, films_folder: Path, tmp_path: Path, capsys, caplog
 ) -> None:
+    caplog.set_level("INFO")
+
     def run(*options: str) -> list[dict]:
         main(
             [
@@ -82,6 +85,9 @@ def test_predict_for_another_prevalence_keeps_the_decisions(
     assert [row["prediction"] for row in plain] == [row["prediction"] for row in rare]
     before, after = (np.array([float(row["probability"]) for row in rows]) for rows in (plain, rare))
     assert np.all(before >= after) and np.mean(before > after) > 0.5
+    told = float(re.findall(r"review is from probability (\S+) on", caplog.text)[-1])  # as the CSV has it
+    called = [row["prediction"] == "PNEUMONIA" for row in rare]
+    assert all(called == (after >= told)) or np.abs(after - told).min() < 1e-3
     isotonic = [float(row["probability"]) for row in run("--calibration", "isotonic")]
     assert np.all(np.diff(np.array(isotonic)[np.argsort([float(row["probability"]) for row in plain])]) >= 0)
     both = [float(row["probability"]) for row in run("--calibration", "isotonic", "--prevalence", "0.1")]
