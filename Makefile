@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 SHIPPED := models/pneumo-efficientnet
+FLAGSHIPS := $(addprefix runs/flagship_,seed3 seed4 efficientnet_seed1 efficientnet_seed2 efficientnet_seed42)
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
@@ -65,6 +66,12 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_efficientnet_seed1 --model runs/flagship_efficientnet_seed2 \
 	    --model runs/flagship_efficientnet_seed42 --data $(DATA) --output_dir runs/ensemble_efficientnet
 	$(BIN)/python docs/write_recipes.py runs/ensemble_efficientnet=ensemble_efficientnet
+	$(BIN)/python -m pneumo_hf evaluate $(FLAGSHIPS:%=--model %) --data $(DATA) --output_dir runs/ensemble_flagships
+	$(BIN)/python docs/write_recipes.py runs/ensemble_flagships=ensemble_flagships
+	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
+	    --teachers $(FLAGSHIPS) --num_train_epochs 6 --metric_for_best_model log_loss \
+	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --output_dir runs/student_flagships $(TRAIN)
+	$(BIN)/python docs/write_recipes.py runs/student_flagships=student_flagships
 	$(BIN)/python -m pneumo_hf evaluate --model runs/efficientnet_b0 --model runs/resnet50_top40 --model runs/resnet18_step \
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects

@@ -26,13 +26,14 @@ ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
     *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_by_auc", "ensemble_by_auc"),
     *("flagship_160", "ensemble_160", "flagship_styles", "flagship_efficientnet", "ensemble_efficientnet"),
-    "pneumo-efficientnet",
+    *("ensemble_flagships", "student_flagships", "pneumo-efficientnet"),
     "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
 OWN = {"dataset", "seed", "greater_is_better", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
 RECIPES = {  # names that are no recipes
     "pneumo-efficientnet": "flagship_efficientnet",
+    "student_flagships": "flagship_efficientnet",
     "flagship_160": "flagship",
     "flagship_by_auc": "flagship",
 }
