@@ -17,7 +17,9 @@ from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.pixels import FilmDataset
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("training_step", "data_cost", "frozen_stage", "serving", "scoring_scaling", "training_scaling")
+SCRIPTS = (
+    *("training_step", "training_auc", "data_cost", "frozen_stage", "serving", "scoring_scaling", "training_scaling"),
+)
 MACHINE = {"cpu": "a CPU", "cpus": 2, "torch": "2.13.0", "bf16": True, "load_average": 0.1}
 
 
@@ -73,6 +75,7 @@ def test_the_page_shows_every_result(tmp_path: Path) -> None:
 
     write("training_step_lite0", ratios={"step_vs_ceiling_lite0": 0.934}, recipe="flagship", batch_size=16,
           films="made", rows={"ours": [50, 51, 70], "ceiling": [46.6], "usual": [97.2]})  # fmt: skip
+    write("training_auc", rows={"ours": [0.9612, 0.9598], "usual": [0.9607, 0.9601]}, films=320, epochs=3)
     write("data_cost", ratios={"gather_vs_decode": 812.0}, rows={"gather": [0.011], "decode": [8.91]},
           data_share_of_later_epochs=0.0002, cache_films_a_second_and_core=101.4, cache_peak_mib=612.0,
           peak_mib_before=588.0, cache_mib=9.19)  # fmt: skip
@@ -94,6 +97,7 @@ def test_the_page_shows_every_result(tmp_path: Path) -> None:
             "| onnx | 17.6 | 21.2 | 4.61 | 5.4 | 6.51 | 6.93 | 16.3 | 61.4 | 811 |",
             "39.2 with two",
             "35.2 with two",
+            "ours 0.9612, 0.9598, usual 0.9607, 0.9601",
             "stage two | 210 |",
         ),
     ):
