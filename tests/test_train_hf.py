@@ -150,8 +150,10 @@ def test_killed_in_stage_two_and_resumed_it_ends_as_if_it_had_not_been(tiny_run,
     command = [sys.executable, "train_hf.py", *tiny_recipe, "--output_dir", str(killed)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not list(killed.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.time() < deadline:
+    states = killed.glob("checkpoints/checkpoint-*/trainer_state.json")
+    while not any(path.read_text().rstrip().endswith("}") for path in states) and time.time() < deadline:
         time.sleep(0.01)
+        states = killed.glob("checkpoints/checkpoint-*/trainer_state.json")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(killed.glob("checkpoints/checkpoint-*"))
