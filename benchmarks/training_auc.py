@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import BF16, SAMPLE, parser, write_films, write_result
-from datasets import load_dataset
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from training_step import BATCH, arguments_of, stage_two
+from training_step import BATCH, arguments_of, stage_two, usual_films
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from pneumo_hf.config import Arguments
@@ -46,21 +45,8 @@ def usual(arguments: Arguments, folder: Path) -> PreTrainedModel:
     model_args, data_args, training_args = arguments
     set_seed(training_args.seed)
     model, image_processor = load_model(model_args, data_args.cache_dir)
-    films = load_dataset("imagefolder", data_dir=str(folder / "films"), split="train", cache_dir=str(folder / "cache"))
-
-    def transform(rows: dict) -> dict:
-        pictures = [picture.convert("RGB") for picture in rows["image"]]
-        return {**image_processor(pictures, return_tensors="pt"), "labels": rows["label"]}
-
-    same = (
-        "seed",
-        "num_train_epochs",
-        "learning_rate",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "weight_decay",
-        "use_cpu",
-    )
+    names = ("seed", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
+    same = {name: getattr(training_args, name) for name in names}
     Trainer(
         model=model,
         args=TrainingArguments(
@@ -71,15 +57,15 @@ def usual(arguments: Arguments, folder: Path) -> PreTrainedModel:
             save_strategy="no",
             report_to="none",
             use_cpu=training_args.use_cpu,
-            **{name: getattr(training_args, name) for name in same},
+            **same,
         ),
-        train_dataset=films.with_transform(transform),
+        train_dataset=usual_films(folder, image_processor),
     ).train()
     return model
 
 
 @torch.inference_mode()
-def test_auc(model: PreTrainedModel, films: FilmDataset, normalize: Normalize) -> float:
+def test_area(model: PreTrainedModel, films: FilmDataset, normalize: Normalize) -> float:
     model.eval()
     batches = (films.__getitems__(range(start, min(start + 32, len(films)))) for start in range(0, len(films), 32))
     logits = [model(normalize(batch["pixel_values"].to(model.device))).logits.float().cpu() for batch in batches]
@@ -103,7 +89,7 @@ def main(seeds: int) -> None:
             )
             normalize = Normalize(image_processor).to(arguments[2].device)
             for way, model in {"ours": ours(arguments, films), "usual": usual(arguments, folder)}.items():
-                rows[way].append(test_auc(model, test, normalize))
+                rows[way].append(test_area(model, test, normalize))
             print({way: round(found[-1], 4) for way, found in rows.items()}, flush=True)
     means = {way: statistics.mean(found) for way, found in rows.items()}
     ratios = {"training_auc_vs_usual": means["ours"] / means["usual"]}
