@@ -14,7 +14,6 @@ from pneumo_hf.config import LABELS, InputError, write_csv
 logger = logging.getLogger(__name__)
 
 FLAGS = ("review", "abstain", "not_chest_xray")
-FEW = 30  # patients
 FITTED = 6000  # train films that shortcut floors are fitted on, at most
 CLASSES = {2: LABELS, 3: ("NORMAL", "BACTERIA", "VIRUS")}
 
@@ -87,6 +86,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from pneumo_hf.evaluation.ensemble import load_predictor
     from pneumo_hf.evaluation.external import against_home, home_metrics
     from pneumo_hf.evaluation.gallery import explain_films
+    from pneumo_hf.evaluation.metrics import FEW_PATIENTS
     from pneumo_hf.evaluation.report import evaluate_films, write_report, write_split
     from pneumo_hf.evaluation.robustness import robustness
     from pneumo_hf.inference.memory import keep_freed_memory
@@ -131,7 +131,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     write_report(folder, metrics, rows, rejected, validation=None, config=config)
     for sentence in metrics.get("external", {}).get("words", ()):
         logger.info("%s", sentence)
-    if metrics["n_patients"] < FEW:
+    if metrics["n_patients"] < FEW_PATIENTS:
         logger.warning("%d patients are few: the bootstrap's intervals are too narrow", metrics["n_patients"])
     for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):
         metric = metrics["metrics"][name]
@@ -154,7 +154,7 @@ def _floors(data: Mapping, films, image_processor, arguments: argparse.Namespace
 
 def _the_split(data: Mapping, arguments: argparse.Namespace):
     if arguments.split not in data:
-        raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}")
+        raise InputError(f"{arguments.data} has no {arguments.split} split, only {', '.join(data)}: see --split")
     return data[arguments.split]
 
 

@@ -116,7 +116,8 @@ def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -
             stored = label.upper() if label.upper() in names.labels else label
             splits[split].append((file, f"{split}/{stored}/{name}", number))
     if not splits:
-        labels = f" of a known label (found {', '.join(list(names.left_out)[:5])})" if names.left_out else ""
+        found = ", ".join([label for label in names.left_out if label][:5]) or "no folder that names one"
+        labels = f" of a known label (found {found})" if names.left_out else ""
         raise InputError(f"no films{labels} in {root}: {EXPECTED}")
     return DatasetDict(
         {

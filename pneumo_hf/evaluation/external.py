@@ -71,11 +71,11 @@ def against_home(labels: np.ndarray, probs: np.ndarray, metrics: dict, home: dic
 def _words(metrics: dict, rows: dict, needed: list[dict], kermany: bool) -> list[str]:
     area, threshold = rows["roc_auc"], metrics["decision_threshold"]["value"]
     fell = "falls" if area["change"] < 0 else "rises"
-    within = "within" if area["ci95"][0] <= area["home"] <= area["ci95"][1] else "outside"
-    words = [
-        f"ROC AUC {fell} from {area['home']:.3f} on the checkpoint's own test to {area['here']:.3f} here; the home "
-        f"figure is {within} the 95 % interval of these films ({area['ci95'][0]:.3f} to {area['ci95'][1]:.3f}).",
-    ]
+    low, high = area["ci95"]
+    within = "within" if low <= area["home"] <= high else "outside"
+    told = f"; the home figure is {within} the 95 % interval of these films ({low:.3f} to {high:.3f})"
+    told = told if low < high else ", where they are too few for an interval"
+    words = [f"ROC AUC {fell} from {area['home']:.3f} on the checkpoint's own test to {area['here']:.3f} here{told}."]
     if {"sensitivity", "specificity"} <= set(rows):
         words.append(
             f"At the carried threshold of {threshold:.3f} sensitivity goes from {rows['sensitivity']['home']:.3f} to "

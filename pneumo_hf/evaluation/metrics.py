@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 CALIBRATION_BINS = 15
 RESAMPLES = 2000
+FEW_PATIENTS = 30  # fewer make the intervals too narrow
 BLOCK = 2_000_000  # weights at a time
 EPSILON = 1e-7
 

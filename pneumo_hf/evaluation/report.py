@@ -16,7 +16,7 @@ from pneumo_hf.data.shortcuts import Floors
 from pneumo_hf.evaluation.abstention import abstention_summary, sureness
 from pneumo_hf.evaluation.calibration import slope_and_intercept
 from pneumo_hf.evaluation.checklist import checklist
-from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals, top_label_error
+from pneumo_hf.evaluation.metrics import FEW_PATIENTS, confusion, metrics_with_intervals, top_label_error
 from pneumo_hf.evaluation.plots import save_figures
 from pneumo_hf.evaluation.subgroups import subgroups
 from pneumo_hf.evaluation.thresholds import CURVE_COLUMNS, operating_points, predictive_values, threshold_curve
@@ -150,6 +150,7 @@ def write_report(
         FIGURES,
         metrics=metrics,
         names=METRIC_NAMES,
+        few=FEW_PATIENTS,
         validation=validation,
         rejected=Counter(film["reason"] for film in rejected).most_common(),
         unreadable=len(rejected),

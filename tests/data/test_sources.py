@@ -56,6 +56,10 @@ def test_a_name_below_a_folder_that_is_there_is_not_asked_of_the_hub(tmp_path: P
 
 
 def test_bad_sources_name_what_is_missing(tmp_path: Path, films_folder: Path) -> None:
+    flat = shutil.copytree(films_folder / "test" / "NORMAL", tmp_path / "flat")
+    with pytest.raises(InputError, match="no folder that names one"):
+        load_data(flat)
+    shutil.rmtree(flat)
     with pytest.raises(InputError, match=r"no such data: .*nowhere"):
         load_data(tmp_path / "nowhere")
     with pytest.raises(InputError, match="expected split/LABEL/file"):

@@ -15,6 +15,7 @@ from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.abstention import abstention_summary, risk_coverage
 from pneumo_hf.evaluation.calibration import at_prevalence
 from pneumo_hf.evaluation.ensemble import validation_scores
+from pneumo_hf.evaluation.external import _words
 from pneumo_hf.evaluation.metrics import metrics_with_intervals
 from pneumo_hf.evaluation.report import evaluate_films
 from tests.conftest import write_films
@@ -60,6 +61,22 @@ def test_another_operating_point_decides(tiny_run: Path, films_folder: Path, cac
     assert metrics["decision_threshold"]["method"] == "specificity@0.95"
     assert metrics["confusion_matrix"] == metrics["confusion_matrices"]["specificity@0.95"]
     assert "external" not in metrics  # its own test
+
+
+def test_of_a_few_films_it_is_said_that_they_are_few(tiny_run: Path, tmp_path: Path, caplog) -> None:
+    films = write_films(tmp_path / "films", {"train": (2, 2)})
+    options = ["--split", "train", "--output_dir", str(tmp_path)]
+    main(["evaluate", "--model", str(tiny_run), "--data", str(films), *options])
+    assert "2 patients are few" in caplog.text
+    assert "2 are few, and the intervals too narrow" in (tmp_path / "index.html").read_text()
+
+
+def test_it_is_not_said_that_a_figure_is_outside_an_interval_that_is_none() -> None:
+    area = {"home": 0.98, "here": 1.0, "change": 0.02, "ci95": [1.0, 1.0]}
+    metrics = {"decision_threshold": {"value": 0.5}, "calibration": {"slope": np.nan}}
+    needed = [{"name": "sensitivity@0.95", "threshold": 0.4, "specificity": 1.0}]
+    text = " ".join(_words(metrics, {"roc_auc": area}, needed, kermany=False))
+    assert "too few for an interval" in text and "outside" not in text
 
 
 def test_predict_for_another_prevalence_keeps_the_decisions(
