@@ -3,8 +3,8 @@
 EfficientNet-Lite0, the same films in the same order, no augmentation, one rate, cosine schedule; trained by
   ours   the trainer of stage two: pixel cache, channels_last, bf16 where the CPU has it;
   usual  imagefolder, set_transform with the image processor, Trainer with two workers, float32.
-Each is then scored on the official test films of the sample. After so few steps the rounding of bf16 alone moves
-the area by a hundredth, up or down: a difference is to be read beside the spread of the seeds.
+Each is then scored on the official test films of the sample. After so few steps a seed's area moves by a hundredth
+with any rounding: a difference is to be read beside the spread of the seeds.
 Writes benchmarks/results/training_auc.json.
 """
 
@@ -18,8 +18,8 @@ import torch
 from common import BF16, SAMPLE, parser, write_films, write_result
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from training_step import BATCH, arguments_of, stage_two, usual_films
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from training_step import arguments_of, stage_two, usual_trainer
+from transformers import PreTrainedModel, set_seed
 
 from pneumo_hf.config import Arguments
 from pneumo_hf.data.files import read_film
@@ -47,20 +47,7 @@ def usual(arguments: Arguments, folder: Path) -> PreTrainedModel:
     model, image_processor = load_model(model_args, data_args.cache_dir)
     names = ("seed", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay")
     same = {name: getattr(training_args, name) for name in names}
-    Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(folder / "usual"),
-            per_device_train_batch_size=BATCH,
-            dataloader_num_workers=2,
-            remove_unused_columns=False,
-            save_strategy="no",
-            report_to="none",
-            use_cpu=training_args.use_cpu,
-            **same,
-        ),
-        train_dataset=usual_films(folder, image_processor),
-    ).train()
+    usual_trainer(model, image_processor, folder, use_cpu=training_args.use_cpu, **same).train()
     return model
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 from common import BF16, FILMS, ROOT, full_resolution_jpegs, median_ratio, parser, write_films, write_result
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config import Arguments, parse_args
@@ -113,7 +113,9 @@ def bare_step(arguments: Arguments, model: nn.Module) -> Callable[[], None]:
     return step
 
 
-def usual_films(folder: Path, image_processor: BaseImageProcessor) -> Dataset:
+def usual_trainer(
+    model: PreTrainedModel, image_processor: BaseImageProcessor, folder: Path, **arguments: object
+) -> Trainer:
     """What everybody does: every film is read and processed each time that it is asked for."""
     films = load_dataset("imagefolder", data_dir=str(folder / "films"), split="train", cache_dir=str(folder / "cache"))
 
@@ -121,15 +123,7 @@ def usual_films(folder: Path, image_processor: BaseImageProcessor) -> Dataset:
         pictures = [picture.convert("RGB") for picture in rows["image"]]
         return {**image_processor(pictures, return_tensors="pt"), "labels": rows["label"]}
 
-    return films.with_transform(transform)
-
-
-def usual(name: str, checkpoint: str, folder: Path) -> float:
-    """Milliseconds a film; call it in a process of its own."""
-    arguments = arguments_of(name, checkpoint, folder)
-    model, image_processor = load_model(arguments[0], arguments[1].cache_dir)
-    clock = Clock()
-    Trainer(
+    return Trainer(
         model=model,
         args=TrainingArguments(
             output_dir=str(folder / "usual"),
@@ -137,11 +131,20 @@ def usual(name: str, checkpoint: str, folder: Path) -> float:
             dataloader_num_workers=2,
             remove_unused_columns=False,
             save_strategy="no",
-            use_cpu=arguments[2].use_cpu,
+            **arguments,
         ),
-        train_dataset=usual_films(folder, image_processor),
-        callbacks=[clock],
-    ).train()
+        train_dataset=films.with_transform(transform),
+    )
+
+
+def usual(name: str, checkpoint: str, folder: Path) -> float:
+    """Milliseconds a film; call it in a process of its own."""
+    arguments = arguments_of(name, checkpoint, folder)
+    model, image_processor = load_model(arguments[0], arguments[1].cache_dir)
+    clock = Clock()
+    trainer = usual_trainer(model, image_processor, folder, use_cpu=arguments[2].use_cpu)
+    trainer.add_callback(clock)
+    trainer.train()
     return ms_a_film(clock.own)
 
 

@@ -182,7 +182,7 @@ def predict(arguments: argparse.Namespace) -> None:
         logger.info("films scored: %d; unreadable: %d (see the column error); %s", scored, flags[None], output)
         logger.info("for review: %d; abstained: %d; no chest X-rays: %d", *(flags[flag] for flag in FLAGS))
         if arguments.calibration != "isotonic":  # whose steps hold films of either side
-            logger.info("review is from probability %.3f on (%s)", recalibrate(predictor.threshold), predictor.method)
+            logger.info("review is from probability %.4g on (%s)", recalibrate(predictor.threshold), predictor.method)
         if not scored:
             raise InputError(f"none of the films could be read; the reasons are in {output}")
 

@@ -56,8 +56,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 def fold_padding(model: nn.Module) -> nn.Module:
     """Zeros on two sides ahead of a convolution, which cost a copy of every film, become zeros of its kernel.
 
-    A kernel of 3 x 3 behind a row and a column of zeros is one of 4 x 4, its first row and column zero, padded evenly:
-    quick on a CPU; on a GPU even depthwise kernels are not the ones that its libraries are made for. In place.
+    A kernel of 3 x 3 behind a row and a column of zeros is one of 4 x 4, its first row and column zero, padded evenly.
+    Measured on a CPU alone (`benchmarks/scoring_scaling.py`). In place.
     """
     for parent in model.modules():
         for (name, padding), (_, convolution) in pairwise(parent.named_children()):

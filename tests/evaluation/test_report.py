@@ -103,8 +103,9 @@ def test_predict_for_another_prevalence_keeps_the_decisions(
     before, after = (np.array([float(row["probability"]) for row in rows]) for rows in (plain, rare))
     assert np.all(before >= after) and np.mean(before > after) > 0.5
     told = float(re.findall(r"review is from probability (\S+) on", caplog.text)[-1])  # as the CSV has it
-    called = [row["prediction"] == "PNEUMONIA" for row in rare]
-    assert all(called == (after >= told)) or np.abs(after - told).min() < 1e-3
+    called = np.array([row["prediction"] == "PNEUMONIA" for row in rare])
+    assert 0 < called.sum() < len(called) and told < 0.5
+    assert after[called].min() >= told * 0.999 and after[~called].max() <= told * 1.001  # it has four digits
     isotonic = [float(row["probability"]) for row in run("--calibration", "isotonic")]
     assert np.all(np.diff(np.array(isotonic)[np.argsort([float(row["probability"]) for row in plain])]) >= 0)
     both = [float(row["probability"]) for row in run("--calibration", "isotonic", "--prevalence", "0.1")]
