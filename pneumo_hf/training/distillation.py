@@ -40,7 +40,8 @@ class Teachers(nn.Module):
     """Grey films `[B, 1, H, W]` in 0..255, as augmented for the student -> shares of the labels `[B, 2]`.
 
     The teachers look at the very pixels that the student sees, and the student follows them for long ("function
-    matching", Beyer et al. 2022). Their logits, calibrated each on its own validation films, are averaged.
+    matching", Beyer et al. 2022). Their logits, calibrated each on its own validation films, are averaged. Their
+    networks are folded, as for scoring: they cost more than the student.
 
     Raises:
         InputError: a checkpoint cannot be loaded, or was trained on films with another contrast than the student's.
@@ -52,7 +53,7 @@ class Teachers(nn.Module):
         for teacher in teachers:
             if uses_clahe(teacher.image_processor) != clahe:
                 raise InputError(f"{teacher.name} and the student differ in clahe: they must see the same films")
-        self.models = nn.ModuleList(teacher.model for teacher in teachers)
+        self.models = nn.ModuleList(teacher.network for teacher in teachers)
         self.normalizers = nn.ModuleList(teacher.normalize for teacher in teachers)
         self.sizes = [teacher.image_processor.size for teacher in teachers]
         self.orders = [[1 - teacher.positive, teacher.positive] for teacher in teachers]
