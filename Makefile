@@ -83,7 +83,7 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 bench: setup  ## the figures in benchmarks/results and docs/PERFORMANCE.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER
 	$(BIN)/python benchmarks/audit_memory.py
 	$(BIN)/python benchmarks/training_step.py $(if $(RESNET50),--resnet50 $(RESNET50)) $(if $(MOBILENET),--mobilenet $(MOBILENET))
-	for name in training_auc data_cost frozen_stage serving scoring_scaling training_scaling whole_job load predict_scale; do \
+	for name in training_auc data_cost frozen_stage serving scoring_scaling shared_cores training_scaling whole_job load predict_scale; do \
 	    $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 	$(BIN)/python docs/write_performance.py

@@ -29,14 +29,18 @@ def page(results: Path = RESULTS) -> str:
     """The page of those results that are there."""
     names = (
         *(f"training_step_{name}" for name in STEPS),
-        *("data_cost", "frozen_stage", "serving", "scoring_scaling", "training_scaling"),
+        *("data_cost", "frozen_stage", "serving", "scoring_scaling", "shared_cores", "training_scaling"),
     )
     found = {name: json.loads(path.read_text()) for name in names if (path := results / f"{name}.json").exists()}
     beside = {name: json.loads(path.read_text()) for name in BESIDE if (path := results / f"{name}.json").exists()}
     pages = Environment(loader=FileSystemLoader(DOCS), trim_blocks=True, lstrip_blocks=True)
     pages.filters["median"] = statistics.median
     return pages.get_template("PERFORMANCE.md.jinja").render(
-        ratios={name: value for result in found.values() for name, value in result["ratios"].items()},
+        ratios=[
+            (ratio, value, "training_step.py" if name.startswith("training_step") else f"{name}.py")
+            for name, result in found.items()
+            for ratio, value in result["ratios"].items()
+        ],
         wanted=WANTED,
         steps={
             title: found[f"training_step_{name}"] for name, title in STEPS.items() if f"training_step_{name}" in found

@@ -2,9 +2,12 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its threads spin no longer for one without a core
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.commands import CLASSES, audit, compare, evaluate, export, predict, prepare, push, tune

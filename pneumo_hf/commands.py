@@ -183,6 +183,10 @@ def predict(arguments: argparse.Namespace) -> None:
         logger.info("for review: %d; abstained: %d; no chest X-rays: %d", *(flags[flag] for flag in FLAGS))
         if arguments.calibration != "isotonic":  # whose steps hold films of either side
             logger.info("review is from probability %.4g on (%s)", recalibrate(predictor.threshold), predictor.method)
+            if predictor.limits:
+                limits = sorted(predictor.limits[key] for key in ("normal_up_to", "pneumonia_from"))
+                told = "between %.4g and %.4g no label is sure: abstained, at every operating point"
+                logger.info(told, *map(recalibrate, limits))
         if not scored:
             raise InputError(f"none of the films could be read; the reasons are in {output}")
 

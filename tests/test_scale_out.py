@@ -173,3 +173,13 @@ def test_accelerate_reads_every_config(path: Path) -> None:
     kinds = {"fsdp": launched.use_fsdp, "deepspeed": launched.use_deepspeed}
     assert kinds.get(path.stem, launched.multi_gpu)
     assert path.stem in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", [["-m", "pneumo_hf"], [str(ROOT / "app.py")]])
+def test_threads_of_a_command_sleep_when_one_of_them_has_no_core(command: list[str]) -> None:
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT)}  # of GNU's OpenMP as it starts
+    environment.pop("GOMP_SPINCOUNT", None)
+    done = subprocess.run([sys.executable, *command, "--help"], env=environment, capture_output=True, text=True)
+    if "OPENMP DISPLAY ENVIRONMENT" not in done.stderr:
+        pytest.skip("this PyTorch has another OpenMP")
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr

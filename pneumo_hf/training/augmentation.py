@@ -14,32 +14,45 @@ class XrayAugment(nn.Module):
     """Random crops, turns, shifts, exposure and blur of grey films, `[B, 1, H, W]` in 0..255 -> the same.
 
     Strong RandomResizedCrop with exposure jitter is what carries over to films of another acquisition period; no
-    vertical flips and no quarter turns, which no film has.
+    vertical flips and no quarter turns, which no film has. In two steps: the part of the film that is seen, and its
+    quality. Teachers answer between them: they know the film, and the student learns to bear what it then suffers
+    ("noisy student", Xie et al. 2020).
     """
 
     def __init__(self, arguments: XrayTrainingArguments, size: tuple[int, int]):
         super().__init__()
-        steps = [
+        frame = [
             K.RandomAffine(degrees=arguments.rotation, translate=(arguments.shift, arguments.shift), p=0.8),
             K.RandomResizedCrop(size, scale=(arguments.crop_scale, 1.0), ratio=(0.75, 4 / 3)),
         ]
         if arguments.horizontal_flip:
-            steps.append(K.RandomHorizontalFlip(p=arguments.horizontal_flip))
+            frame.append(K.RandomHorizontalFlip(p=arguments.horizontal_flip))
+        quality = []
         if arguments.jitter:
             low, high = 1 - arguments.jitter, 1 + arguments.jitter
-            steps += [K.RandomBrightness((low, high), p=0.8), K.RandomContrast((low, high), p=0.8)]
-            steps += [K.RandomGamma((low, 1 / low), p=0.8)]
+            quality += [K.RandomBrightness((low, high), p=0.8), K.RandomContrast((low, high), p=0.8)]
+            quality += [K.RandomGamma((low, 1 / low), p=0.8)]
         if arguments.blur:
-            steps.append(K.RandomGaussianBlur((7, 7), (0.3, 2.0), p=arguments.blur))
-        self.steps = K.AugmentationSequential(*steps, data_keys=["input"])
+            quality.append(K.RandomGaussianBlur((7, 7), (0.3, 2.0), p=arguments.blur))
+        self.frame_steps = K.AugmentationSequential(*frame, data_keys=["input"])
+        self.quality_steps = K.AugmentationSequential(*quality, data_keys=["input"]) if quality else nn.Identity()
         self.style_mix, self.coarsen, self.noise = arguments.style_mix, arguments.coarsen, arguments.noise
 
-    @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.spoil(self.frame(pixels))
+
+    @torch.no_grad()
+    def frame(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Another part of each film, by chance turned, shifted and mirrored, in the style of another one."""
         films = pixels.float() / 255
         if self.style_mix:  # first: the spectrum of the whole film is the machine's, that of a crop is not
             films = mix_styles(films, self.style_mix)
-        films = self.steps(films)
+        return self.frame_steps(films).clamp(0, 1) * 255
+
+    @torch.no_grad()
+    def spoil(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Other exposure, sharpness and grain."""
+        films = self.quality_steps(pixels / 255)
         if self.coarsen:
             films = coarsen(films, self.coarsen)
         if self.noise:  # last, as in a detector: what is scaled or blurred afterwards has no grain left

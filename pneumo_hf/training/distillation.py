@@ -37,11 +37,11 @@ def assert_teachers_saw_no_more(checkpoints: Sequence[str], films: dict[str, Fil
 
 
 class Teachers(nn.Module):
-    """Grey films `[B, 1, H, W]` in 0..255, as augmented for the student -> shares of the labels `[B, 2]`.
+    """Grey films `[B, 1, H, W]` in 0..255, as framed for the student -> shares of the labels `[B, 2]`.
 
-    The teachers look at the very pixels that the student sees, and the student follows them for long ("function
-    matching", Beyer et al. 2022). Their logits, calibrated each on its own validation films, are averaged. Their
-    networks are folded, as for scoring: they cost more than the student.
+    The teachers look at the very part of the film that the student sees, and the student follows them for long
+    ("function matching", Beyer et al. 2022). Their logits, calibrated each on its own validation films, are averaged.
+    Their networks are folded, as for scoring: they cost more than the student.
 
     Raises:
         InputError: a checkpoint cannot be loaded, or was trained on films with another contrast than the student's.

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from pneumo_hf.config import LABELS, XrayTrainingArguments
 from pneumo_hf.evaluation.metrics import ranking_metrics
 from pneumo_hf.inference.predictor import probability_of
+from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.losses import mix, soft_targets, subtype_loss, weighted_loss
 from pneumo_hf.training.optimizer import step_schedule
 
@@ -25,7 +26,8 @@ class XrayTrainer(Trainer):
         prepare: what happens to `pixel_values` on the device before the model sees them.
         augment: what happens before that, in training only.
         class_weights: `[C]`, or None for an unweighted loss.
-        teachers: what gives the targets of augmented films in place of their labels, in training only.
+        teachers: what gives the targets of films in place of their labels, in training only: framed as the student
+            sees them, before their quality suffers.
         make_optimizer: of the model and the arguments; Trainer's own without it.
         stage: the name of its folder below the run's `tensorboard`, or TENSORBOARD_LOGGING_DIR.
     """
@@ -34,7 +36,7 @@ class XrayTrainer(Trainer):
         self,
         *args,
         prepare: nn.Module,
-        augment: nn.Module | None,
+        augment: XrayAugment | None,
         class_weights: torch.Tensor | None,
         teachers: nn.Module | None = None,
         make_optimizer: Callable[[nn.Module, XrayTrainingArguments], torch.optim.Optimizer] | None = None,
@@ -49,7 +51,7 @@ class XrayTrainer(Trainer):
                 callback.logging_dir = str(Path(folder) / stage)
         device, self.make_optimizer = self.args.device, make_optimizer
         self.prepare = prepare.to(device)
-        self.augment = augment.to(device) if augment is not None else nn.Identity()
+        self.augment = augment.to(device) if augment is not None else None
         self.teachers = teachers.to(device) if teachers is not None else None
         self.class_weights = class_weights.to(device) if class_weights is not None else None
 
@@ -59,11 +61,14 @@ class XrayTrainer(Trainer):
         pixels, arguments = inputs["pixel_values"], self.args
         targets = soft_targets(inputs["labels"], len(LABELS), arguments.label_smoothing_factor * model.training)
         if model.training:
-            pixels = self.augment(pixels)
+            if self.augment:
+                pixels = self.augment.frame(pixels)
             if arguments.mixup:
                 pixels, targets = mix(pixels, targets, arguments.mixup)
-            if self.teachers is not None:
-                targets = self.teachers(pixels)
+            if self.teachers:
+                targets = self.teachers(pixels)  # of films as they are
+            if self.augment:
+                pixels = self.augment.spoil(pixels)
         outputs = model(pixel_values=self.prepare(pixels))
         logits = outputs.logits.float()
         outputs.logits = logits[:, : len(LABELS)]  # the auxiliary one is for training alone

@@ -1,3 +1,6 @@
+import csv
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import torch
 from PIL import Image
 
 from pneumo_hf import Predictor, load_xray
+from pneumo_hf.__main__ import main
 from pneumo_hf.config import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
@@ -119,6 +123,26 @@ def test_operating_points_by_name(tiny_run: Path) -> None:
     assert (predictor.threshold, predictor.method) == (thresholds["specificity@0.95"], "specificity@0.95")
     with pytest.raises(InputError, match="no operating point sensitivity@0.5, only youden, "):
         predictor.use("sensitivity@0.5")
+
+
+def test_predict_tells_between_which_scores_it_abstains(
+    tiny_run: Path, films_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    unsure = shutil.copytree(tiny_run, tmp_path / "unsure")
+    settings = json.loads((unsure / "config.json").read_text())
+    settings["abstention"] = {"error_rate": 0.05, "normal_up_to": 0.2, "pneumonia_from": 0.6}
+    (unsure / "config.json").write_text(json.dumps(settings))
+    command = ["predict", "--model", str(unsure), str(films_folder / "test"), "--output", str(tmp_path / "p.csv")]
+    for options in [], ["--operating_point", "specificity@0.95"], ["--prevalence", "0.02"]:
+        caplog.clear()
+        main([*command, *options])
+        lower, upper = map(float, re.findall(r"between (\S+) and (\S+) no label is sure", caplog.text)[0])
+        with (tmp_path / "p.csv").open() as file:
+            flags = {float(row["probability"]): row["flag"] for row in csv.DictReader(file) if not row["error"]}
+        between = [flag for score, flag in flags.items() if lower * 1.001 < score < upper * 0.999]  # of four digits
+        assert between and set(between) == {"abstain"}
+        assert "abstain" not in {flag for score, flag in flags.items() if score < lower * 0.999}
 
 
 def test_what_can_only_be_pneumonia_does_not_leave_as_normal(tiny_run: Path) -> None:

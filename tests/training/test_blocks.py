@@ -22,7 +22,7 @@ from pneumo_hf.evaluation.robustness import score_spoilt
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training import stages
-from pneumo_hf.training.augmentation import add_grain, coarsen, mix_styles
+from pneumo_hf.training.augmentation import XrayAugment, add_grain, coarsen, mix_styles
 from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.distillation import Teachers
 from pneumo_hf.training.losses import class_weights, subtype_loss
@@ -206,6 +206,27 @@ def test_a_student_learns_its_teachers_answers_not_the_labels(tiny_run: Path, fi
         return float(trainer.compute_loss(model, batch).detach())
 
     assert loss_of(seen["labels"]) == loss_of(1 - seen["labels"])
+
+
+def test_teachers_know_the_film_that_the_student_sees_spoilt(films, tiny_recipe) -> None:
+    class Recorder(torch.nn.Module):
+        def forward(self, shown: torch.Tensor) -> torch.Tensor:
+            self.shown = shown
+            return torch.full((len(shown), 2), 0.5)
+
+    model_args, data_args, arguments = parse_args([*tiny_recipe, *OFF, "--noise", "1", "--coarsen", "1"])
+    model, processor = load_model(model_args, data_args.cache_dir)
+    batch = films["validation"].__getitems__(range(8))
+    trainer = XrayTrainer(
+        model=model, args=arguments, train_dataset=films["train"], eval_dataset=films["validation"],
+        prepare=Normalize(processor), augment=XrayAugment(arguments, batch["pixel_values"].shape[2:]),
+        class_weights=None, teachers=Recorder(),
+    )  # fmt: skip
+    fed = []
+    trainer.prepare.register_forward_pre_hook(lambda _, shown: fed.append(shown[0]))
+    trainer.compute_loss(model.train(), batch)
+    assert (trainer.teachers.shown - batch["pixel_values"]).abs().max() < 1
+    assert (fed[0] - batch["pixel_values"]).abs().amax(dim=(1, 2, 3)).gt(5).all()
 
 
 def test_teachers_must_have_held_out_what_the_student_does(tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
