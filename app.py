@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its threads spin no longer for one without a core
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch: how long its threads spin for one that has lost its core
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if os.environ.get("SPACES_ZERO_GPU"):
     import spaces  # noqa: F401 - before torch, whose calls for a GPU it answers

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from common import BF16, SAMPLE, parser, write_films, write_result
 from sklearn.metrics import roc_auc_score
-from torch import nn
 from training_step import arguments_of, stage_two, usual_trainer
 from transformers import PreTrainedModel, set_seed
 
@@ -36,7 +35,7 @@ SAME += ["--dropout", "0"]  # whose draws the usual way's workers would shift
 
 def ours(arguments: Arguments, films: FilmDataset) -> PreTrainedModel:
     trainer = stage_two(arguments, films)
-    trainer.augment = nn.Identity()
+    trainer.augment = None
     trainer.train()
     return trainer.model
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: its threads spin no longer for one without a core
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch: how long its threads spin for one that has lost its core
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.commands import CLASSES, audit, compare, evaluate, export, predict, prepare, push, tune

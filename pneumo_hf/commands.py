@@ -184,9 +184,12 @@ def predict(arguments: argparse.Namespace) -> None:
         if arguments.calibration != "isotonic":  # whose steps hold films of either side
             logger.info("review is from probability %.4g on (%s)", recalibrate(predictor.threshold), predictor.method)
             if predictor.limits:
-                limits = sorted(predictor.limits[key] for key in ("normal_up_to", "pneumonia_from"))
-                told = "between %.4g and %.4g no label is sure: abstained, at every operating point"
-                logger.info(told, *map(recalibrate, limits))
+                lower, upper = sorted(predictor.limits[key] for key in ("normal_up_to", "pneumonia_from"))
+                if predictor.limits["pneumonia_from"] < predictor.threshold:  # as `decide` has it
+                    upper = max(upper, predictor.threshold)
+                logger.info(
+                    "between %.4g and %.4g no label is sure: abstained", recalibrate(lower), recalibrate(upper)
+                )
         if not scored:
             raise InputError(f"none of the films could be read; the reasons are in {output}")
 

@@ -183,8 +183,8 @@ class XrayTrainingArguments(TrainingArguments):
     teachers: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Checkpoints whose mean answer to each augmented film is the target of stage two, in place of its "
-            "label: one student learns what an ensemble knows."
+            "help": "Checkpoints whose mean answer to each film, cropped but not spoilt, is the target of stage two, "
+            "in place of its label: one student learns what an ensemble knows."
         },
     )
     operating_point: str = field(

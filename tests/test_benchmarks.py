@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,9 @@ def test_the_page_shows_every_result(tmp_path: Path) -> None:
     write("scoring_scaling", ratios={"scoring_scaling_2proc": 1.91}, rows={}, films=1823,
           films_a_second={"1": 20.5, "2": 39.2})  # fmt: skip
     write("shared_cores", ratios={"shared_cores_speedup": 6.1}, others=2,
-          rows={"ours, alone": [6.0], "plain, alone": [6.1], "ours, beside others": [12.5],
-                "plain, beside others": [77.7]})  # fmt: skip
+          rows={f"{how}, {where}, {films}": [ms] for (how, where, films), ms in zip(
+                product(("ours", "plain"), ("alone", "beside others"), ("batches", "one by one")),
+                (6.1, 7.2, 12.5, 14.5, 6.3, 7.4, 77.7, 88.8), strict=True)})  # fmt: skip
     write("training_scaling", ratios={"training_scaling_2proc": 1.71}, rows={"1": [60.1], "2": [35.2]}, batch_size=16)
     write("whole_job", ratios={"training_share": 0.7}, rows={"stage two": 210.0}, total=300.0, recipe="quickstart")
     text = page(tmp_path)
@@ -106,7 +108,7 @@ def test_the_page_shows_every_result(tmp_path: Path) -> None:
             "| onnx | 17.6 | 21.2 | 4.61 | 5.4 | 6.51 | 6.93 | 16.3 | 61.4 | 811 |",
             "39.2 with two",
             "35.2 with two",
-            "and 77.7 without that; alone 6",
+            "| batches | 6.1 | 6.3 | 12.5 | 77.7 |\n| one by one | 7.2 | 7.4 | 14.5 | 88.8 |",
             "ours 0.9612, 0.9598, usual 0.9607, 0.9601",
             "stage two | 210 |",
         ),

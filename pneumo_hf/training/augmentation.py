@@ -14,8 +14,8 @@ class XrayAugment(nn.Module):
     """Random crops, turns, shifts, exposure and blur of grey films, `[B, 1, H, W]` in 0..255 -> the same.
 
     Strong RandomResizedCrop with exposure jitter is what carries over to films of another acquisition period; no
-    vertical flips and no quarter turns, which no film has. In two steps: the part of the film that is seen, and its
-    quality. Teachers answer between them: they know the film, and the student learns to bear what it then suffers
+    vertical flips and no quarter turns, which no film has. In two steps: which part of the film is seen, and how
+    it is spoilt. Teachers answer between them, and the student learns to answer likewise to what is left of the film
     ("noisy student", Xie et al. 2020).
     """
 

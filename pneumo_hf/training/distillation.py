@@ -47,9 +47,9 @@ class Teachers(nn.Module):
         InputError: a checkpoint cannot be loaded, or was trained on films with another contrast than the student's.
     """
 
-    def __init__(self, checkpoints: Sequence[str], clahe: bool, autocast: torch.dtype | None):
+    def __init__(self, checkpoints: Sequence[str], clahe: bool, autocast: torch.dtype | None, device: str = "cpu"):
         super().__init__()
-        teachers = [Predictor(checkpoint, device="cpu") for checkpoint in checkpoints]
+        teachers = [Predictor(checkpoint, device=device) for checkpoint in checkpoints]
         for teacher in teachers:
             if uses_clahe(teacher.image_processor) != clahe:
                 raise InputError(f"{teacher.name} and the student differ in clahe: they must see the same films")

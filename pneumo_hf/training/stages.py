@@ -271,7 +271,8 @@ def _memory_format(arguments: XrayTrainingArguments) -> torch.memory_format:
 def _teachers(image_processor: BaseImageProcessor, arguments: XrayTrainingArguments) -> Teachers | None:
     if not arguments.teachers:
         return None
-    return Teachers(arguments.teachers, uses_clahe(image_processor), torch.bfloat16 if arguments.bf16 else None)
+    autocast = torch.bfloat16 if arguments.bf16 else None
+    return Teachers(arguments.teachers, uses_clahe(image_processor), autocast, str(arguments.device))
 
 
 def _weights(films: dict[str, FilmDataset], arguments: XrayTrainingArguments) -> torch.Tensor | None:

@@ -27,7 +27,7 @@ class XrayTrainer(Trainer):
         augment: what happens before that, in training only.
         class_weights: `[C]`, or None for an unweighted loss.
         teachers: what gives the targets of films in place of their labels, in training only: framed as the student
-            sees them, before their quality suffers.
+            sees them, and not yet spoilt.
         make_optimizer: of the model and the arguments; Trainer's own without it.
         stage: the name of its folder below the run's `tensorboard`, or TENSORBOARD_LOGGING_DIR.
     """
@@ -61,14 +61,13 @@ class XrayTrainer(Trainer):
         pixels, arguments = inputs["pixel_values"], self.args
         targets = soft_targets(inputs["labels"], len(LABELS), arguments.label_smoothing_factor * model.training)
         if model.training:
-            if self.augment:
-                pixels = self.augment.frame(pixels)
-            if arguments.mixup:
-                pixels, targets = mix(pixels, targets, arguments.mixup)
+            framed = self.augment.frame(pixels) if self.augment else pixels
+            pixels = self.augment.spoil(framed) if self.augment else pixels
+            if arguments.mixup:  # the teachers' films as the student's
+                both, targets = mix(torch.cat([framed, pixels], dim=1), targets, arguments.mixup)
+                framed, pixels = both.chunk(2, dim=1)
             if self.teachers:
-                targets = self.teachers(pixels)  # of films as they are
-            if self.augment:
-                pixels = self.augment.spoil(pixels)
+                targets = self.teachers(framed)
         outputs = model(pixel_values=self.prepare(pixels))
         logits = outputs.logits.float()
         outputs.logits = logits[:, : len(LABELS)]  # the auxiliary one is for training alone

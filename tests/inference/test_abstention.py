@@ -125,14 +125,20 @@ def test_operating_points_by_name(tiny_run: Path) -> None:
         predictor.use("sensitivity@0.5")
 
 
+@pytest.mark.parametrize(("normal_up_to", "pneumonia_from"), [(0.2, 0.6), (0.6, 0.2), (0.2, 0.8)])
 def test_predict_tells_between_which_scores_it_abstains(
-    tiny_run: Path, films_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    normal_up_to: float,
+    pneumonia_from: float,
+    tiny_run: Path,
+    films_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     unsure = shutil.copytree(tiny_run, tmp_path / "unsure")
     settings = json.loads((unsure / "config.json").read_text())
-    settings["abstention"] = {"error_rate": 0.05, "normal_up_to": 0.2, "pneumonia_from": 0.6}
-    (unsure / "config.json").write_text(json.dumps(settings))
+    limits = {"error_rate": 0.05, "normal_up_to": normal_up_to, "pneumonia_from": pneumonia_from}
+    (unsure / "config.json").write_text(json.dumps(settings | {"abstention": limits, "decision_threshold": 0.7}))
     command = ["predict", "--model", str(unsure), str(films_folder / "test"), "--output", str(tmp_path / "p.csv")]
     for options in [], ["--operating_point", "specificity@0.95"], ["--prevalence", "0.02"]:
         caplog.clear()
@@ -142,7 +148,12 @@ def test_predict_tells_between_which_scores_it_abstains(
             flags = {float(row["probability"]): row["flag"] for row in csv.DictReader(file) if not row["error"]}
         between = [flag for score, flag in flags.items() if lower * 1.001 < score < upper * 0.999]  # of four digits
         assert between and set(between) == {"abstain"}
-        assert "abstain" not in {flag for score, flag in flags.items() if score < lower * 0.999}
+        beside = {flag for score, flag in flags.items() if not lower * 0.999 <= score <= upper * 1.001}
+        assert beside and "abstain" not in beside
+    (unsure / "config.json").write_text(json.dumps(settings | {"abstention": None}))
+    caplog.clear()
+    main(command)
+    assert "no label is sure" not in caplog.text
 
 
 def test_what_can_only_be_pneumonia_does_not_leave_as_normal(tiny_run: Path) -> None:

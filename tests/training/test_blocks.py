@@ -190,7 +190,9 @@ def test_a_student_learns_its_teachers_answers_not_the_labels(tiny_run: Path, fi
     teacher = Predictor(tiny_run, device="cpu")
     seen = films["validation"].__getitems__(range(8))
     targets = Teachers([str(tiny_run), str(tiny_run)], clahe=False, autocast=None)(seen["pixel_values"].float())
-    np.testing.assert_allclose(targets[:, 1], probability_of(teacher.logits(seen["pixel_values"])), atol=1e-6)
+    with torch.no_grad():  # by the network as the checkpoint has it; theirs is folded
+        logits = teacher.model(pixel_values=teacher.normalize(seen["pixel_values"])).logits.numpy()
+    np.testing.assert_allclose(targets[:, 1], probability_of(logits)[:], atol=1e-5)
     model_args, data_args, arguments = parse_args(tiny_recipe)
     model, processor = load_model(model_args, data_args.cache_dir)
 
@@ -208,13 +210,14 @@ def test_a_student_learns_its_teachers_answers_not_the_labels(tiny_run: Path, fi
     assert loss_of(seen["labels"]) == loss_of(1 - seen["labels"])
 
 
-def test_teachers_know_the_film_that_the_student_sees_spoilt(films, tiny_recipe) -> None:
+@pytest.mark.parametrize("spoil", [("--noise", "1"), ("--coarsen", "1"), ("--jitter", "0.5"), ("--blur", "1")])
+def test_teachers_know_the_film_that_the_student_sees_spoilt(films, tiny_recipe, spoil: tuple[str, str]) -> None:
     class Recorder(torch.nn.Module):
         def forward(self, shown: torch.Tensor) -> torch.Tensor:
             self.shown = shown
             return torch.full((len(shown), 2), 0.5)
 
-    model_args, data_args, arguments = parse_args([*tiny_recipe, *OFF, "--noise", "1", "--coarsen", "1"])
+    model_args, data_args, arguments = parse_args([*tiny_recipe, *OFF, *spoil])
     model, processor = load_model(model_args, data_args.cache_dir)
     batch = films["validation"].__getitems__(range(8))
     trainer = XrayTrainer(
@@ -226,7 +229,11 @@ def test_teachers_know_the_film_that_the_student_sees_spoilt(films, tiny_recipe)
     trainer.prepare.register_forward_pre_hook(lambda _, shown: fed.append(shown[0]))
     trainer.compute_loss(model.train(), batch)
     assert (trainer.teachers.shown - batch["pixel_values"]).abs().max() < 1
-    assert (fed[0] - batch["pixel_values"]).abs().amax(dim=(1, 2, 3)).gt(5).all()
+    assert (fed[0] - batch["pixel_values"]).abs().amax(dim=(1, 2, 3)).gt(5).float().mean() > 0.5
+    trainer.args.mixup = 100.0  # halves
+    trainer.compute_loss(model, batch)
+    mixed = trainer.teachers.shown - batch["pixel_values"]
+    assert mixed.abs().amax() > 5 and (fed[1] - trainer.teachers.shown).abs().max() > 5
 
 
 def test_teachers_must_have_held_out_what_the_student_does(tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
