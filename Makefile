@@ -51,6 +51,13 @@ for seed in $(3); do \
 	done
 endef
 
+define distil  # into one checkpoint, under a name, on mild crops, with these overrides
+$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
+	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 $(2) --output_dir runs/$(1) $(TRAIN)
+	$(BIN)/python docs/write_recipes.py runs/$(1)=$(1)
+endef
+SIX_EPOCHS := --num_train_epochs 6 --metric_for_best_model log_loss --teachers $(FLAGSHIPS)
+
 recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
 	for name in baseline_cnn efficientnet_b0 resnet50_top40 resnet18_step resnet50_frozen_youden mobilenet_v2_clahe; do \
 	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --output_dir runs/$$name $(TRAIN) && \
@@ -68,17 +75,15 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	$(BIN)/python docs/write_recipes.py runs/ensemble_efficientnet=ensemble_efficientnet
 	$(BIN)/python -m pneumo_hf evaluate $(FLAGSHIPS:%=--model %) --data $(DATA) --output_dir runs/ensemble_flagships
 	$(BIN)/python docs/write_recipes.py runs/ensemble_flagships=ensemble_flagships
-	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
-	    --teachers $(FLAGSHIPS) --num_train_epochs 6 --metric_for_best_model log_loss \
-	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --output_dir runs/student_flagships $(TRAIN)
-	$(BIN)/python docs/write_recipes.py runs/student_flagships=student_flagships
 	$(BIN)/python -m pneumo_hf evaluate --model runs/efficientnet_b0 --model runs/resnet50_top40 --model runs/resnet18_step \
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
-	$(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset $(DATA) --half_precision_weights true \
-	    --teachers runs/flagship_160_seed1 runs/flagship_160_seed2 runs/flagship_160_seed42 --num_train_epochs 4 \
-	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --output_dir runs/pneumo-efficientnet $(TRAIN)
-	$(BIN)/python docs/write_recipes.py runs/pneumo-efficientnet=pneumo-efficientnet
+	$(call distil,student_160,--num_train_epochs 4 --teachers runs/flagship_160_seed1 runs/flagship_160_seed2 runs/flagship_160_seed42)
+	$(call distil,student_flagships,$(SIX_EPOCHS))
+	$(call distil,student_continued,$(SIX_EPOCHS) --model_name_or_path runs/student_160)
+	$(call distil,pneumo-efficientnet,$(SIX_EPOCHS) --model_name_or_path runs/student_160 --jitter 0.3 --blur 0.3 --coarsen 0.3 --noise 0.5)
+	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued pneumo-efficientnet) --dataset $(DATA)
+	$(BIN)/python docs/write_recipes.py
 
 bench: setup  ## the figures in benchmarks/results and docs/PERFORMANCE.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER
 	$(BIN)/python benchmarks/audit_memory.py

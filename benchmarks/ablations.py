@@ -23,7 +23,7 @@ from pneumo_hf.data.duplicates import assert_no_leaks
 from pneumo_hf.data.pixels import SEEN, FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.robustness import score_corrupted
-from pneumo_hf.inference.predictor import probability_of
+from pneumo_hf.inference.predictor import Predictor, probability_of
 from pneumo_hf.training.checkpoint import recipe_values, save_calibrated, training_facts
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.run_folder import start_run
@@ -96,20 +96,28 @@ def measure(recipe: list[str], series: str | None) -> dict:
         train(model, image_processor, films, training_args)
         facts = training_facts(training_args, time.monotonic() - start)
         predictor = save_calibrated(model, image_processor, films, arguments)
-        validation = films["validation"]
-        corrupted = score_corrupted(predictor, validation, () if series else (SEVERITY,))
-        spoilt = {kind: logits for kind, _, logits in corrupted}
-        logits = {"clean": predictor.score_films(validation), **spoilt}
-    row = {**facts, "films": len(validation)}
-    row["roc_auc"] = {kind: float(roc_auc_score(validation.labels, probability_of(x))) for kind, x in logits.items()}
+        return {**facts, **figures(predictor, films["validation"], spoilt=not series)}
+
+
+def figures(predictor: Predictor, validation: FilmDataset, spoilt: bool) -> dict:
+    """Of validation films as they are and spoilt, each kind for itself and all together."""
+    corrupted = score_corrupted(predictor, validation, (SEVERITY,) if spoilt else ())
+    probs = {kind: probability_of(logits) for kind, _, logits in corrupted}
+    probs = {"clean": probability_of(predictor.score_films(validation)), **probs}
+    row = {"films": len(validation)}
+    row["roc_auc"] = {kind: float(roc_auc_score(validation.labels, scores)) for kind, scores in probs.items()}
     if spoilt:
-        row["roc_auc_spoilt"] = float(np.mean([row["roc_auc"][kind] for kind in spoilt]))
-    labels, probs = np.tile(validation.labels, len(logits)), probability_of(np.concatenate(list(logits.values())))
-    fpr, tpr, _ = roc_curve(labels, probs, drop_intermediate=False)
+        row["roc_auc_spoilt"] = float(np.mean([area for kind, area in row["roc_auc"].items() if kind != "clean"]))
+    labels, pooled = np.tile(validation.labels, len(probs)), np.concatenate(list(probs.values()))
+    fpr, tpr, _ = roc_curve(labels, pooled, drop_intermediate=False)
     row["pooled"] = {  # one threshold for all of them, as for films that come unannounced
-        "roc_auc": float(roc_auc_score(labels, probs)),
+        "roc_auc": float(roc_auc_score(labels, pooled)),
         "specificity": float(1 - fpr[np.argmax(tpr >= SENSITIVITY)]),
-        "log_loss": float(log_loss(labels, probs)),
+        "log_loss": float(log_loss(labels, pooled)),
+    }
+    normal = validation.labels == 0
+    row["specificity_at_threshold"] = {
+        kind: float((scores[normal] < predictor.threshold).mean()) for kind, scores in probs.items()
     }
     return row
 

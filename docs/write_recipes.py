@@ -26,14 +26,16 @@ ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
     *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_by_auc", "ensemble_by_auc"),
     *("flagship_160", "ensemble_160", "flagship_styles", "flagship_efficientnet", "ensemble_efficientnet"),
-    *("ensemble_flagships", "student_flagships", "pneumo-efficientnet"),
+    *("ensemble_flagships", "student_160", "student_flagships", "student_continued", "pneumo-efficientnet"),
     "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
 OWN = {"dataset", "seed", "greater_is_better", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of the recipe
 RECIPES = {  # names that are no recipes
     "pneumo-efficientnet": "flagship_efficientnet",
+    "student_160": "flagship_efficientnet",
     "student_flagships": "flagship_efficientnet",
+    "student_continued": "flagship_efficientnet",
     "flagship_160": "flagship",
     "flagship_by_auc": "flagship",
 }
@@ -118,6 +120,8 @@ def main() -> None:
         for folder in folders
         if (folder / "metrics_validation.json").exists()
     }
+    measured = DOCS.parent / "benchmarks" / "results" / "students.json"
+    students = json.loads(measured.read_text()) if measured.exists() else None
     external = {
         folder.name: json.loads((folder / "metrics.json").read_text())
         for folder in sorted((DOCS / "external").glob("*"))
@@ -132,6 +136,7 @@ def main() -> None:
         ablations=ablations,
         unseen=unseen,
         external=external,
+        students=students,
         specificity_at=specificity_at,
         top_label_ece={folder.name: top_label_ece(folder) for folder in folders},
     )
