@@ -1,9 +1,13 @@
 """Fine-tune a classifier on chest X-rays: python train_hf.py --config configs/quickstart.yaml [--field value]."""
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
+
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch: how long its threads spin for one that has lost its core
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from transformers import set_seed
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if "OMP_WAIT_POLICY" not in os.environ:  # before torch: how long its threads spin for one that has lost its core
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.commands import CLASSES, audit, compare, evaluate, export, predict, prepare, push, tune

@@ -108,7 +108,7 @@ def test_the_page_shows_every_result(tmp_path: Path) -> None:
             "| onnx | 17.6 | 21.2 | 4.61 | 5.4 | 6.51 | 6.93 | 16.3 | 61.4 | 811 |",
             "39.2 with two",
             "35.2 with two",
-            "| batches | 6.1 | 6.3 | 12.5 | 77.7 |\n| one by one | 7.2 | 7.4 | 14.5 | 88.8 |",
+            "| batches | 6.1 (6.1) | 6.3 (6.3) | 12.5 (12.5) | 77.7 (77.7) |\n| one by one | 7.2 (7.2) |",
             "ours 0.9612, 0.9598, usual 0.9607, 0.9601",
             "stage two | 210 |",
         ),

@@ -176,11 +176,11 @@ def test_accelerate_reads_every_config(path: Path) -> None:
     assert path.stem in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("command", [["-m", "pneumo_hf"], [str(ROOT / "app.py")]])
+@pytest.mark.parametrize("command", [["-m", "pneumo_hf"], [str(ROOT / "app.py")], [str(ROOT / "train_hf.py")]])
 def test_threads_of_a_command_sleep_when_one_of_them_has_no_core(command: list[str]) -> None:
     environment = {**os.environ, "OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT)}  # of GNU's OpenMP as it starts
     ours = {key: value for key, value in environment.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    for own, expected in ({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0"):
+    for own, expected in ({}, "5000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0"):
         done = subprocess.run(
             [sys.executable, *command, "--help"], env=ours | own, capture_output=True, text=True, check=True
         )
