@@ -96,28 +96,33 @@ def measure(recipe: list[str], series: str | None) -> dict:
         train(model, image_processor, films, training_args)
         facts = training_facts(training_args, time.monotonic() - start)
         predictor = save_calibrated(model, image_processor, films, arguments)
-        return {**facts, **figures(predictor, films["validation"], spoilt=not series)}
+        validation = films["validation"]
+        probs = score_ways(predictor, validation, spoilt=not series)
+    return {**facts, **figures(validation.labels, probs, predictor.threshold)}
 
 
-def figures(predictor: Predictor, validation: FilmDataset, spoilt: bool) -> dict:
-    """Of validation films as they are and spoilt, each kind for itself and all together."""
-    corrupted = score_corrupted(predictor, validation, (SEVERITY,) if spoilt else ())
-    probs = {kind: probability_of(logits) for kind, _, logits in corrupted}
-    probs = {"clean": probability_of(predictor.score_films(validation)), **probs}
-    row = {"films": len(validation)}
-    row["roc_auc"] = {kind: float(roc_auc_score(validation.labels, scores)) for kind, scores in probs.items()}
-    if spoilt:
+def score_ways(predictor: Predictor, films: FilmDataset, spoilt: bool) -> dict[str, np.ndarray]:
+    """Probabilities `[N]` of films as they are, and perhaps of each kind of spoilt ones."""
+    corrupted = score_corrupted(predictor, films, (SEVERITY,) if spoilt else ())
+    spoilt_probs = {kind: probability_of(logits) for kind, _, logits in corrupted}
+    return {"clean": probability_of(predictor.score_films(films)), **spoilt_probs}
+
+
+def figures(labels: np.ndarray, probs: dict[str, np.ndarray], threshold: float) -> dict:
+    """Of films as they are and spoilt, each kind for itself and all together."""
+    row = {"films": len(labels)}
+    row["roc_auc"] = {kind: float(roc_auc_score(labels, scores)) for kind, scores in probs.items()}
+    if len(probs) > 1:
         row["roc_auc_spoilt"] = float(np.mean([area for kind, area in row["roc_auc"].items() if kind != "clean"]))
-    labels, pooled = np.tile(validation.labels, len(probs)), np.concatenate(list(probs.values()))
-    fpr, tpr, _ = roc_curve(labels, pooled, drop_intermediate=False)
+    every_label, pooled = np.tile(labels, len(probs)), np.concatenate(list(probs.values()))
+    fpr, tpr, _ = roc_curve(every_label, pooled, drop_intermediate=False)
     row["pooled"] = {  # one threshold for all of them, as for films that come unannounced
-        "roc_auc": float(roc_auc_score(labels, pooled)),
+        "roc_auc": float(roc_auc_score(every_label, pooled)),
         "specificity": float(1 - fpr[np.argmax(tpr >= SENSITIVITY)]),
-        "log_loss": float(log_loss(labels, pooled)),
+        "log_loss": float(log_loss(every_label, pooled)),
     }
-    normal = validation.labels == 0
     row["specificity_at_threshold"] = {
-        kind: float((scores[normal] < predictor.threshold).mean()) for kind, scores in probs.items()
+        kind: float((scores[labels == 0] < threshold).mean()) for kind, scores in probs.items()
     }
     return row
 
