@@ -50,6 +50,7 @@ IDEAS = {
     "crops down to .3": ["--crop_scale", "0.3"],
     "grain": ["--noise", "0.5"],
     "styles mixed": ["--style_mix", "0.5"],
+    "frames mixed": ["--frame_mix", "0.5"],
     "coarsened": ["--coarsen", "0.5"],
     "mixup": ["--mixup", "0.2"],
     "smoothed labels": ["--label_smoothing_factor", "0.05"],

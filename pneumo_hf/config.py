@@ -218,6 +218,9 @@ class XrayTrainingArguments(TrainingArguments):
             "help": "Share of the films whose amplitude spectrum, the machine's hand, is blended with another's."
         },
     )
+    frame_mix: float = field(
+        default=0.0, metadata={"help": "Share of films that get another film's rim, outside a box drawn at random."}
+    )
     coarsen: float = field(
         default=0.0, metadata={"help": "Share of the films that lose sharpness by scaling down and up again."}
     )
@@ -333,6 +336,7 @@ def check_ranges(values: dict) -> None:
         "blur": (0, 1),
         "horizontal_flip": (0, 1),
         "style_mix": (0, 1),
+        "frame_mix": (0, 1),
         "coarsen": (0, 1),
         "noise": (0, 1),
         "fine_tuned_share": (0, 1),

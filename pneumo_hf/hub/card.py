@@ -21,8 +21,8 @@ RECIPE_ROWS = (  # what a reader looks for first; recipe.yaml has the rest
     *("calibration", "seed"),
 )
 AUGMENTATION = (
-    *("crop_scale", "rotation", "shift", "jitter", "blur", "horizontal_flip", "mixup", "style_mix", "coarsen"),
-    "noise",
+    *("crop_scale", "rotation", "shift", "jitter", "blur", "horizontal_flip", "mixup", "style_mix"),
+    *("frame_mix", "coarsen", "noise"),
 )
 
 

@@ -8,6 +8,7 @@ from torch.nn.functional import interpolate
 from pneumo_hf.config import XrayTrainingArguments
 
 STRONGEST_GRAIN = 0.08  # of the range from black to white: 20 grey levels
+WIDEST_FRAME = 0.2  # of the side
 
 
 class XrayAugment(nn.Module):
@@ -37,6 +38,7 @@ class XrayAugment(nn.Module):
         self.frame_steps = K.AugmentationSequential(*frame, data_keys=["input"])
         self.quality_steps = K.AugmentationSequential(*quality, data_keys=["input"]) if quality else nn.Identity()
         self.style_mix, self.coarsen, self.noise = arguments.style_mix, arguments.coarsen, arguments.noise
+        self.frame_mix = arguments.frame_mix
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.spoil(self.frame(pixels))
@@ -51,8 +53,11 @@ class XrayAugment(nn.Module):
 
     @torch.no_grad()
     def spoil(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Other exposure, sharpness and grain."""
-        films = self.quality_steps(pixels / 255)
+        """Another film's frame, other exposure, sharpness and grain."""
+        films = pixels / 255
+        if self.frame_mix:
+            films = mix_frames(films, self.frame_mix)
+        films = self.quality_steps(films)
         if self.coarsen:
             films = coarsen(films, self.coarsen)
         if self.noise:  # last, as in a detector: what is scaled or blurred afterwards has no grain left
@@ -72,6 +77,22 @@ def mix_styles(films: torch.Tensor, share: float) -> torch.Tensor:
     blend = torch.rand_like(chosen, dtype=films.dtype) * chosen
     mixed = torch.lerp(amplitude, amplitude[torch.randperm(len(films), device=films.device)], blend)
     return torch.fft.irfft2(torch.polar(mixed, spectrum.angle()), s=films.shape[-2:]).clamp(0, 1)
+
+
+def mix_frames(films: torch.Tensor, share: float) -> torch.Tensor:
+    """Give a share of the films another film's frame: what lies outside a box whose sides are drawn for each.
+
+    The rim of a film tells its label without the lungs, in one period of acquisition and not in the next; mixed at
+    random it tells nothing ("Noise or Signal", Xiao et al. 2021, does so with the backgrounds of photographs).
+    """
+    rows, columns = (
+        torch.linspace(0, 1, side, device=films.device).expand(len(films), side) for side in films.shape[-2:]
+    )
+    top, left, bottom, right = WIDEST_FRAME * torch.rand(4, len(films), 1, device=films.device)
+    inside = ((rows >= top) & (rows <= 1 - bottom))[:, :, None] & ((columns >= left) & (columns <= 1 - right))[:, None]
+    chosen = torch.rand(len(films), 1, 1, device=films.device) < share
+    other = films[torch.randperm(len(films), device=films.device)]
+    return torch.where((inside | ~chosen)[:, None], films, other)
 
 
 def coarsen(films: torch.Tensor, share: float) -> torch.Tensor:

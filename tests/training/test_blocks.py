@@ -22,7 +22,7 @@ from pneumo_hf.evaluation.robustness import score_spoilt
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training import stages
-from pneumo_hf.training.augmentation import XrayAugment, add_grain, coarsen, mix_styles
+from pneumo_hf.training.augmentation import WIDEST_FRAME, XrayAugment, add_grain, coarsen, mix_frames, mix_styles
 from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.distillation import Teachers
 from pneumo_hf.training.losses import class_weights, subtype_loss
@@ -77,6 +77,22 @@ def test_mixing_styles_moves_the_exposure_and_keeps_what_is_where() -> None:
     for film, result in zip(films, mixed, strict=True):
         own = np.corrcoef(film.flatten(), result.flatten())[0, 1]
         assert own > 0.8
+
+
+def test_mixed_frames_leave_the_middle_and_bring_another_films_rim() -> None:
+    torch.manual_seed(0)
+    films = torch.arange(1.0, 33)[:, None, None, None].expand(-1, 1, 50, 40)
+    torch.testing.assert_close(mix_frames(films, 0.0), films)
+    mixed = mix_frames(films, 1.0)
+    rows, columns = round(50 * WIDEST_FRAME), round(40 * WIDEST_FRAME)
+    assert (mixed == films)[:, :, rows:-rows, columns:-columns].all()
+    strange = mixed != films
+    assert 0.3 < strange.float().mean() < 0.45  # 1 - .8 ** 2 of a film, on average
+    for film, was_changed in zip(mixed, strange, strict=True):
+        assert len(film[was_changed].unique()) <= 1  # of one other film
+    for side in (strange[..., 0, :], strange[..., -1, :], strange[..., 0], strange[..., -1]):
+        assert side.float().mean() > 0.9  # but for films that drew themselves
+    assert 10 < sum(bool(one.any()) for one in mix_frames(films, 0.5) != films) < 22
 
 
 def test_coarsening_takes_sharpness_and_grain_adds_it() -> None:
@@ -210,7 +226,10 @@ def test_a_student_learns_its_teachers_answers_not_the_labels(tiny_run: Path, fi
     assert loss_of(seen["labels"]) == loss_of(1 - seen["labels"])
 
 
-@pytest.mark.parametrize("spoil", [("--noise", "1"), ("--coarsen", "1"), ("--jitter", "0.5"), ("--blur", "1")])
+SPOILT = [("--noise", "1"), ("--coarsen", "1"), ("--jitter", "0.5"), ("--blur", "1"), ("--frame_mix", "1")]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
 def test_teachers_know_the_film_that_the_student_sees_spoilt(films, tiny_recipe, spoil: tuple[str, str]) -> None:
     class Recorder(torch.nn.Module):
         def forward(self, shown: torch.Tensor) -> torch.Tensor:

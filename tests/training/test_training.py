@@ -205,7 +205,8 @@ def test_augmentation_switched_off_leaves_the_film() -> None:
     ("option", "strength"),
     [
         *(("crop_scale", 0.3), ("rotation", 20.0), ("shift", 0.3), ("jitter", 0.5), ("blur", 1.0)),
-        *(("horizontal_flip", 1.0), ("style_mix", 1.0), ("coarsen", 1.0), ("noise", 1.0)),
+        *(("horizontal_flip", 1.0), ("style_mix", 1.0), ("frame_mix", 1.0), ("coarsen", 1.0)),
+        ("noise", 1.0),
     ],
 )
 def test_each_augmentation_changes_the_film_by_itself(option: str, strength: float) -> None:
