@@ -1,0 +1,73 @@
+"""How far a network leans on a film's rim: python benchmarks/frames.py RUN ... --dataset chest_xray.zip.
+
+Each validation film of configs/flagship_efficientnet.yaml keeps its middle and gets the rim of another one, of the
+same label or of the other. What looks at the lungs alone would read the same; what learnt the rim, which tells the
+label in one period of acquisition and not in the next (docs/DATA.md), is turned over. The test is never scored.
+Writes benchmarks/results/frames.json.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import ROOT, write_result
+from sklearn.metrics import roc_auc_score
+
+from pneumo_hf import Predictor
+from pneumo_hf.config import one_line_errors, parse_args
+from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.inference.predictor import probability_of
+
+WIDTHS = (0.05, 0.1, 0.15)  # of the rim, as shares of the side
+BATCH = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; their names are the rows'")
+    parser.add_argument("--dataset", required=True, help="Kaggle's zip or folder, whole")
+    arguments, given = parser.parse_known_args()
+    recipe = ROOT / "configs" / "flagship_efficientnet.yaml"
+    _, data_args, training_args = parse_args(["--config", str(recipe), "--dataset", arguments.dataset, *given])
+    data, rows = load_data(arguments.dataset), {}
+    for run in arguments.runs:
+        predictor = Predictor(run)
+        films, _ = decode_splits(data, predictor.image_processor, data_args, training_args.seed)
+        rows[Path(run).name] = measure(predictor, films["validation"])
+    write_result("frames", {}, rows)
+
+
+def measure(predictor: Predictor, films: FilmDataset) -> dict:
+    """ROC AUC, sensitivity and specificity at the carried threshold: of whole films, and by the width of a rim."""
+    labels, random = films.labels, np.random.default_rng(0)
+    givers = {
+        "same label": [random.choice(np.flatnonzero(labels == label)) for label in labels],
+        "other label": [random.choice(np.flatnonzero(labels != label)) for label in labels],
+    }
+    row = {"whole": figures(predictor, films, np.arange(len(films)), 0.0)}
+    for kind, rows in givers.items():
+        row[kind] = {str(width): figures(predictor, films, np.array(rows), width) for width in WIDTHS}
+    return row
+
+
+def figures(predictor: Predictor, films: FilmDataset, givers: np.ndarray, width: float) -> dict[str, float]:
+    parts = []
+    for rows in np.array_split(np.arange(len(films)), range(BATCH, len(films), BATCH)):
+        pixels, shown = (films.__getitems__(r)["pixel_values"] for r in (rows, givers[rows]))
+        edge = round(pixels.shape[-1] * width)
+        inside = torch.zeros(pixels.shape[-2:], dtype=torch.bool)
+        inside[edge : pixels.shape[-2] - edge, edge : pixels.shape[-1] - edge] = True
+        parts.append(predictor.logits(torch.where(inside, pixels, shown)))
+    flagged, labels = probability_of(np.concatenate(parts)), films.labels
+    return {
+        "roc_auc": float(roc_auc_score(labels, flagged)),
+        "sensitivity": float((flagged[labels == 1] >= predictor.threshold).mean()),
+        "specificity": float((flagged[labels == 0] < predictor.threshold).mean()),
+    }
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
