@@ -56,6 +56,8 @@ $(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset 
 	    --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 $(2) --output_dir runs/$(1) $(TRAIN)
 	$(BIN)/python docs/write_recipes.py runs/$(1)=$(1)
 endef
+HEAD_AUGMENTED := --validation block --split_seed 42 --num_train_epochs 10 --learning_rate 1e-3 --layer_decay 1 --unfreeze_layers 2 \
+    --freeze_batch_norm true --metric_for_best_model log_loss --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5
 SIX_EPOCHS := --num_train_epochs 6 --metric_for_best_model log_loss --teachers $(FLAGSHIPS)
 
 recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
@@ -63,8 +65,12 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    $(BIN)/python train_hf.py --config configs/$$name.yaml --dataset $(DATA) --output_dir runs/$$name $(TRAIN) && \
 	    $(BIN)/python docs/write_recipes.py runs/$$name=$$name || exit 1; \
 	done
+	$(BIN)/python train_hf.py --config configs/resnet50_frozen_youden.yaml --dataset $(DATA) $(HEAD_AUGMENTED) --output_dir runs/frozen_augmented $(TRAIN)
+	$(BIN)/python docs/write_recipes.py runs/frozen_augmented=frozen_augmented
 	$(call train_seeds,flagship,flagship,3 4 5,)
 	$(call train_seeds,flagship,flagship_160,1 2 42,--image_size 160 --metric_for_best_model roc_auc)
+	$(call train_seeds,flagship,flagship_288,3,--image_size 288)
+	$(call train_seeds,flagship,flagship_rim,3,--frame_mix 1)
 	$(call train_seeds,flagship_styles,flagship_styles,42,)
 	$(call train_seeds,flagship_efficientnet,flagship_efficientnet,1 2 42,)
 	$(BIN)/python -m pneumo_hf evaluate --model runs/flagship_seed3 --model runs/flagship_seed4 --model runs/flagship_seed5 \

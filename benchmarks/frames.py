@@ -3,15 +3,16 @@
 Each validation film of configs/flagship_efficientnet.yaml keeps its middle and gets the rim of another one, of the
 same label or of the other. What looks at the lungs alone would read the same; what learnt the rim, which tells the
 label in one period of acquisition and not in the next (docs/DATA.md), is turned over. The test is never scored.
-Writes benchmarks/results/frames.json.
+Writes benchmarks/results/frames.json, where rows of other runs stay.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import ROOT, write_result
+from common import RESULTS, ROOT, write_result
 from sklearn.metrics import roc_auc_score
 
 from pneumo_hf import Predictor
@@ -31,7 +32,8 @@ def main() -> None:
     arguments, given = parser.parse_known_args()
     recipe = ROOT / "configs" / "flagship_efficientnet.yaml"
     _, data_args, training_args = parse_args(["--config", str(recipe), "--dataset", arguments.dataset, *given])
-    data, rows = load_data(arguments.dataset), {}
+    data, path = load_data(arguments.dataset), RESULTS / "frames.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
     for run in arguments.runs:
         predictor = Predictor(run)
         films, _ = decode_splits(data, predictor.image_processor, data_args, training_args.seed)

@@ -24,8 +24,16 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
-    *("mobilenet_v2_clahe", "flagship", "ensemble", "flagship_by_auc", "ensemble_by_auc"),
-    *("flagship_160", "ensemble_160", "flagship_styles", "flagship_efficientnet", "ensemble_efficientnet"),
+    *("frozen_augmented", "mobilenet_v2_clahe", "flagship", "ensemble", "flagship_by_auc", "ensemble_by_auc"),
+    *(
+        "flagship_160",
+        "ensemble_160",
+        "flagship_288",
+        "flagship_rim",
+        "flagship_styles",
+        "flagship_efficientnet",
+        "ensemble_efficientnet",
+    ),
     *("ensemble_flagships", "student_160", "student_flagships", "student_continued", "pneumo-efficientnet"),
     "ensemble_projects",  # the five student projects as one
 )
@@ -36,7 +44,10 @@ RECIPES = {  # names that are no recipes
     "student_160": "flagship_efficientnet",
     "student_flagships": "flagship_efficientnet",
     "student_continued": "flagship_efficientnet",
+    "frozen_augmented": "resnet50_frozen_youden",
     "flagship_160": "flagship",
+    "flagship_288": "flagship",
+    "flagship_rim": "flagship",
     "flagship_by_auc": "flagship",
 }
 MEANS = ("roc_auc", "accuracy", "sensitivity", "specificity")
@@ -120,8 +131,10 @@ def main() -> None:
         for folder in folders
         if (folder / "metrics_validation.json").exists()
     }
-    measured = DOCS.parent / "benchmarks" / "results" / "students.json"
-    students = json.loads(measured.read_text()) if measured.exists() else None
+    measured = {
+        name: json.loads((DOCS.parent / "benchmarks" / "results" / f"{name}.json").read_text())
+        for name in ("students", "frames")
+    }
     external = {
         folder.name: json.loads((folder / "metrics.json").read_text())
         for folder in sorted((DOCS / "external").glob("*"))
@@ -136,7 +149,7 @@ def main() -> None:
         ablations=ablations,
         unseen=unseen,
         external=external,
-        students=students,
+        **measured,
         specificity_at=specificity_at,
         top_label_ece={folder.name: top_label_ece(folder) for folder in folders},
     )
