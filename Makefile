@@ -57,7 +57,7 @@ $(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset 
 	$(BIN)/python docs/write_recipes.py runs/$(1)=$(1)
 endef
 HEAD_AUGMENTED := --validation block --split_seed 42 --num_train_epochs 10 --learning_rate 1e-3 --layer_decay 1 --unfreeze_layers 2 \
-    --freeze_batch_norm true --metric_for_best_model log_loss --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5
+    --freeze_batch_norm true --metric_for_best_model log_loss --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --early_stopping_patience 0
 SIX_EPOCHS := --num_train_epochs 6 --metric_for_best_model log_loss --teachers $(FLAGSHIPS)
 
 recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]

@@ -1,8 +1,9 @@
 """How far a network leans on a film's rim: python benchmarks/frames.py RUN ... --dataset chest_xray.zip.
 
 Each validation film of configs/flagship_efficientnet.yaml keeps its middle and gets the rim of another one, of the
-same label or of the other. What looks at the lungs alone would read the same; what learnt the rim, which tells the
-label in one period of acquisition and not in the next (docs/DATA.md), is turned over. The test is never scored.
+same label or of the other. What looks at the lungs alone would read nearly the same; what learnt the rim, which tells
+the label in one period of acquisition and not in the next (docs/DATA.md), is turned over. A wide rim holds some lung.
+The runs must have held out the films of that recipe. The test is never scored.
 Writes benchmarks/results/frames.json, where rows of other runs stay.
 """
 
@@ -58,9 +59,10 @@ def figures(predictor: Predictor, films: FilmDataset, givers: np.ndarray, width:
     parts = []
     for rows in np.array_split(np.arange(len(films)), range(BATCH, len(films), BATCH)):
         pixels, shown = (films.__getitems__(r)["pixel_values"] for r in (rows, givers[rows]))
-        edge = round(pixels.shape[-1] * width)
-        inside = torch.zeros(pixels.shape[-2:], dtype=torch.bool)
-        inside[edge : pixels.shape[-2] - edge, edge : pixels.shape[-1] - edge] = True
+        height, wide = pixels.shape[-2:]
+        top, left = round(height * width), round(wide * width)
+        inside = torch.zeros((height, wide), dtype=torch.bool)
+        inside[top : height - top, left : wide - left] = True
         parts.append(predictor.logits(torch.where(inside, pixels, shown)))
     flagged, labels = probability_of(np.concatenate(parts)), films.labels
     return {

@@ -82,7 +82,7 @@ def mix_styles(films: torch.Tensor, share: float) -> torch.Tensor:
 def mix_frames(films: torch.Tensor, share: float) -> torch.Tensor:
     """Give a share of the films another film's frame: what lies outside a box whose sides are drawn for each.
 
-    The rim of a film tells its label without the lungs, in one period of acquisition and not in the next; mixed at
+    The rim of a film, with little of the lungs, tells its label in one period of acquisition and not in the next; at
     random it tells nothing ("Noise or Signal", Xiao et al. 2021, does so with the backgrounds of photographs).
     """
     rows, columns = (

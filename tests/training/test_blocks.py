@@ -87,6 +87,7 @@ def test_mixed_frames_leave_the_middle_and_bring_another_films_rim() -> None:
     rows, columns = round(50 * WIDEST_FRAME), round(40 * WIDEST_FRAME)
     assert (mixed == films)[:, :, rows:-rows, columns:-columns].all()
     strange = mixed != films
+    assert len(strange.sum(dim=(1, 2, 3)).unique()) > 16  # a box for each
     assert 0.3 < strange.float().mean() < 0.45  # 1 - .8 ** 2 of a film, on average
     for film, was_changed in zip(mixed, strange, strict=True):
         assert len(film[was_changed].unique()) <= 1  # of one other film
