@@ -58,7 +58,8 @@ $(BIN)/python train_hf.py --config configs/flagship_efficientnet.yaml --dataset 
 endef
 HEAD_AUGMENTED := --validation block --split_seed 42 --num_train_epochs 10 --learning_rate 1e-3 --layer_decay 1 --unfreeze_layers 2 \
     --freeze_batch_norm true --metric_for_best_model log_loss --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --early_stopping_patience 0
-SIX_EPOCHS := --num_train_epochs 6 --metric_for_best_model log_loss --teachers $(FLAGSHIPS)
+TAUGHT := --metric_for_best_model log_loss --teachers $(FLAGSHIPS)
+SPOILT := --jitter 0.3 --blur 0.3 --coarsen 0.3 --noise 0.5
 
 recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
 	for name in baseline_cnn efficientnet_b0 resnet50_top40 resnet18_step resnet50_frozen_youden mobilenet_v2_clahe; do \
@@ -85,10 +86,12 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
 	$(call distil,student_160,--num_train_epochs 4 --teachers runs/flagship_160_seed1 runs/flagship_160_seed2 runs/flagship_160_seed42)
-	$(call distil,student_flagships,$(SIX_EPOCHS))
-	$(call distil,student_continued,$(SIX_EPOCHS) --model_name_or_path runs/student_160)
-	$(call distil,pneumo-efficientnet,$(SIX_EPOCHS) --model_name_or_path runs/student_160 --jitter 0.3 --blur 0.3 --coarsen 0.3 --noise 0.5)
-	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued pneumo-efficientnet) --dataset $(DATA)
+	$(call distil,student_flagships,--num_train_epochs 6 $(TAUGHT))
+	$(call distil,student_continued,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160)
+	$(call distil,pneumo-efficientnet,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160 $(SPOILT))
+	$(call distil,student_rim,--num_train_epochs 4 $(TAUGHT) --model_name_or_path runs/pneumo-efficientnet --probe_epochs 0 $(SPOILT) --frame_mix 1)
+	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued student_rim pneumo-efficientnet) --dataset $(DATA)
+	$(BIN)/python benchmarks/frames.py $(addprefix runs/,flagship_seed3 flagship_rim_seed3 pneumo-efficientnet student_rim) --dataset $(DATA)
 	$(BIN)/python docs/write_recipes.py
 
 bench: setup  ## the figures in benchmarks/results and docs/PERFORMANCE.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER

@@ -34,7 +34,8 @@ ORDER = (
         "flagship_efficientnet",
         "ensemble_efficientnet",
     ),
-    *("ensemble_flagships", "student_160", "student_flagships", "student_continued", "pneumo-efficientnet"),
+    *("ensemble_flagships", "student_160", "student_flagships", "student_continued", "student_rim"),
+    "pneumo-efficientnet",
     "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
@@ -44,6 +45,7 @@ RECIPES = {  # names that are no recipes
     "student_160": "flagship_efficientnet",
     "student_flagships": "flagship_efficientnet",
     "student_continued": "flagship_efficientnet",
+    "student_rim": "flagship_efficientnet",
     "frozen_augmented": "resnet50_frozen_youden",
     "flagship_160": "flagship",
     "flagship_288": "flagship",
