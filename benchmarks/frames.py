@@ -7,19 +7,18 @@ The runs must have held out the films of that recipe. The test is never scored.
 Writes benchmarks/results/frames.json, where rows of other runs stay.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, ROOT, write_result
+from common import RESULTS, write_result
 from sklearn.metrics import roc_auc_score
+from students import given_runs
 
 from pneumo_hf import Predictor
-from pneumo_hf.config import one_line_errors, parse_args
+from pneumo_hf.config import one_line_errors
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
-from pneumo_hf.data.sources import load_data
 from pneumo_hf.inference.predictor import probability_of
 
 WIDTHS = (0.05, 0.1, 0.15)  # of the rim, as shares of the side
@@ -27,17 +26,12 @@ BATCH = 32
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; their names are the rows'")
-    parser.add_argument("--dataset", required=True, help="Kaggle's zip or folder, whole")
-    arguments, given = parser.parse_known_args()
-    recipe = ROOT / "configs" / "flagship_efficientnet.yaml"
-    _, data_args, training_args = parse_args(["--config", str(recipe), "--dataset", arguments.dataset, *given])
-    data, path = load_data(arguments.dataset), RESULTS / "frames.json"
+    runs, data, data_args, seed = given_runs(__doc__)
+    path = RESULTS / "frames.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    for run in arguments.runs:
+    for run in runs:
         predictor = Predictor(run)
-        films, _ = decode_splits(data, predictor.image_processor, data_args, training_args.seed)
+        films, _ = decode_splits(data, predictor.image_processor, data_args, seed)
         rows[Path(run).name] = measure(predictor, films["validation"])
     write_result("frames", {}, rows)
 

@@ -12,27 +12,34 @@ from pathlib import Path
 import numpy as np
 from ablations import SEVERITY, figures, score_ways
 from common import ROOT, write_result
+from datasets import DatasetDict
 
 from pneumo_hf import Predictor
-from pneumo_hf.config import InputError, one_line_errors, parse_args
+from pneumo_hf.config import DataArguments, InputError, one_line_errors, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.compare import delong
 from pneumo_hf.evaluation.metrics import RESAMPLES, bootstrap_weights, weighted_metrics
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def given_runs(description: str) -> tuple[list[str], DatasetDict, DataArguments, int]:
+    """The command line's runs and data, and how configs/flagship_efficientnet.yaml splits it, with what seed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; their names are the rows'")
     parser.add_argument("--dataset", required=True, help="Kaggle's zip or folder, whole")
     arguments, given = parser.parse_known_args()
     recipe = ROOT / "configs" / "flagship_efficientnet.yaml"
     _, data_args, training_args = parse_args(["--config", str(recipe), "--dataset", arguments.dataset, *given])
-    predictors = {Path(run).name: Predictor(run) for run in arguments.runs}
+    return arguments.runs, load_data(arguments.dataset), data_args, training_args.seed
+
+
+def main() -> None:
+    runs, data, data_args, seed = given_runs(__doc__)
+    predictors = {Path(run).name: Predictor(run) for run in runs}
     first = next(iter(predictors.values()))
     if any(one.image_processor.size != first.image_processor.size for one in predictors.values()):
         raise InputError("the runs read films of different sizes")
-    films, _ = decode_splits(load_data(arguments.dataset), first.image_processor, data_args, training_args.seed)
+    films, _ = decode_splits(data, first.image_processor, data_args, seed)
     validation = films["validation"]
     probs = {name: score_ways(predictor, validation, spoilt=True) for name, predictor in predictors.items()}
     rows = {name: figures(validation.labels, probs[name], predictors[name].threshold) for name in probs}
