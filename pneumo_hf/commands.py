@@ -109,6 +109,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
         views.append(films)
     message = f"{arguments.data}: the {arguments.split} split has no {{}} films that can be read"
     assert_every_label(films.labels, LABELS, message)
+    kermany = any(member.learnt_kermany for member in predictor.members) and all(films.table["subtype"])
+    if arguments.split == "train" and kermany and state.is_main_process:
+        logger.warning(
+            "the checkpoint may have learnt these films, of the Kermany set's train: score its test instead"
+        )
     model = " + ".join(Path(checkpoint).name for checkpoint in arguments.model)
     seen = look_in_parts(predictor, *views)
     end_processes()

@@ -219,7 +219,11 @@ class XrayTrainingArguments(TrainingArguments):
         },
     )
     frame_mix: float = field(
-        default=0.0, metadata={"help": "Share of films that get another film's rim, outside a box drawn at random."}
+        default=0.0,
+        metadata={
+            "help": "Share of films that keep label and middle and get another film's rim, of up to a fifth of each "
+            "side: networks take the rim for a sign. 1 takes that away."
+        },
     )
     coarsen: float = field(
         default=0.0, metadata={"help": "Share of the films that lose sharpness by scaling down and up again."}

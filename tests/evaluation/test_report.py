@@ -52,7 +52,9 @@ def test_evaluate_away_from_home_says_what_was_lost(tiny_run: Path, elsewhere: P
     assert (tmp_path / "there" / "robustness.png").exists()
 
 
-def test_another_operating_point_decides(tiny_run: Path, films_folder: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_another_operating_point_decides(
+    tiny_run: Path, films_folder: Path, cache_dir: Path, tmp_path: Path, caplog
+) -> None:
     points = {point["name"]: point["threshold"] for point in Predictor(tiny_run).operating_points}
     options = ["--data", str(films_folder), "--output_dir", str(tmp_path), "--cache_dir", str(cache_dir)]
     main(["evaluate", "--model", str(tiny_run), "--operating_point", "specificity@0.95", *options])
@@ -60,14 +62,14 @@ def test_another_operating_point_decides(tiny_run: Path, films_folder: Path, cac
     assert metrics["decision_threshold"]["value"] == points["specificity@0.95"]
     assert metrics["decision_threshold"]["method"] == "specificity@0.95"
     assert metrics["confusion_matrix"] == metrics["confusion_matrices"]["specificity@0.95"]
-    assert "external" not in metrics  # its own test
+    assert "external" not in metrics and "learnt these films" not in caplog.text  # its own test
 
 
 def test_of_a_few_films_it_is_said_that_they_are_few(tiny_run: Path, tmp_path: Path, caplog) -> None:
     films = write_films(tmp_path / "films", {"train": (2, 2)})
     options = ["--split", "train", "--output_dir", str(tmp_path)]
     main(["evaluate", "--model", str(tiny_run), "--data", str(films), *options])
-    assert "2 patients are few" in caplog.text
+    assert "2 patients are few" in caplog.text and "may have learnt these films" in caplog.text
     assert "2 are few, and the intervals too narrow" in (tmp_path / "index.html").read_text()
 
 
