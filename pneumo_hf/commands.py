@@ -109,16 +109,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
         views.append(films)
     message = f"{arguments.data}: the {arguments.split} split has no {{}} films that can be read"
     assert_every_label(films.labels, LABELS, message)
-    kermany = any(member.learnt_kermany for member in predictor.members) and all(films.table["subtype"])
-    if arguments.split == "train" and kermany and state.is_main_process:
-        logger.warning(
-            "the checkpoint may have learnt these films, of the Kermany set's train: score its test instead"
-        )
     model = " + ".join(Path(checkpoint).name for checkpoint in arguments.model)
     seen = look_in_parts(predictor, *views)
     end_processes()
     if not state.is_main_process:
         return
+    _tell_if_learnt(predictor, films, arguments.split)
     floors = _floors(data, films=views[0], image_processor=predictor.members[0].image_processor, arguments=arguments)
     title = Path(arguments.data).name
     metrics, rows = evaluate_films(predictor, views, model, title, arguments.split, floors, seen)
@@ -155,6 +151,12 @@ def _floors(data: Mapping, films, image_processor, arguments: argparse.Namespace
     fitted = data["train"].select(range(0, len(data["train"]), step))
     train, _ = decode_films(fitted, image_processor, arguments.cache_dir)
     return shortcut_floors(train, films) if len(set(train.labels)) == 2 else {}
+
+
+def _tell_if_learnt(predictor, films, split: str) -> None:
+    """Warn where a checkpoint of the Kermany set scores that set's train films."""
+    if split == "train" and any(one.learnt_kermany for one in predictor.members) and all(films.table["subtype"]):
+        logger.warning("the checkpoint may have learnt these films, the Kermany set's train: score its test instead")
 
 
 def _the_split(data: Mapping, arguments: argparse.Namespace):
