@@ -187,6 +187,8 @@ def predict(arguments: argparse.Namespace) -> None:
     if flags:  # the main process
         scored = flags.total() - flags[None]
         logger.info("films scored: %d; unreadable: %d (see the column error); %s", scored, flags[None], output)
+        if not scored:
+            raise InputError(f"none of the films could be read; the reasons are in {output}")
         logger.info("for review: %d; abstained: %d; no chest X-rays: %d", *(flags[flag] for flag in FLAGS))
         if arguments.calibration != "isotonic":  # whose steps hold films of either side
             logger.info("review is from probability %.4g on (%s)", recalibrate(predictor.threshold), predictor.method)
@@ -197,8 +199,6 @@ def predict(arguments: argparse.Namespace) -> None:
                 logger.info(
                     "between %.4g and %.4g no label is sure: abstained", recalibrate(lower), recalibrate(upper)
                 )
-        if not scored:
-            raise InputError(f"none of the films could be read; the reasons are in {output}")
 
 
 def _recalibration(arguments: argparse.Namespace, predictor) -> Callable[[float], float]:
