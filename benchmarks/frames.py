@@ -7,22 +7,35 @@ The runs must have held out the films of that recipe. The test is never scored.
 Writes benchmarks/results/frames.json, where rows of other runs stay.
 """
 
+import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, write_result
+from common import RESULTS, ROOT, write_result
+from datasets import DatasetDict
 from sklearn.metrics import roc_auc_score
-from students import given_runs
 
 from pneumo_hf import Predictor
-from pneumo_hf.config import one_line_errors
+from pneumo_hf.config import DataArguments, one_line_errors, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.data.sources import load_data
 from pneumo_hf.inference.predictor import probability_of
 
 WIDTHS = (0.05, 0.1, 0.15)  # of the rim, as shares of the side
 BATCH = 32
+
+
+def given_runs(description: str) -> tuple[list[str], DatasetDict, DataArguments, int]:
+    """The command line's runs and data, and how configs/flagship_efficientnet.yaml splits it, with what seed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; their names are the rows'")
+    parser.add_argument("--dataset", required=True, help="Kaggle's zip or folder, whole")
+    arguments, given = parser.parse_known_args()
+    recipe = ROOT / "configs" / "flagship_efficientnet.yaml"
+    _, data_args, training_args = parse_args(["--config", str(recipe), "--dataset", arguments.dataset, *given])
+    return arguments.runs, load_data(arguments.dataset), data_args, training_args.seed
 
 
 def main() -> None:
@@ -50,6 +63,16 @@ def measure(predictor: Predictor, films: FilmDataset) -> dict:
 
 
 def figures(predictor: Predictor, films: FilmDataset, givers: np.ndarray, width: float) -> dict[str, float]:
+    probs, labels = score_with_rims(predictor, films, givers, width), films.labels
+    return {
+        "roc_auc": float(roc_auc_score(labels, probs)),
+        "sensitivity": float((probs[labels == 1] >= predictor.threshold).mean()),
+        "specificity": float((probs[labels == 0] < predictor.threshold).mean()),
+    }
+
+
+def score_with_rims(predictor: Predictor, films: FilmDataset, givers: np.ndarray, width: float) -> np.ndarray:
+    """Probabilities `[N]` of films whose rim, `width` of the side, is that of the films `givers`, `[N]` rows."""
     parts = []
     for rows in np.array_split(np.arange(len(films)), range(BATCH, len(films), BATCH)):
         pixels, shown = (films.__getitems__(r)["pixel_values"] for r in (rows, givers[rows]))
@@ -58,12 +81,7 @@ def figures(predictor: Predictor, films: FilmDataset, givers: np.ndarray, width:
         inside = torch.zeros((height, wide), dtype=torch.bool)
         inside[top : height - top, left : wide - left] = True
         parts.append(predictor.logits(torch.where(inside, pixels, shown)))
-    flagged, labels = probability_of(np.concatenate(parts)), films.labels
-    return {
-        "roc_auc": float(roc_auc_score(labels, flagged)),
-        "sensitivity": float((flagged[labels == 1] >= predictor.threshold).mean()),
-        "specificity": float((flagged[labels == 0] < predictor.threshold).mean()),
-    }
+    return probability_of(np.concatenate(parts))
 
 
 if __name__ == "__main__":

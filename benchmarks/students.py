@@ -1,36 +1,28 @@
 """Students side by side, on validation alone: python benchmarks/students.py RUN ... --dataset chest_xray.zip.
 
 Which one is shipped is decided here: each scores the validation films of configs/flagship_efficientnet.yaml, as they
-are and spoilt in eight ways, as the ablations do, and is compared with the last: clean films by DeLong's test, all of
-them together by a bootstrap over patients. The test is never scored.
+are, spoilt in eight ways as the ablations do, and with the rims of others drawn at random, and is compared with the
+last: clean films by DeLong's test, all of them together by a bootstrap over patients. The test is never scored.
 Writes benchmarks/results/students.json.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from ablations import SEVERITY, figures, score_ways
-from common import ROOT, write_result
-from datasets import DatasetDict
+from common import write_result
+from frames import BATCH, given_runs, score_with_rims
 
 from pneumo_hf import Predictor
-from pneumo_hf.config import DataArguments, InputError, one_line_errors, parse_args
+from pneumo_hf.config import InputError, one_line_errors
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
-from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.compare import delong
 from pneumo_hf.evaluation.metrics import RESAMPLES, bootstrap_weights, weighted_metrics
+from pneumo_hf.inference.explain import blurred_away
+from pneumo_hf.inference.predictor import probability_of
 
-
-def given_runs(description: str) -> tuple[list[str], DatasetDict, DataArguments, int]:
-    """The command line's runs and data, and how configs/flagship_efficientnet.yaml splits it, with what seed."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; their names are the rows'")
-    parser.add_argument("--dataset", required=True, help="Kaggle's zip or folder, whole")
-    arguments, given = parser.parse_known_args()
-    recipe = ROOT / "configs" / "flagship_efficientnet.yaml"
-    _, data_args, training_args = parse_args(["--config", str(recipe), "--dataset", arguments.dataset, *given])
-    return arguments.runs, load_data(arguments.dataset), data_args, training_args.seed
+RIM = 0.1  # of the side
 
 
 def main() -> None:
@@ -41,8 +33,16 @@ def main() -> None:
         raise InputError("the runs read films of different sizes")
     films, _ = decode_splits(data, first.image_processor, data_args, seed)
     validation = films["validation"]
-    probs = {name: score_ways(predictor, validation, spoilt=True) for name, predictor in predictors.items()}
+    givers = np.random.default_rng(0).permutation(len(validation))
+    probs = {
+        name: score_ways(predictor, validation, spoilt=True)
+        | {"rim": score_with_rims(predictor, validation, givers, RIM)}
+        for name, predictor in predictors.items()
+    }
+    normals = validation.select(np.flatnonzero(validation.labels == 0))
     rows = {name: figures(validation.labels, probs[name], predictors[name].threshold) for name in probs}
+    for name, predictor in predictors.items():
+        rows[name]["normals_blurred_away"] = score_blurred_away(predictor, normals)
     last = list(probs)[-1]
     areas = {name: pooled_areas(validation, scores) for name, scores in probs.items()}
     for name in list(probs)[:-1]:
@@ -50,6 +50,12 @@ def main() -> None:
         change = np.quantile(areas[last] - areas[name], (0.025, 0.975))
         rows[name]["to_the_last"] = {"clean_delong": test, "pooled_change_ci95": change.tolist()}
     write_result("students", {}, rows, severity=SEVERITY)
+
+
+def score_blurred_away(predictor: Predictor, films: FilmDataset) -> float:
+    """The mean probability of pneumonia where there is nothing to be read; even chances would be honest."""
+    blurred = blurred_away(films.__getitems__(range(len(films)))["pixel_values"]).round().to(torch.uint8)
+    return float(np.mean([probability_of(predictor.logits(part)) for part in blurred.split(BATCH)]))
 
 
 def pooled_areas(films: FilmDataset, probs: dict[str, np.ndarray]) -> np.ndarray:

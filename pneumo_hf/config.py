@@ -229,6 +229,13 @@ class XrayTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Share of the films that lose sharpness by scaling down and up again."}
     )
     noise: float = field(default=0.0, metadata={"help": "Share of the films that get grain."})
+    washed_out: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the films that are blurred until nothing can be read, and taught as even chances: else "
+            "networks call a blank picture pneumonia."
+        },
+    )
     channels_last: bool = field(default=True, metadata={"help": "Memory layout that convolutions run faster in."})
     ddp_timeout: int = field(default=30 * 24 * 3600)  # one process decodes and reports while the others wait
 
@@ -343,6 +350,7 @@ def check_ranges(values: dict) -> None:
         "frame_mix": (0, 1),
         "coarsen": (0, 1),
         "noise": (0, 1),
+        "washed_out": (0, 1),
         "fine_tuned_share": (0, 1),
         "subtype_weight": (0, 10),
         "layer_decay": (0.01, 1),

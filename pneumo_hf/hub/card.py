@@ -22,7 +22,7 @@ RECIPE_ROWS = (  # what a reader looks for first; recipe.yaml has the rest
 )
 AUGMENTATION = (
     *("crop_scale", "rotation", "shift", "jitter", "blur", "horizontal_flip", "mixup", "style_mix"),
-    *("frame_mix", "coarsen", "noise"),
+    *("frame_mix", "coarsen", "noise", "washed_out"),
 )
 
 

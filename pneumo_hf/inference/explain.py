@@ -113,7 +113,7 @@ def insertion_and_deletion(
     Args:
         heatmaps: `[B, H, W]`. pixels: `[B, 1, H, W]` uint8, resized films as each of the members is fed them.
     """
-    views = [(films.float(), _blurred(films), _ranks(heatmaps, tuple(films.shape[-2:]))) for films in pixels]
+    views = [(films.float(), blurred_away(films), _ranks(heatmaps, tuple(films.shape[-2:]))) for films in pixels]
     inserted, deleted = [], []
     for step in range(STEPS + 1):
         share = step / STEPS
@@ -125,7 +125,8 @@ def insertion_and_deletion(
     return np.array(inserted), np.array(deleted)
 
 
-def _blurred(pixels: torch.Tensor) -> torch.Tensor:
+def blurred_away(pixels: torch.Tensor) -> torch.Tensor:
+    """Films `[B, 1, H, W]` of 0 to 255 without any detail, as floats."""
     sigma = pixels.shape[-1] / 20
     size = 2 * round(2 * sigma) + 1
     return gaussian_blur2d(pixels.float(), (size, size), (sigma, sigma))

@@ -9,6 +9,7 @@ from pneumo_hf.config import XrayTrainingArguments
 
 STRONGEST_GRAIN = 0.08  # of the range from black to white: 20 grey levels
 WIDEST_FRAME = 0.2  # of the side
+FINEST_WASH = 8  # cells a side: no mark of the lung is left
 
 
 class XrayAugment(nn.Module):
@@ -101,6 +102,20 @@ def coarsen(films: torch.Tensor, share: float) -> torch.Tensor:
     small = interpolate(films, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
     coarse = interpolate(small, size=films.shape[-2:], mode="bilinear", align_corners=False)
     return torch.where(torch.rand(len(films), 1, 1, 1, device=films.device) < share, coarse, films)
+
+
+def wash_out(films: torch.Tensor, targets: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leave nothing to be read in a share of the films, whose targets `[B, C]` become even.
+
+    Networks call a film without detail pneumonia, a grey square too, and are sure of it. Shown some with even targets
+    (outlier exposure, Hendrycks et al. 2019), they answer from what they see.
+    """
+    cells = int(torch.randint(1, FINEST_WASH + 1, ()))
+    few = interpolate(films, size=(cells, cells), mode="bilinear", antialias=True, align_corners=False)
+    washed = interpolate(few, size=films.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 255)
+    chosen = torch.rand(len(films), device=films.device) < share
+    films = torch.where(chosen[:, None, None, None], washed, films)
+    return films, torch.where(chosen[:, None], 1 / targets.shape[1], targets)
 
 
 def add_grain(films: torch.Tensor, share: float) -> torch.Tensor:

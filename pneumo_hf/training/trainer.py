@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from pneumo_hf.config import LABELS, XrayTrainingArguments
 from pneumo_hf.evaluation.metrics import ranking_metrics
 from pneumo_hf.inference.predictor import probability_of
-from pneumo_hf.training.augmentation import XrayAugment
+from pneumo_hf.training.augmentation import XrayAugment, wash_out
 from pneumo_hf.training.losses import mix, soft_targets, subtype_loss, weighted_loss
 from pneumo_hf.training.optimizer import step_schedule
 
@@ -68,6 +68,8 @@ class XrayTrainer(Trainer):
                 framed, pixels = both.chunk(2, dim=1)
             if self.teachers:
                 targets = self.teachers(framed)
+            if arguments.washed_out:
+                pixels, targets = wash_out(pixels.float(), targets, arguments.washed_out)
         outputs = model(pixel_values=self.prepare(pixels))
         logits = outputs.logits.float()
         outputs.logits = logits[:, : len(LABELS)]  # the auxiliary one is for training alone

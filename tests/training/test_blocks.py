@@ -22,10 +22,18 @@ from pneumo_hf.evaluation.robustness import score_spoilt
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference.predictor import probability_of
 from pneumo_hf.training import stages
-from pneumo_hf.training.augmentation import WIDEST_FRAME, XrayAugment, add_grain, coarsen, mix_frames, mix_styles
+from pneumo_hf.training.augmentation import (
+    WIDEST_FRAME,
+    XrayAugment,
+    add_grain,
+    coarsen,
+    mix_frames,
+    mix_styles,
+    wash_out,
+)
 from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.distillation import Teachers
-from pneumo_hf.training.losses import class_weights, subtype_loss
+from pneumo_hf.training.losses import class_weights, soft_targets, subtype_loss
 from pneumo_hf.training.models import (
     checkpoint_blocks,
     final_linear,
@@ -254,6 +262,32 @@ def test_teachers_know_the_film_that_the_student_sees_spoilt(films, tiny_recipe,
     trainer.compute_loss(model, batch)
     mixed = trainer.teachers.shown - batch["pixel_values"]
     assert mixed.abs().amax() > 5 and (fed[1] - trainer.teachers.shown).abs().max() > 5
+
+
+def test_washed_out_films_show_nothing_and_are_taught_as_even_chances(films, tiny_recipe) -> None:
+    film = torch.from_numpy(np.stack([make_film(seed, pneumonia=True, size=(64, 64)) for seed in range(400)]))[:, None]
+    torch.manual_seed(0)
+    targets = soft_targets(torch.ones(400, dtype=torch.long), 2)
+    shown, taught = wash_out(film.float(), targets, 0.25)
+    washed = (taught == 0.5).all(dim=1)
+    assert 60 < washed.sum() < 140
+    torch.testing.assert_close(shown[~washed], film[~washed].float(), rtol=0, atol=0)
+    torch.testing.assert_close(taught[~washed], targets[~washed], rtol=0, atol=0)
+    steps = [pictures.diff(dim=-1).abs().mean() for pictures in (shown[washed], film[washed].float())]
+    assert steps[0] < steps[1] / 2 and shown[washed].mean() == pytest.approx(film[washed].float().mean(), abs=10)
+
+    model_args, data_args, arguments = parse_args([*tiny_recipe, *OFF, "--washed_out", "1"])
+    model, processor = load_model(model_args, data_args.cache_dir)
+    batch = films["validation"].__getitems__(range(8))
+    trainer = XrayTrainer(
+        model=model, args=arguments, train_dataset=films["train"], eval_dataset=films["validation"],
+        prepare=Normalize(processor), augment=None, class_weights=None,
+    )  # fmt: skip
+    torch.nn.init.zeros_(final_linear(model).weight)
+    torch.nn.init.constant_(final_linear(model).bias[:1], 3.0)
+    sure = float(trainer.compute_loss(model.train(), batch).detach())
+    assert sure == pytest.approx(np.log1p(np.exp(3.0)) - 1.5)  # whatever the labels
+    assert float(trainer.compute_loss(model.eval(), batch).detach()) != pytest.approx(sure)
 
 
 def test_teachers_must_have_held_out_what_the_student_does(tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
