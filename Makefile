@@ -60,6 +60,7 @@ HEAD_AUGMENTED := --validation block --split_seed 42 --num_train_epochs 10 --lea
     --freeze_batch_norm true --metric_for_best_model log_loss --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --early_stopping_patience 0
 TAUGHT := --metric_for_best_model log_loss --teachers $(FLAGSHIPS)
 SPOILT := --jitter 0.3 --blur 0.3 --coarsen 0.3 --noise 0.5
+RIMS := --num_train_epochs 4 $(TAUGHT) --probe_epochs 0 $(SPOILT) --frame_mix 1
 
 recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
 	for name in baseline_cnn efficientnet_b0 resnet50_top40 resnet18_step resnet50_frozen_youden mobilenet_v2_clahe; do \
@@ -85,13 +86,16 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	$(BIN)/python -m pneumo_hf evaluate --model runs/efficientnet_b0 --model runs/resnet50_top40 --model runs/resnet18_step \
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
+	$(call train_seeds,flagship,flagship_taught,3,$(TAUGHT) $(SPOILT) --frame_mix 1)
 	$(call distil,student_160,--num_train_epochs 4 --teachers runs/flagship_160_seed1 runs/flagship_160_seed2 runs/flagship_160_seed42)
 	$(call distil,student_flagships,--num_train_epochs 6 $(TAUGHT))
 	$(call distil,student_continued,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160)
-	$(call distil,pneumo-efficientnet,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160 $(SPOILT))
-	$(call distil,student_rim,--num_train_epochs 4 $(TAUGHT) --model_name_or_path runs/pneumo-efficientnet --probe_epochs 0 $(SPOILT) --frame_mix 1)
-	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued student_rim pneumo-efficientnet) --dataset $(DATA)
-	$(BIN)/python benchmarks/frames.py $(addprefix runs/,flagship_seed3 flagship_rim_seed3 pneumo-efficientnet student_rim) --dataset $(DATA)
+	$(call distil,student_noisy,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160 $(SPOILT))
+	$(call distil,student_rim,--model_name_or_path runs/student_noisy $(RIMS))
+	$(call distil,pneumo-efficientnet,--model_name_or_path runs/student_noisy $(RIMS) --washed_out 0.1)
+	$(call distil,student_longer,--model_name_or_path runs/pneumo-efficientnet $(RIMS) --washed_out 0.1 --seed 1)
+	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued student_noisy student_rim student_longer pneumo-efficientnet) --dataset $(DATA)
+	$(BIN)/python benchmarks/frames.py $(addprefix runs/,flagship_seed3 flagship_rim_seed3 student_noisy student_rim pneumo-efficientnet) --dataset $(DATA)
 	$(BIN)/python docs/write_recipes.py
 
 bench: setup  ## the figures in benchmarks/results and docs/PERFORMANCE.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER

@@ -88,22 +88,23 @@ def shipped() -> tuple[Predictor, torch.Tensor]:
         pytest.skip("the shipped model is not here")
     predictor = Predictor(SHIPPED, device="cpu")
     rows = [row for row in list_films(ROOT / "data/chest_xray_sample/test-00000-of-00001.parquet") if row["label"]]
-    pictures = [resize_film(load_xray(read_film(row["image"])), predictor.image_processor) for row in rows[::40]]
+    pictures = [resize_film(load_xray(read_film(row["image"])), predictor.image_processor) for row in rows[::6]]
     return predictor, torch.from_numpy(np.stack(pictures))
 
 
 def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predictor, torch.Tensor]) -> None:
     predictor, pixels = shipped
-    maps = GradCam(predictor)(pixels)
+    maps = np.concatenate([GradCam(predictor)(part) for part in pixels.split(8)])
     inserted, deleted = insertion_and_deletion(predictor, maps, pixels)
     cold, _ = insertion_and_deletion(predictor, -maps, pixels)
     assert inserted[0] == pytest.approx(deleted[-1]) and inserted[-1] == pytest.approx(deleted[0])
-    assert inserted.mean() > cold.mean()
+    assert inserted[0] == pytest.approx(0.5, abs=0.05)  # a film without detail says nothing
+    assert inserted[1] > cold[1] + 0.03 and inserted.mean() > cold.mean()
 
 
 def test_weights_drawn_anew_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:
     """The randomisation test of Adebayo et al. 2018: a map that survives it shows edges, not what was learnt."""
-    predictor, pixels = shipped
+    predictor, pixels = shipped[0], shipped[1][::6]
     learnt, ranks = GradCam(predictor)(pixels), []
     layers = [module for module in predictor.model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for seed in range(4):
