@@ -19,10 +19,11 @@ from pneumo_hf.config import InputError, one_line_errors
 from pneumo_hf.data.pixels import FilmDataset, decode_splits
 from pneumo_hf.evaluation.compare import delong
 from pneumo_hf.evaluation.metrics import RESAMPLES, bootstrap_weights, weighted_metrics
-from pneumo_hf.inference.explain import blurred_away
+from pneumo_hf.inference.explain import GradCam, blurred_away, insertion_and_deletion
 from pneumo_hf.inference.predictor import probability_of
 
 RIM = 0.1  # of the side
+SHOWN = ((0, 1), (1, 4))  # label, and every how manieth film of it is blurred away and explained
 
 
 def main() -> None:
@@ -39,10 +40,13 @@ def main() -> None:
         | {"rim": score_with_rims(predictor, validation, givers, RIM)}
         for name, predictor in predictors.items()
     }
-    normals = validation.select(np.flatnonzero(validation.labels == 0))
+    normals, pneumonia = (
+        validation.select(np.flatnonzero(validation.labels == label)[::step]) for label, step in SHOWN
+    )
     rows = {name: figures(validation.labels, probs[name], predictors[name].threshold) for name in probs}
     for name, predictor in predictors.items():
         rows[name]["normals_blurred_away"] = score_blurred_away(predictor, normals)
+        rows[name]["heatmaps"] = measure_heatmaps(predictor, pneumonia)
     last = list(probs)[-1]
     areas = {name: pooled_areas(validation, scores) for name, scores in probs.items()}
     for name in list(probs)[:-1]:
@@ -53,9 +57,20 @@ def main() -> None:
 
 
 def score_blurred_away(predictor: Predictor, films: FilmDataset) -> float:
-    """The mean probability of pneumonia where there is nothing to be read; even chances would be honest."""
+    """The mean probability of pneumonia where no detail is left."""
     blurred = blurred_away(films.__getitems__(range(len(films)))["pixel_values"]).round().to(torch.uint8)
-    return float(np.mean([probability_of(predictor.logits(part)) for part in blurred.split(BATCH)]))
+    return float(np.concatenate([probability_of(predictor.logits(part)) for part in blurred.split(BATCH)]).mean())
+
+
+def measure_heatmaps(predictor: Predictor, films: FilmDataset) -> dict:
+    """Insertion of the hottest pixels of Grad-CAM into a blurred film, and of the coldest: curves, and their means."""
+    cam, pixels = GradCam(predictor), films.__getitems__(range(len(films)))["pixel_values"]
+    maps = np.concatenate([cam(part) for part in pixels.split(8)])
+    hottest, deleted = insertion_and_deletion(predictor, maps, pixels)
+    curves = {"hottest": hottest, "coldest": deleted[::-1]}  # what is left without the hottest are the coldest
+    return {"films": len(films)} | {
+        name: {"mean": float(curve.mean()), "tenth": float(curve[1])} for name, curve in curves.items()
+    }
 
 
 def pooled_areas(films: FilmDataset, probs: dict[str, np.ndarray]) -> np.ndarray:

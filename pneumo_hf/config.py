@@ -232,8 +232,8 @@ class XrayTrainingArguments(TrainingArguments):
     washed_out: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the films that are blurred until nothing can be read, and taught as even chances: else "
-            "networks call a blank picture pneumonia."
+            "help": "Share of the films that lose all detail and are taught as even chances: else networks may call "
+            "a blank picture pneumonia."
         },
     )
     channels_last: bool = field(default=True, metadata={"help": "Memory layout that convolutions run faster in."})

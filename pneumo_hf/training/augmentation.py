@@ -9,7 +9,7 @@ from pneumo_hf.config import XrayTrainingArguments
 
 STRONGEST_GRAIN = 0.08  # of the range from black to white: 20 grey levels
 WIDEST_FRAME = 0.2  # of the side
-FINEST_WASH = 8  # cells a side: no mark of the lung is left
+FINEST_WASH = 8  # cells a side: shades, but no vessel, rib or rim of a lung
 
 
 class XrayAugment(nn.Module):
@@ -104,18 +104,18 @@ def coarsen(films: torch.Tensor, share: float) -> torch.Tensor:
     return torch.where(torch.rand(len(films), 1, 1, 1, device=films.device) < share, coarse, films)
 
 
-def wash_out(films: torch.Tensor, targets: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Leave nothing to be read in a share of the films, whose targets `[B, C]` become even.
+def wash_out(films: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take all detail from a share of the films, and tell which, `[B]` bool: their targets are even chances.
 
-    Networks call a film without detail pneumonia, a grey square too, and are sure of it. Shown some with even targets
-    (outlier exposure, Hendrycks et al. 2019), they answer from what they see.
+    Without them networks may call films of no detail pneumonia, normal ones and grey squares too (docs/RESULTS.md).
+    The coarse shades that stay do tell labels within one set of films, but no film should be read by them alone; even
+    targets where there is nothing to go by are those of outlier exposure (Hendrycks et al. 2019).
     """
     cells = int(torch.randint(1, FINEST_WASH + 1, ()))
     few = interpolate(films, size=(cells, cells), mode="bilinear", antialias=True, align_corners=False)
     washed = interpolate(few, size=films.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 255)
     chosen = torch.rand(len(films), device=films.device) < share
-    films = torch.where(chosen[:, None, None, None], washed, films)
-    return films, torch.where(chosen[:, None], 1 / targets.shape[1], targets)
+    return torch.where(chosen[:, None, None, None], washed, films), chosen
 
 
 def add_grain(films: torch.Tensor, share: float) -> torch.Tensor:

@@ -115,6 +115,7 @@ def train_probe(
             torch_compile=False,
             activation_checkpointing=False,
             mixup=0.0,
+            washed_out=0.0,
             step_epochs=0,
             max_steps=-1,
             resume_from_checkpoint=None,

@@ -54,11 +54,13 @@ class XrayTrainer(Trainer):
         self.augment = augment.to(device) if augment is not None else None
         self.teachers = teachers.to(device) if teachers is not None else None
         self.class_weights = class_weights.to(device) if class_weights is not None else None
+        weights = torch.ones(len(LABELS), device=device) if class_weights is None else self.class_weights
+        self.even_chances = 1 / weights / (1 / weights).sum()  # what the weighted loss answers with a half
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
-        pixels, arguments = inputs["pixel_values"], self.args
+        pixels, viral, arguments = inputs["pixel_values"], inputs.get("viral"), self.args
         targets = soft_targets(inputs["labels"], len(LABELS), arguments.label_smoothing_factor * model.training)
         if model.training:
             framed = self.augment.frame(pixels) if self.augment else pixels
@@ -69,14 +71,16 @@ class XrayTrainer(Trainer):
             if self.teachers:
                 targets = self.teachers(framed)
             if arguments.washed_out:
-                pixels, targets = wash_out(pixels.float(), targets, arguments.washed_out)
+                pixels, washed = wash_out(pixels.float(), arguments.washed_out)
+                targets = torch.where(washed[:, None], self.even_chances, targets)
+                viral = torch.where(washed, -1, viral)
         outputs = model(pixel_values=self.prepare(pixels))
         logits = outputs.logits.float()
         outputs.logits = logits[:, : len(LABELS)]  # the auxiliary one is for training alone
         gamma = arguments.focal_gamma if arguments.loss == "focal" else 0.0
         loss = weighted_loss(outputs.logits, targets, self.class_weights, gamma)
         if model.training and logits.shape[1] > len(LABELS):
-            loss = loss + arguments.subtype_weight * subtype_loss(logits[:, -1], inputs["viral"])
+            loss = loss + arguments.subtype_weight * subtype_loss(logits[:, -1], viral)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

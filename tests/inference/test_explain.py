@@ -99,7 +99,8 @@ def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predicto
     cold, _ = insertion_and_deletion(predictor, -maps, pixels)
     assert inserted[0] == pytest.approx(deleted[-1]) and inserted[-1] == pytest.approx(deleted[0])
     assert inserted[0] == pytest.approx(0.5, abs=0.05)  # a film without detail says nothing
-    assert inserted[1] > cold[1] + 0.03 and inserted.mean() > cold.mean()
+    assert inserted[1] > cold[1] + 0.03  # on validation, too; over the whole curve they weigh alike there
+    assert inserted.mean() > cold.mean()
 
 
 def test_weights_drawn_anew_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:
