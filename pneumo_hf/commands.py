@@ -196,8 +196,9 @@ def predict(arguments: argparse.Namespace) -> None:
                 lower, upper = sorted(predictor.limits[key] for key in ("normal_up_to", "pneumonia_from"))
                 if predictor.limits["pneumonia_from"] < predictor.threshold:  # as `decide` has it
                     upper = max(upper, predictor.threshold)
+                above = ", also above the threshold" if predictor.threshold < upper else ""
                 logger.info(
-                    "between %.4g and %.4g no label is sure: abstained", recalibrate(lower), recalibrate(upper)
+                    "between %.4g and %.4g no label is sure: abstained%s", recalibrate(lower), recalibrate(upper), above
                 )
 
 

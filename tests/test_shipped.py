@@ -86,6 +86,18 @@ def test_the_stock_pipeline_gives_the_predictors_scores() -> None:
     np.testing.assert_allclose(stock, ours, atol=1e-5)
 
 
+def test_the_readmes_first_lines_run_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    section = (ROOT / "README.md").read_text().split("## Use the checkpoint")[1]
+    found: dict = {}
+    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], found)
+    answer = Predictor(SHIPPED, device="cpu")(["docs/film.jpeg"])[0]
+    assert found["scores"]["PNEUMONIA"] == pytest.approx(answer["probability"], abs=1e-5)
+    assert found["flagged"] and answer["flag"] == "review"
+    sample = {read_film(row["image"]) for row in list_films(SAMPLE / "test-00000-of-00001.parquet")}
+    assert (ROOT / "docs" / "film.jpeg").read_bytes() in sample
+
+
 def test_conformal_limits_hold_on_folds_of_its_validation_films() -> None:
     with (SHIPPED / "report" / "predictions_validation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -25,12 +25,16 @@ BATCH_NORM_MOMENTUM = 0.1
 
 
 def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The model with a fresh two-label head, and the image processor that it will be saved with.
+    """The model with a two-label head, and the image processor that it will be saved with.
+
+    The head starts from zeros: then the probe is convex, and its result depends on no draw. That of a checkpoint which
+    tells these very labels stays, and training goes on from it.
 
     Raises:
         InputError: the checkpoint is neither embedded, nor a local folder, nor to be had from the Hub.
     """
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: number for number, label in enumerate(LABELS)}}
+    taught = False
     if arguments.model_name_or_path == BASELINE:
         config = ResNetConfig(
             layer_type="basic", embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], **names
@@ -44,6 +48,7 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # else it tells at length that the head is a new one
         try:
+            taught = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).id2label == names["id2label"]
             model = AutoModelForImageClassification.from_pretrained(
                 checkpoint,
                 num_labels=len(LABELS),
@@ -62,7 +67,8 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         model = with_hidden_head(model, arguments.head_size, arguments.dropout)
     else:
         set_dropout(model, arguments.dropout)
-    _fresh_classifier(model)
+    if not taught or arguments.head_size:
+        _fresh_classifier(model)
     mend(model)
     return model, image_processor
 
@@ -200,7 +206,6 @@ def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
 
 
 def _fresh_classifier(model: PreTrainedModel) -> None:
-    """Start from zeros: the first stage is convex, so its result depends on no draw."""
     linear = final_linear(model)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

@@ -72,6 +72,19 @@ def test_the_head_is_fresh_and_the_habits_are_mended(model) -> None:
     assert head == [0.3]
 
 
+def test_the_head_of_a_checkpoint_with_these_very_labels_goes_on(cache_dir: Path, tmp_path: Path) -> None:
+    model, processor = load_model(ModelArguments("baseline-cnn"), cache_dir)
+    nn.init.normal_(final_linear(model).weight)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    gone_on, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
+    assert torch.equal(final_linear(gone_on).weight, final_linear(model).weight)
+    model.config.id2label = {0: "PNEUMONIA", 1: "NORMAL"}
+    model.save_pretrained(tmp_path)
+    turned, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
+    assert not final_linear(turned).weight.any()
+
+
 def test_the_saved_checkpoint_is_stock_and_the_temperature_exact(model, tmp_path: Path) -> None:
     nn.init.normal_(final_linear(model).weight)
     films = torch.rand(2, 3, 64, 64)
