@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 SHIPPED := models/pneumo-efficientnet
+HALVES := $(addprefix runs/flagship_half_,seed3 seed4 seed5)
 FLAGSHIPS := $(addprefix runs/flagship_,seed3 seed4 efficientnet_seed1 efficientnet_seed2 efficientnet_seed42)
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
@@ -69,6 +70,8 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	done
 	$(BIN)/python train_hf.py --config configs/resnet50_frozen_youden.yaml --dataset $(DATA) $(HEAD_AUGMENTED) --output_dir runs/frozen_augmented $(TRAIN)
 	$(BIN)/python docs/write_recipes.py runs/frozen_augmented=frozen_augmented
+	$(BIN)/python train_hf.py --config configs/resnet50_frozen_youden.yaml --dataset $(DATA) $(HEAD_AUGMENTED) $(SPOILT) --frame_mix 1 --output_dir runs/frozen_spoilt $(TRAIN)
+	$(BIN)/python docs/write_recipes.py runs/frozen_spoilt=frozen_spoilt
 	$(call train_seeds,flagship,flagship,3 4 5,)
 	$(call train_seeds,flagship,flagship_160,1 2 42,--image_size 160 --metric_for_best_model roc_auc)
 	$(call train_seeds,flagship,flagship_288,3,--image_size 288)
@@ -87,12 +90,19 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	    --model runs/resnet50_frozen_youden --model runs/mobilenet_v2_clahe --data $(DATA) --output_dir runs/ensemble_projects
 	$(BIN)/python docs/write_recipes.py runs/ensemble_projects=ensemble_projects
 	$(call train_seeds,flagship,flagship_taught,3,$(TAUGHT) $(SPOILT) --frame_mix 1)
+	$(call train_seeds,flagship_half,flagship_again,3,--fine_tuned_share 1)
+	$(call train_seeds,flagship_half,flagship_half,3 4 5,--model_name_or_path runs/flagship_seed$$seed)
+	$(BIN)/python benchmarks/students.py $(addprefix runs/flagship_,seed3 again_seed3 half_seed3) --dataset $(DATA)
 	$(call distil,student_160,--num_train_epochs 4 --teachers runs/flagship_160_seed1 runs/flagship_160_seed2 runs/flagship_160_seed42)
 	$(call distil,student_flagships,--num_train_epochs 6 $(TAUGHT))
 	$(call distil,student_continued,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160)
 	$(call distil,student_noisy,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160 $(SPOILT))
 	$(call distil,student_rim,--model_name_or_path runs/student_noisy $(RIMS))
 	$(call distil,pneumo-efficientnet,--model_name_or_path runs/student_noisy $(RIMS) --washed_out 0.1)
+	$(BIN)/python -m pneumo_hf evaluate $(HALVES:%=--model %) --data $(DATA) --output_dir runs/ensemble_half
+	$(BIN)/python docs/write_recipes.py runs/ensemble_half=ensemble_half
+	$(BIN)/python -m pneumo_hf evaluate $(HALVES:%=--model %) --model runs/pneumo-efficientnet --data $(DATA) --output_dir runs/ensemble_half_student
+	$(BIN)/python docs/write_recipes.py runs/ensemble_half_student=ensemble_half_student
 	$(call distil,student_longer,--model_name_or_path runs/pneumo-efficientnet $(RIMS) --washed_out 0.1 --seed 1)
 	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued student_noisy student_rim student_longer pneumo-efficientnet) --dataset $(DATA)
 	$(BIN)/python benchmarks/frames.py $(addprefix runs/,flagship_seed3 flagship_rim_seed3 student_noisy student_rim pneumo-efficientnet) --dataset $(DATA)

@@ -1,10 +1,10 @@
-"""Students side by side, on validation alone: python benchmarks/students.py RUN ... --dataset chest_xray.zip.
+"""Students, or flagships, side by side on validation: python benchmarks/students.py RUN ... --dataset chest_xray.zip.
 
-Which one is shipped is decided here: each scores the validation films of configs/flagship_efficientnet.yaml, as they
-are, spoilt in eight ways as the ablations do, and with the rims of others drawn at random, and is compared with the
-last: clean films by DeLong's test, all of them together by a bootstrap over patients. What it says of normal films
-without detail, and whether its heatmaps show what it uses, is measured besides. The test is never scored.
-Writes benchmarks/results/students.json.
+Which student is shipped, and how far a flagship goes on, is decided here: each scores the validation films of
+configs/flagship_efficientnet.yaml, as they are, spoilt in eight ways as the ablations do, and with the rims of others
+drawn at random, and is compared with the last: clean films by DeLong's test, all of them together by a bootstrap over
+patients. What it says of normal films without detail, and whether its heatmaps show what it uses, is measured besides.
+The test is never scored. Writes benchmarks/results/students.json, and of ResNets flagships.json.
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def main() -> None:
         test = delong(validation.labels, probs[name]["clean"], probs[last]["clean"])
         change = np.quantile(areas[last] - areas[name], (0.025, 0.975))
         rows[name]["to_the_last"] = {"clean_delong": test, "pooled_change_ci95": change.tolist()}
-    write_result("students", {}, rows, severity=SEVERITY)
+    write_result("flagships" if first.model.config.model_type == "resnet" else "students", {}, rows, severity=SEVERITY)
 
 
 def score_blurred_away(predictor: Predictor, films: FilmDataset) -> float:

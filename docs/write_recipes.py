@@ -24,13 +24,15 @@ DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
 ORDER = (
     *("baseline_cnn", "efficientnet_b0", "resnet50_top40", "resnet18_step", "resnet50_frozen_youden"),
-    *("frozen_augmented", "mobilenet_v2_clahe", "flagship", "ensemble", "flagship_by_auc", "ensemble_by_auc"),
+    *("frozen_augmented", "frozen_spoilt", "mobilenet_v2_clahe"),
+    *("flagship", "ensemble", "flagship_half", "ensemble_half", "flagship_by_auc", "ensemble_by_auc"),
     *(
         "flagship_160",
         "ensemble_160",
         "flagship_288",
         "flagship_rim",
         "flagship_taught",
+        "flagship_again",
         "flagship_styles",
         "flagship_efficientnet",
         "ensemble_efficientnet",
@@ -38,6 +40,7 @@ ORDER = (
     *("ensemble_flagships", "student_160", "student_flagships", "student_continued", "student_noisy", "student_rim"),
     "student_longer",
     "pneumo-efficientnet",
+    "ensemble_half_student",
     "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
@@ -51,7 +54,9 @@ RECIPES = {  # names that are no recipes
     "student_rim": "flagship_efficientnet",
     "student_longer": "flagship_efficientnet",
     "flagship_taught": "flagship",
+    "flagship_again": "flagship_half",
     "frozen_augmented": "resnet50_frozen_youden",
+    "frozen_spoilt": "resnet50_frozen_youden",
     "flagship_160": "flagship",
     "flagship_288": "flagship",
     "flagship_rim": "flagship",
@@ -72,6 +77,9 @@ def collect(run: Path, name: str) -> None:
     if (run / "recipe.yaml").exists():
         meant, defaults = (recipe_values(parse_args(argv)) for argv in (["--config", str(recipe)], []))
         done = {**defaults, **yaml.safe_load((run / "recipe.yaml").read_text())}  # an older run lacks newer keys
+        done["teachers"], meant["teachers"] = (
+            [Path(teacher).name for teacher in values["teachers"] or ()] for values in (done, meant)
+        )
         changed = {key: done[key] for key in done if key not in OWN and done[key] != meant.get(key)}
         if "model_name_or_path" in changed:
             changed["model_name_or_path"] = Path(changed["model_name_or_path"]).name
@@ -140,7 +148,7 @@ def main() -> None:
     }
     measured = {
         name: json.loads((DOCS.parent / "benchmarks" / "results" / f"{name}.json").read_text())
-        for name in ("students", "frames")
+        for name in ("students", "flagships", "frames")
     }
     external = {
         folder.name: json.loads((folder / "metrics.json").read_text())

@@ -198,7 +198,10 @@ def predict(arguments: argparse.Namespace) -> None:
                     upper = max(upper, predictor.threshold)
                 above = ", also above the threshold" if predictor.threshold < upper else ""
                 logger.info(
-                    "between %.4g and %.4g no label is sure: abstained%s", recalibrate(lower), recalibrate(upper), above
+                    "between %.4g and %.4g no label is sure: abstained%s",
+                    recalibrate(lower),
+                    recalibrate(upper),
+                    above,
                 )
 
 

@@ -169,7 +169,7 @@ class XrayTrainingArguments(TrainingArguments):
     )
     fine_tuned_share: float = field(
         default=1.0,
-        metadata={"help": "Below 1, the saved weights lie so far on the way from the probed to the fine-tuned ones."},
+        metadata={"help": "Below 1, the saved weights lie so far on the way from those before stage two to its own."},
     )
     step_epochs: int = field(
         default=0,
@@ -382,8 +382,8 @@ def check_ranges(values: dict) -> None:
             raise InputError(f"{key} runs each block twice: it needs freeze_batch_norm true")
     if values["teachers"] and (values["num_train_epochs"] <= 0 or values["label_smoothing_factor"]):
         raise InputError("teachers give the targets of stage two: num_train_epochs above 0, no label_smoothing_factor")
-    if values["fine_tuned_share"] < 1 and not (values["probe_epochs"] and values["num_train_epochs"] > 0):
-        raise InputError("fine_tuned_share lies between the probe and fine-tuning: it needs both stages")
+    if values["fine_tuned_share"] < 1 and values["num_train_epochs"] <= 0:
+        raise InputError("fine_tuned_share is of the way that stage two goes: it needs num_train_epochs above 0")
     if values["optim"] not in ("adamw_torch", "adamw_torch_fused"):
         raise InputError(f"optim is {values['optim']}: both stages take AdamW, stage two with a rate for each layer")
     if values["early_stopping_patience"] and not values["load_best_model_at_end"]:

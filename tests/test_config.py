@@ -88,7 +88,7 @@ def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
         *(["--operating_point", name] for name in ("sensitivity@1.", "sensitivity@0.0", "specificity@2", "best")),
         ["--teachers", "x", "--num_train_epochs", "0"],
         ["--teachers", "x", "--label_smoothing_factor", "0.1"],
-        ["--fine_tuned_share", "0.5", "--probe_epochs", "0"],
+        ["--fine_tuned_share", "0.5", "--num_train_epochs", "0"],
         ["--activation_checkpointing", "true"],
     ],
 )

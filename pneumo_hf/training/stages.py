@@ -64,11 +64,11 @@ def train(
         keep_history(history, arguments)
     elif resumed:
         history += read_kept_history(arguments)
-    probed = _probed_weights(model, arguments, resumed)
+    before = _weights_before(model, arguments, resumed)
     if arguments.num_train_epochs > 0:
         history += [{"stage": 2, **row} for row in fine_tune(model, image_processor, films, arguments, resumed)]
-    if probed:
-        interpolate_weights(model, probed, arguments.fine_tuned_share)
+    if before:
+        interpolate_weights(model, before, arguments.fine_tuned_share)
     return history
 
 
@@ -199,15 +199,16 @@ def fine_tuner(
     )
 
 
-def interpolate_weights(model: PreTrainedModel, probed: dict[str, torch.Tensor], share: float) -> None:
-    """Set the weights to `share` of the way from the probed ones to the model's own.
+def interpolate_weights(model: PreTrainedModel, before: dict[str, torch.Tensor], share: float) -> None:
+    """Set the weights to `share` of the way from those before stage two to the model's own.
 
-    Half-way weights keep more of what the backbone knew of other pictures (WiSE-FT, Wortsman et al. 2022).
+    Half-way weights keep more of what was known before, of other pictures or of films as they are (WiSE-FT, Wortsman
+    et al. 2022).
     """
     state = model.state_dict()
     for name, values in state.items():
         if values.is_floating_point():
-            values.copy_(torch.lerp(probed[name].to(values), values, share))
+            values.copy_(torch.lerp(before[name].to(values), values, share))
 
 
 def undersample(films: FilmDataset, seed: int) -> FilmDataset:
@@ -281,15 +282,15 @@ def _weights(films: dict[str, FilmDataset], arguments: XrayTrainingArguments) ->
     return class_weights(films["train"].labels) if wanted else None
 
 
-def _probed_weights(
+def _weights_before(
     model: PreTrainedModel, arguments: XrayTrainingArguments, resumed: Path | None
 ) -> dict[str, torch.Tensor] | None:
-    """A copy of the weights between the stages, kept on disk for a killed run; None where it will not be needed."""
+    """A copy of the weights before stage two, kept on disk for a killed run; None where it will not be needed."""
     if arguments.fine_tuned_share == 1:
         return None
-    path = (resumed.parent if resumed else Path(arguments.output_dir) / CHECKPOINTS) / "probed.pt"
+    path = (resumed.parent if resumed else Path(arguments.output_dir) / CHECKPOINTS) / "before.pt"
     if resumed and not path.exists():
-        raise InputError(f"fine_tuned_share needs the probe's weights, and {path} is missing: train from the start")
+        raise InputError(f"fine_tuned_share needs the weights of before, and {path} is missing: train from the start")
     if not resumed:
         with arguments.main_process_first():
             if arguments.process_index == 0:

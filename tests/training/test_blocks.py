@@ -152,6 +152,17 @@ def test_half_way_weights_are_half_way(films, tiny_recipe, tmp_path: Path) -> No
     torch.testing.assert_close(half, (probed + tuned) / 2, atol=1e-5, rtol=1e-4)
 
 
+def test_without_a_probe_half_way_starts_from_the_checkpoint(films, tiny_recipe, tiny_run, tmp_path: Path) -> None:
+    options = ["--model_name_or_path", str(tiny_run), "--probe_epochs", "0", "--num_train_epochs", "1"]
+    tuned, half = (
+        final_linear(trained(films, tiny_recipe, tmp_path / share, *options, "--fine_tuned_share", share)[0]).weight
+        for share in ("1", "0.5")
+    )
+    began = final_linear(Predictor(tiny_run, device="cpu").model).weight
+    assert not torch.allclose(began, tuned)
+    torch.testing.assert_close(half, (began + tuned) / 2, atol=1e-5, rtol=1e-4)
+
+
 def test_checkpointed_blocks_keep_less_and_give_the_same_gradients(tiny_recipe) -> None:
     model_args, data_args, _ = parse_args(tiny_recipe)
     kept, gradients = [], []
