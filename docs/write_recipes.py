@@ -83,6 +83,8 @@ def collect(run: Path, name: str) -> None:
         changed = {key: done[key] for key in done if key not in OWN and done[key] != meant.get(key)}
         if "model_name_or_path" in changed:
             changed["model_name_or_path"] = Path(changed["model_name_or_path"]).name
+            if meant["model_name_or_path"] == f"runs/{changed['model_name_or_path']}":
+                del changed["model_name_or_path"]
         (folder / "changes.json").write_text(json.dumps(changed, indent=2) + "\n")
 
 

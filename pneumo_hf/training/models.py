@@ -33,14 +33,14 @@ BATCH_NORM_MOMENTUM = 0.1
 def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """The model with a two-label head, and the image processor that it will be saved with.
 
-    The head starts from zeros: then the probe is convex, and its result depends on no draw. That of a checkpoint which
-    tells these very labels stays, and training goes on from it.
+    The head starts from zeros: then the probe is convex, and its result depends on no draw. That of a stock checkpoint
+    which tells these very labels, in this order, stays, and training goes on from it.
 
     Raises:
         InputError: the checkpoint is neither embedded, nor a local folder, nor to be had from the Hub.
     """
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: number for number, label in enumerate(LABELS)}}
-    taught = False
+    goes_on = False
     if arguments.model_name_or_path == BASELINE:
         config = ResNetConfig(
             layer_type="basic", embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], **names
@@ -54,15 +54,17 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # else it tells at length that the head is a new one
         try:
-            taught = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).id2label == names["id2label"]
-            model = AutoModelForImageClassification.from_pretrained(
+            labels = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).id2label
+            model, loaded = AutoModelForImageClassification.from_pretrained(
                 checkpoint,
                 num_labels=len(LABELS),
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
                 trust_remote_code=False,
+                output_loading_info=True,
                 **names,
             )
+            goes_on = labels == names["id2label"] and not loaded["missing_keys"] and not loaded["mismatched_keys"]
             image_processor = make_image_processor(checkpoint, arguments.image_size, arguments.clahe)
         except (OSError, ValueError, SafetensorError) as error:
             why = why_not_loaded(checkpoint, error)
@@ -73,7 +75,9 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         model = with_hidden_head(model, arguments.head_size, arguments.dropout)
     else:
         set_dropout(model, arguments.dropout)
-    if not taught or arguments.head_size:
+    if goes_on and not arguments.head_size:
+        logger.info("the classifier of %s goes on: it tells %s", arguments.model_name_or_path, " and ".join(LABELS))
+    else:
         _fresh_classifier(model)
     mend(model)
     return model, image_processor

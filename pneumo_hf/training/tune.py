@@ -36,12 +36,15 @@ def search_learning_rate(
         `"roc_auc"` the metric that the recipe goes by.
 
     Raises:
-        InputError: optuna is not installed, the recipe has no second stage, or no trial is asked for.
+        InputError: optuna is not installed, the recipe has no second stage or keeps a part of its way, or no trial is
+            asked for.
     """
     if not is_optuna_available():
         raise InputError("tune needs optuna: pip install optuna")
     if arguments.num_train_epochs <= 0:
         raise InputError("tune searches the rate of stage two, and num_train_epochs is 0")
+    if arguments.fine_tuned_share < 1:
+        raise InputError("tune scores the whole way of stage two: give it --fine_tuned_share 1")
     if trials < 1:
         raise InputError("tune needs one trial or more")
     import optuna

@@ -125,10 +125,13 @@ def test_operating_points_by_name(tiny_run: Path) -> None:
         predictor.use("sensitivity@0.5")
 
 
-@pytest.mark.parametrize(("normal_up_to", "pneumonia_from"), [(0.2, 0.6), (0.6, 0.2), (0.2, 0.8)])
+@pytest.mark.parametrize(
+    ("normal_up_to", "pneumonia_from", "also_above"), [(0.2, 0.6, False), (0.6, 0.2, False), (0.2, 0.8, True)]
+)
 def test_predict_tells_between_which_scores_it_abstains(
     normal_up_to: float,
     pneumonia_from: float,
+    also_above: bool,
     tiny_run: Path,
     films_folder: Path,
     tmp_path: Path,
@@ -148,6 +151,8 @@ def test_predict_tells_between_which_scores_it_abstains(
             flags = {float(row["probability"]): row["flag"] for row in csv.DictReader(file) if not row["error"]}
         between = [flag for score, flag in flags.items() if lower * 1.001 < score < upper * 0.999]  # of four digits
         assert between and set(between) == {"abstain"}
+        if not options or options[0] == "--prevalence":  # at the threshold of .7
+            assert ("abstained, also above the threshold" in caplog.text) == also_above
         beside = {flag for score, flag in flags.items() if not lower * 0.999 <= score <= upper * 1.001}
         assert beside and "abstain" not in beside
     (unsure / "config.json").write_text(json.dumps(settings | {"abstention": None}))

@@ -163,6 +163,16 @@ def test_without_a_probe_half_way_starts_from_the_checkpoint(films, tiny_recipe,
     torch.testing.assert_close(half, (began + tuned) / 2, atol=1e-5, rtol=1e-4)
 
 
+def test_a_resumed_run_finds_the_weights_that_half_way_starts_from(films, tiny_recipe, tmp_path: Path) -> None:
+    options = ["--num_train_epochs", "2", "--save_total_limit", "9", "--fine_tuned_share", "0.5"]
+    whole, _ = trained(films, tiny_recipe, tmp_path, *options)
+    model_args, data_args, training_args = parse_args([*tiny_recipe, *options, "--output_dir", str(tmp_path)])
+    resumed, processor = load_model(model_args, data_args.cache_dir)
+    first = min((tmp_path / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    train(resumed, processor, films, training_args, first)
+    torch.testing.assert_close(final_linear(resumed).weight, final_linear(whole).weight, atol=1e-5, rtol=1e-4)
+
+
 def test_checkpointed_blocks_keep_less_and_give_the_same_gradients(tiny_recipe) -> None:
     model_args, data_args, _ = parse_args(tiny_recipe)
     kept, gradients = [], []

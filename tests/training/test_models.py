@@ -26,6 +26,7 @@ from pneumo_hf.training.models import (
     freeze_below,
     freeze_statistics,
     load_model,
+    resize_head,
     weight_layers,
 )
 
@@ -83,6 +84,20 @@ def test_the_head_of_a_checkpoint_with_these_very_labels_goes_on(cache_dir: Path
     model.save_pretrained(tmp_path)
     turned, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
     assert not final_linear(turned).weight.any()
+
+
+@pytest.mark.parametrize("head", ["missing", "of three outputs"])
+def test_a_head_that_the_weights_lack_starts_from_zeros(head: str, cache_dir: Path, tmp_path: Path) -> None:
+    model, processor = load_model(ModelArguments("baseline-cnn"), cache_dir)
+    if head == "missing":
+        weights = {f"resnet.{key}": values for key, values in model.resnet.state_dict().items()}
+    else:
+        resize_head(model, 3)
+        weights = model.state_dict()
+    model.save_pretrained(tmp_path, state_dict=weights)
+    processor.save_pretrained(tmp_path)
+    fresh, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
+    assert final_linear(fresh).out_features == 2 and not final_linear(fresh).weight.any()
 
 
 def test_the_saved_checkpoint_is_stock_and_the_temperature_exact(model, tmp_path: Path) -> None:
