@@ -81,6 +81,8 @@ def collect(run: Path, name: str) -> None:
             [Path(teacher).name for teacher in values["teachers"] or ()] for values in (done, meant)
         )
         changed = {key: done[key] for key in done if key not in OWN and done[key] != meant.get(key)}
+        if not done["probe_epochs"]:
+            changed.pop("probe_learning_rate", None)  # of nothing
         if "model_name_or_path" in changed:
             changed["model_name_or_path"] = Path(changed["model_name_or_path"]).name
             if meant["model_name_or_path"] == f"runs/{changed['model_name_or_path']}":
