@@ -92,7 +92,7 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	$(call train_seeds,flagship,flagship_taught,3,$(TAUGHT) $(SPOILT) --frame_mix 1)
 	$(call train_seeds,flagship_half,flagship_again,3,--fine_tuned_share 1)
 	$(call train_seeds,flagship_half,flagship_half,3 4 5,--model_name_or_path runs/flagship_seed$$seed)
-	$(BIN)/python benchmarks/students.py $(addprefix runs/flagship_,seed3 again_seed3 half_seed3) --dataset $(DATA)
+	$(BIN)/python benchmarks/students.py runs/flagship_seed3 runs/flagship_half_seed3 --dataset $(DATA)
 	$(call distil,student_160,--num_train_epochs 4 --teachers runs/flagship_160_seed1 runs/flagship_160_seed2 runs/flagship_160_seed42)
 	$(call distil,student_flagships,--num_train_epochs 6 $(TAUGHT))
 	$(call distil,student_continued,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160)

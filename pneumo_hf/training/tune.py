@@ -39,14 +39,7 @@ def search_learning_rate(
         InputError: optuna is not installed, the recipe has no second stage or keeps a part of its way, or no trial is
             asked for.
     """
-    if not is_optuna_available():
-        raise InputError("tune needs optuna: pip install optuna")
-    if arguments.num_train_epochs <= 0:
-        raise InputError("tune searches the rate of stage two, and num_train_epochs is 0")
-    if arguments.fine_tuned_share < 1:
-        raise InputError("tune scores the whole way of stage two: give it --fine_tuned_share 1")
-    if trials < 1:
-        raise InputError("tune needs one trial or more")
+    _assert_searchable(arguments, trials)
     import optuna
 
     folder, metric = Path(arguments.output_dir), arguments.metric_for_best_model
@@ -85,3 +78,14 @@ def search_learning_rate(
 
 def _finished(study) -> list:
     return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def _assert_searchable(arguments: XrayTrainingArguments, trials: int) -> None:
+    if not is_optuna_available():
+        raise InputError("tune needs optuna: pip install optuna")
+    if arguments.num_train_epochs <= 0:
+        raise InputError("tune searches the rate of stage two, and num_train_epochs is 0")
+    if arguments.fine_tuned_share < 1:
+        raise InputError("tune scores the whole way of stage two: give it --fine_tuned_share 1")
+    if trials < 1:
+        raise InputError("tune needs one trial or more")
