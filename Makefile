@@ -15,8 +15,8 @@ demo: train  ## fine-tune, evaluate, compare with the shipped model, then serve 
 	-$(BIN)/python -m pneumo_hf compare $(RUN) $(SHIPPED) --output_dir $(RUN)/compared
 	$(BIN)/python app.py --model $(RUN)
 
-train: setup  ## the quickstart recipe on the embedded sample
-	$(BIN)/python train_hf.py --config configs/quickstart.yaml --output_dir $(RUN)
+train: setup  ## the quickstart recipe on the embedded sample; a killed run goes on
+	$(BIN)/python train_hf.py --config configs/quickstart.yaml --output_dir $(RUN) $(if $(wildcard $(RUN)/checkpoints),--resume_from_checkpoint)
 
 app: setup  ## serve the shipped model; make app MODEL=runs/mine serves another
 	$(BIN)/python app.py --model $(or $(MODEL),$(SHIPPED))

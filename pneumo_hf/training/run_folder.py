@@ -44,17 +44,23 @@ def end_processes() -> None:
 
 
 def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
-    """The last whole checkpoint of a killed run, if it shall be resumed; otherwise what an earlier run left goes.
+    """The last whole checkpoint of a killed run, if it shall be resumed; otherwise the folder for new ones, empty.
 
     Args:
         job: what a resumed run must have in common with the killed one, or validation would hold films learnt before.
 
     Raises:
-        InputError: there is nothing to resume in the run folder, no such checkpoint, or it is of another job.
+        InputError: there is nothing to resume in the run folder, no such checkpoint, or it is of another job; or there
+            is something to resume, and it was not asked for.
     """
     folder = Path(arguments.output_dir) / CHECKPOINTS
     wanted = arguments.resume_from_checkpoint
     if wanted in (None, "false", "False"):
+        if reached := _last_whole(folder):
+            raise InputError(
+                f"an unfinished run is in {arguments.output_dir}, and got as far as {reached.name}: "
+                f"--resume_from_checkpoint goes on with it; to begin anew, remove {folder}"
+            )
         if arguments.process_index == 0:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(exist_ok=True)
@@ -68,6 +74,13 @@ def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
     if not folder.is_dir():
         raise InputError(f"nothing to resume: no unfinished run in {arguments.output_dir}")
     _assert_same_job(folder, job)
+    last = _last_whole(folder)
+    if not last:
+        logger.warning("no whole checkpoint in %s yet: starting from the beginning", arguments.output_dir)
+    return last
+
+
+def _last_whole(folder: Path) -> Path | None:
     whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name.split("-")[1]))
     while whole:
         try:
@@ -75,7 +88,6 @@ def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
             return whole[-1].parent
         except json.JSONDecodeError:
             whole.pop()
-    logger.warning("no whole checkpoint in %s yet: starting from the beginning", arguments.output_dir)
     return None
 
 
