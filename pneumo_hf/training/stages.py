@@ -103,9 +103,9 @@ def train_probe(
     }
     trainer = XrayTrainer(
         model=ProbeModel(model),
-        args=replace(
+        args=_of_stage(
+            "stage1",
             arguments,
-            output_dir=str(Path(arguments.output_dir) / CHECKPOINTS),
             num_train_epochs=arguments.probe_epochs,
             learning_rate=arguments.probe_learning_rate,
             save_strategy="no",
@@ -118,7 +118,6 @@ def train_probe(
             washed_out=0.0,
             step_epochs=0,
             max_steps=-1,
-            resume_from_checkpoint=None,
         ),
         train_dataset=features["train"],
         eval_dataset=features["validation"],
@@ -180,11 +179,10 @@ def fine_tuner(
         callbacks.append(WeightAverage(arguments.ema_decay, resumed))
     return XrayTrainer(
         model=model,
-        args=replace(
+        args=_of_stage(
+            "stage2",
             arguments,
-            output_dir=str(Path(arguments.output_dir) / CHECKPOINTS),
             num_train_epochs=epochs,
-            resume_from_checkpoint=None,
             activation_checkpointing=False,  # ours, above
         ),
         train_dataset=films["train"],
@@ -280,6 +278,13 @@ def _teachers(image_processor: BaseImageProcessor, arguments: XrayTrainingArgume
 def _weights(films: dict[str, FilmDataset], arguments: XrayTrainingArguments) -> torch.Tensor | None:
     wanted = arguments.class_weights and arguments.sampling != "balanced"  # which weights the labels already
     return class_weights(films["train"].labels) if wanted else None
+
+
+def _of_stage(stage: str, arguments: XrayTrainingArguments, **changed: object) -> XrayTrainingArguments:
+    """What Trainer takes for a stage: a folder for its checkpoints, and a name for its log where that shows one."""
+    run = Path(arguments.output_dir)
+    name = f"{arguments.run_name or run.absolute().name} {stage}"
+    return replace(arguments, output_dir=str(run / CHECKPOINTS), run_name=name, resume_from_checkpoint=None, **changed)
 
 
 def _weights_before(
