@@ -19,6 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging as transformers_logging
 
 from pneumo_hf.config import LABELS, InputError, ModelArguments
+from pneumo_hf.data.files import is_missing
 from pneumo_hf.imaging.processor import make_image_processor
 from pneumo_hf.inference.hidden_head import HiddenHeadResNet, HiddenHeadResNetConfig
 from pneumo_hf.inference.predictor import why_not_loaded
@@ -51,6 +52,10 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         checkpoint = arguments.model_name_or_path
         if checkpoint == EMBEDDED:
             checkpoint = str(embedded_checkpoint(cache_dir))
+        if is_missing(Path(checkpoint)):
+            raise InputError(
+                f"there is no checkpoint {checkpoint}; the embedded backbone is --model_name_or_path {EMBEDDED}"
+            )
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # else it tells at length that the head is a new one
         try:

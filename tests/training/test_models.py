@@ -163,6 +163,12 @@ def test_an_id_that_cannot_be_had_is_one_line_that_names_it_and_the_alternative(
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(cache_dir: Path, monkeypatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(InputError, match="there is no checkpoint configs/none; .*efficientnet-lite0"):
+        load_model(ModelArguments(model_name_or_path="configs/none"), cache_dir)
+
+
 def test_a_baseline_is_a_stock_resnet(cache_dir: Path) -> None:
     model, processor = load_model(ModelArguments("baseline-cnn", image_size=96), cache_dir)
     assert isinstance(model, ResNetForImageClassification)
