@@ -22,6 +22,7 @@ from pneumo_hf.evaluation.report import evaluate_films, write_report, write_spli
 from pneumo_hf.hub.card import write_card
 from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.checkpoint import job_values, save_calibrated, training_facts, write_recipe
+from pneumo_hf.training.distillation import assert_saw_no_more
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.run_folder import end_processes, find_checkpoint, remove_checkpoints, start_run, write_history
 from pneumo_hf.training.stages import train
@@ -42,6 +43,7 @@ def main(arguments: Arguments) -> None:
     resumed = find_checkpoint(training_args, job_values(arguments))
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
+    assert_saw_no_more(model_args, training_args, films)
     history = train(model, image_processor, films, training_args, resumed)
     facts = training_facts(training_args, time.monotonic() - start)
 

@@ -250,6 +250,7 @@ def tune(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.pixels import decode_splits
     from pneumo_hf.inference.memory import keep_freed_memory
     from pneumo_hf.training.checkpoint import recipe_values
+    from pneumo_hf.training.distillation import assert_saw_no_more
     from pneumo_hf.training.models import load_model
     from pneumo_hf.training.run_folder import start_run
     from pneumo_hf.training.tune import search_learning_rate
@@ -261,6 +262,7 @@ def tune(arguments: argparse.Namespace) -> None:
     data, _ = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
     model, image_processor = load_model(model_args, data_args.cache_dir)
     films, _ = decode_splits(data, image_processor, data_args, training_args.seed)
+    assert_saw_no_more(model_args, training_args, films)
     recipe = recipe_values((model_args, data_args, training_args))
     recipe.pop("learning_rate")
     name = hashlib.blake2b(json.dumps(recipe, default=str).encode(), digest_size=6).hexdigest()

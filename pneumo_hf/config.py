@@ -250,6 +250,40 @@ class XrayTrainingArguments(TrainingArguments):
             self.lr_scheduler_kwargs = {**(self.lr_scheduler_kwargs or {}), "mode": "max" if larger else "min"}
 
 
+RANGES = {
+    "image_size": (32, 1024),
+    "dropout": (0, 0.95),
+    "head_size": (0, 10_000),
+    "per_device_train_batch_size": (1, 10_000),
+    "per_device_eval_batch_size": (1, 10_000),
+    "num_train_epochs": (0, 10_000),
+    "validation_fraction": (0.02, 0.5),
+    "fold": (0, 49),
+    "crop_scale": (0.01, 1),
+    "jitter": (0, 0.95),
+    "blur": (0, 1),
+    "horizontal_flip": (0, 1),
+    "style_mix": (0, 1),
+    "frame_mix": (0, 1),
+    "coarsen": (0, 1),
+    "noise": (0, 1),
+    "washed_out": (0, 1),
+    "fine_tuned_share": (0, 1),
+    "subtype_weight": (0, 10),
+    "layer_decay": (0.01, 1),
+    "probe_epochs": (0, 10_000),
+    "unfreeze_layers": (-1, 10_000),
+    "unfreeze_blocks": (0, 10_000),
+    "early_stopping_patience": (0, 10_000),
+    "rotation": (0, 180),
+    "shift": (0, 1),
+    "focal_gamma": (0, 10),
+    "label_smoothing_factor": (0, 0.5),
+    "mixup": (0, 10),
+    "ema_decay": (0, 0.99999),
+    "step_epochs": (0, 10_000),
+}
+
 Arguments = tuple[ModelArguments, DataArguments, XrayTrainingArguments]
 
 
@@ -336,39 +370,14 @@ def unknown_key(key: str, parser: argparse.ArgumentParser) -> str:
 
 
 def check_ranges(values: dict) -> None:
-    ranges = {
-        "image_size": (32, 1024),
-        "dropout": (0, 0.95),
-        "head_size": (0, 10_000),
-        "validation_fraction": (0.02, 0.5),
-        "fold": (0, 49),
-        "crop_scale": (0.01, 1),
-        "jitter": (0, 0.95),
-        "blur": (0, 1),
-        "horizontal_flip": (0, 1),
-        "style_mix": (0, 1),
-        "frame_mix": (0, 1),
-        "coarsen": (0, 1),
-        "noise": (0, 1),
-        "washed_out": (0, 1),
-        "fine_tuned_share": (0, 1),
-        "subtype_weight": (0, 10),
-        "layer_decay": (0.01, 1),
-        "probe_epochs": (0, 10_000),
-        "unfreeze_layers": (-1, 10_000),
-        "unfreeze_blocks": (0, 10_000),
-        "early_stopping_patience": (0, 10_000),
-        "rotation": (0, 180),
-        "shift": (0, 1),
-        "focal_gamma": (0, 10),
-        "label_smoothing_factor": (0, 0.5),
-        "mixup": (0, 10),
-        "ema_decay": (0, 0.99999),
-        "step_epochs": (0, 10_000),
-    }
-    for key, (low, high) in ranges.items():
+    for key, (low, high) in RANGES.items():
         if not low <= values[key] <= high:
             raise InputError(f"{key} is {values[key]}, but goes from {low} to {high}")
+    if values["fold"] >= (folds := round(1 / values["validation_fraction"])):
+        raise InputError(f"fold is {values['fold']}, but validation_fraction makes only {folds}, from 0")
+    for key in ("learning_rate", "probe_learning_rate"):
+        if values[key] <= 0:
+            raise InputError(f"{key} is {values[key]}, but must be above 0")
     if values["unfreeze_layers"] == values["unfreeze_blocks"] == 0 and values["num_train_epochs"] > 0:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
     if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from pneumo_hf.config import InputError
 from pneumo_hf.evaluation.report import METRIC_NAMES
 from pneumo_hf.hub.card import WITH_FILMS, write_card
 
@@ -104,7 +105,13 @@ def test_what_was_not_measured_has_no_section(run: Path) -> None:
 def test_other_hospitals_are_told_of_where_they_were_measured(run: Path) -> None:
     assert "Not measured on films of another hospital" in card_of(run).text
     elsewhere = json.loads((ROOT / "docs" / "external" / "pneumo-efficientnet" / "metrics.json").read_text())
-    (run / "report" / "external_ieee8023.json").write_text(json.dumps(elsewhere))
+    told = run / "report" / "external_ieee8023.json"
+    told.write_text(json.dumps(elsewhere))
+    with pytest.raises(InputError, match="external_ieee8023.json is of another checkpoint"):
+        card_of(run)
+    own = json.loads((run / "report" / "metrics.json").read_text())["metrics"]["roc_auc"]["value"]
+    elsewhere["external"]["metrics"]["roc_auc"]["home"] = own
+    told.write_text(json.dumps(elsewhere))
     text = card_of(run).text
     assert f"| {elsewhere['dataset']} | {elsewhere['n']} | {elsewhere['n_patients']} |" in text
     assert elsewhere["external"]["words"][0] in text and "Not measured on films" not in text

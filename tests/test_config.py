@@ -90,6 +90,9 @@ def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
         ["--teachers", "x", "--label_smoothing_factor", "0.1"],
         ["--fine_tuned_share", "0.5", "--num_train_epochs", "0"],
         ["--activation_checkpointing", "true"],
+        *(["--learning_rate", rate] for rate in ("0", "-1")),
+        *([key, "-1"] for key in ("--probe_learning_rate", "--num_train_epochs", "--per_device_train_batch_size")),
+        ["--fold", "5"],
     ],
 )
 def test_what_would_fail_late_or_do_nothing_is_refused(options: list[str]) -> None:

@@ -162,6 +162,8 @@ def test_killed_in_stage_two_and_resumed_it_ends_as_if_it_had_not_been(tiny_run,
     (killed / "checkpoints" / "checkpoint-9999" / "trainer_state.json").write_text('{"epoch": ')  # cut while written
     result = run(*tiny_recipe, "--output_dir", killed)  # the flag forgotten: nothing is lost
     assert result.returncode == 2 and "--resume_from_checkpoint goes on with it" in result.stderr
+    result = run(*tiny_recipe, "--output_dir", killed, "--resume_from_checkpoint", "--learning_rate", "0.5")
+    assert result.returncode == 2 and "was begun with learning_rate" in result.stderr
     result = run(*tiny_recipe, "--output_dir", killed, "--resume_from_checkpoint")
     assert result.returncode == 0, result.stderr
     assert "stage 1" not in result.stderr

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
 from pneumo_hf import DISCLAIMER, __version__
+from pneumo_hf.config import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
 from pneumo_hf.evaluation.report import FIGURES, METRIC_NAMES
 
@@ -31,6 +32,9 @@ def write_card(run: Path, template: Path) -> None:
 
     What `evaluate` measured on other hospitals' films is shown too, if its metrics.json lies in the run as
     `report/external_NAME.json`.
+
+    Raises:
+        InputError: such a file was measured with another checkpoint.
     """
     report = run / "report"
     metrics, config = json.loads((report / "metrics.json").read_text()), json.loads((run / "config.json").read_text())
@@ -44,7 +48,7 @@ def write_card(run: Path, template: Path) -> None:
         metric_names=METRIC_NAMES,
         resamples=f"{RESAMPLES:,}",
         validation_points={point["name"]: point for point in config["operating_points"]},
-        external=[json.loads(path.read_text()) for path in sorted(report.glob("external*.json"))],
+        external=[_read_external(path, metrics) for path in sorted(report.glob("external*.json"))],
         figures={
             name: caption
             for name, caption in FIGURES.items()
@@ -67,6 +71,15 @@ def write_card(run: Path, template: Path) -> None:
         package_version=__version__,
     )
     ModelCard(re.sub(r"\n{3,}", "\n\n", card).strip() + "\n").save(run / "README.md")
+
+
+def _read_external(path: Path, metrics: dict) -> dict:
+    external = json.loads(path.read_text())
+    home = external.get("external", {}).get("metrics", {}).get("roc_auc", {}).get("home")
+    own = metrics["metrics"]["roc_auc"]["value"]
+    if home not in (None, own):
+        raise InputError(f"{path} is of another checkpoint, of ROC AUC {home:.4f}, not {own:.4f}: remove it")
+    return external
 
 
 def shows_public_films(config: dict) -> bool:

@@ -86,7 +86,11 @@ class Predictor:
         self.learnt_prevalence = training.get("prevalence_of_scores")
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         device = "cpu" if self.onnx else device
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(0, device=self.device)
+        except (AssertionError, RuntimeError, NotImplementedError) as error:  # torch's words for: not here
+            raise InputError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
         self.batch_size = batch_size or (16 if self.device.type == "cpu" else 32)
         self.normalize = Normalize(self.image_processor, torch.channels_last)
         self.network = self.model.eval()
@@ -275,6 +279,12 @@ def why_not_loaded(checkpoint: str | Path, error: Exception) -> str:
         return f"{checkpoint} brings code of its own, which is not run here"
     if isinstance(error, SafetensorError):
         return f"the weights of {checkpoint} are damaged or not downloaded whole (a Git LFS pointer?): {error}"
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        lacks = [name for name in ("config.json", "preprocessor_config.json") if not (folder / name).exists()]
+        lacks += [] if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else ["model.safetensors"]
+        why = f"it lacks {', '.join(lacks)}" if lacks else str(error).strip().splitlines()[0]
+        return f"cannot load {checkpoint}: {why} (a checkpoint folder, as train_hf.py writes it, has its files whole)"
     return f"cannot load {checkpoint}: neither a checkpoint folder, as train_hf.py writes, nor a Hub id within reach"
 
 

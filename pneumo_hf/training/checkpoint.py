@@ -23,6 +23,10 @@ from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_ch
 from pneumo_hf.inference.predictor import Predictor, probability_of
 from pneumo_hf.training.models import fold_temperature
 
+LEFT_OPEN = {  # to a resumed run: where it lies and runs, and what is made of its scores
+    *("cache_dir", "output_dir", "per_device_eval_batch_size", "channels_last"),
+    *("operating_point", "calibration", "half_precision_weights"),
+}
 DETECTOR_FILMS = 600  # of train, and of validation: more change the detector's limit by a hair
 
 
@@ -39,6 +43,8 @@ def save_calibrated(
     model.to("cpu", memory_format=torch.contiguous_format)
     image_processor.save_pretrained(folder)
     _save(model, folder, training.half_precision_weights)
+    for stale in folder.glob("report/external*.json"):  # measured with the weights that are replaced
+        stale.unlink()
     logits, labels = _score(folder, device, validation), validation.labels
     if training.calibration == "spoilt":
         # Perturbed validation films keep the scores calibrated when the domain drifts (Tomani et al. 2021).
@@ -109,9 +115,9 @@ def recipe_values(arguments: Arguments) -> dict:
     """Every value that makes a run what it is; of absolute paths the name alone, which tells nothing of a machine."""
     model, data, training = arguments
     values, defaults = training.to_dict(), type(training)(output_dir=training.output_dir).to_dict()
-    taught = {f.name for f in fields(training) if f.name in type(training).__annotations__ and "help" in f.metadata}
+    explained = _explained(training)
     recipe = {**asdict(model), **asdict(data)}
-    recipe |= {key: value for key, value in values.items() if key in taught or value != defaults[key]}
+    recipe |= {key: value for key, value in values.items() if key in explained or value != defaults[key]}
     for key in ("cache_dir", "output_dir", "resume_from_checkpoint", "greater_is_better"):
         recipe.pop(key, None)
     recipe["model_name_or_path"] = _name_of(recipe["model_name_or_path"])
@@ -122,13 +128,17 @@ def recipe_values(arguments: Arguments) -> dict:
 
 
 def job_values(arguments: Arguments) -> dict:
-    """What decides which films a run learns from, in which steps, and which network learns: of `recipe_values`."""
+    """What decides which network learns what, from which films and in which steps: of `recipe_values`."""
     recipe = recipe_values(arguments)
-    names = {f.name for part in arguments[:2] for f in fields(part)} - {"cache_dir"}
-    names |= {"seed", "sampling", "teachers", "per_device_train_batch_size", "gradient_accumulation_steps"}
-    names |= {"metric_for_best_model", "unfreeze_layers", "unfreeze_blocks"}
-    job = {key: recipe.get(key) for key in sorted(names)}
+    names = {f.name for part in arguments[:2] for f in fields(part)} | _explained(arguments[2])
+    names |= {"gradient_accumulation_steps", "max_steps", "max_grad_norm"}
+    job = {key: recipe.get(key) for key in sorted(names - LEFT_OPEN)}
     return job | {"dataset": [Path(name).name for name in recipe["dataset"]], "processes": arguments[2].world_size}
+
+
+def _explained(training: XrayTrainingArguments) -> set[str]:
+    """The training arguments that this project defines or sets."""
+    return {f.name for f in fields(training) if f.name in type(training).__annotations__ and "help" in f.metadata}
 
 
 def _name_of(path: str) -> str:

@@ -6,27 +6,32 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
+from transformers import AutoConfig
 
-from pneumo_hf.config import InputError
+from pneumo_hf.config import LABELS, InputError, ModelArguments, XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.ensemble import read_predictions
 from pneumo_hf.imaging.processor import uses_clahe
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.predictor import Predictor, why_not_loaded
+from pneumo_hf.training.backbones import EMBEDDED
+from pneumo_hf.training.models import BASELINE
 
 logger = logging.getLogger(__name__)
 
 
-def assert_teachers_saw_no_more(checkpoints: Sequence[str], films: dict[str, FilmDataset]) -> None:
-    """Stop where a teacher has learnt films that the student is validated or tested on: it would pass them on.
+def assert_saw_no_more(model: ModelArguments, training: XrayTrainingArguments, films: dict[str, FilmDataset]) -> None:
+    """Stop where a checkpoint, gone on from or taught by, has learnt films that the run is validated or tested on.
 
     Raises:
-        InputError: a teacher of the same data held out other films.
+        InputError: a checkpoint of the same data held out other films.
     """
     names = {split: set(part.table["file_name"]) for split, part in films.items()}
-    for checkpoint in checkpoints:
+    for checkpoint in {model.model_name_or_path, *(training.teachers or ())} - {EMBEDDED, BASELINE}:
         tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
         if None in tables:
-            logger.warning("%s does not tell which films it held out: see to it that they are this run's", checkpoint)
+            if _tells_pneumonia(checkpoint):
+                message = "%s does not tell which films it held out: see to it that they are this run's"
+                logger.warning(message, checkpoint)
             continue
         held_out = set().union(*tables)
         if held_out & set().union(*names.values()) and not names["validation"] | names["test"] <= held_out:
@@ -34,6 +39,13 @@ def assert_teachers_saw_no_more(checkpoints: Sequence[str], films: dict[str, Fil
                 f"{checkpoint} may have learnt films that this run holds out: train both with one split_seed, "
                 "validation method and fraction"
             )
+
+
+def _tells_pneumonia(checkpoint: str) -> bool:
+    try:
+        return LABELS[1] in AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).label2id
+    except (OSError, ValueError) as error:
+        raise InputError(why_not_loaded(checkpoint, error)) from error
 
 
 class Teachers(nn.Module):

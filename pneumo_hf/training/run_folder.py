@@ -61,6 +61,8 @@ def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
                 f"an unfinished run is in {arguments.output_dir}, and got as far as {reached.name}: "
                 f"--resume_from_checkpoint goes on with it; to begin anew, remove {folder}"
             )
+        if (folder.parent / "config.json").exists():
+            logger.warning("%s holds a finished run, which this one will replace", arguments.output_dir)
         if arguments.process_index == 0:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(exist_ok=True)

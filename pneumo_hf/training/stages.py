@@ -19,7 +19,7 @@ from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize, uses_clahe
 from pneumo_hf.inference.parts import own_part
 from pneumo_hf.training.augmentation import XrayAugment
-from pneumo_hf.training.distillation import Teachers, assert_teachers_saw_no_more
+from pneumo_hf.training.distillation import Teachers
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.models import (
@@ -76,8 +76,6 @@ def prepare(
     model: PreTrainedModel, films: dict[str, FilmDataset], arguments: XrayTrainingArguments
 ) -> dict[str, FilmDataset]:
     """The films that both stages take, checked, and the model in their memory layout (in place)."""
-    if arguments.teachers:
-        assert_teachers_saw_no_more(arguments.teachers, films)
     if arguments.subtype_weight and not (films["train"].viral >= 0).any():
         raise InputError("subtype_weight needs films whose names tell bacteria or virus: none of train's does")
     if arguments.channels_last:

@@ -328,8 +328,9 @@ def test_films_are_washed_out_after_the_probe_alone(films, tiny_recipe, tmp_path
     assert {row["stage"] for row in history} == {1, 2}
 
 
-def test_teachers_must_have_held_out_what_the_student_does(tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
-    options = ["--teachers", str(tiny_run), "--seed", "7", "--output_dir", str(tmp_path / "student")]
+@pytest.mark.parametrize("way", ["--teachers", "--model_name_or_path"])
+def test_what_a_run_learns_from_must_have_held_out_its_films(way, tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
+    options = [way, str(tiny_run), "--seed", "7", "--output_dir", str(tmp_path / "student")]
     with pytest.raises(InputError, match="split_seed"):
         main(parse_args([*tiny_recipe, *options]))
     left = [path.name for path in (tmp_path / "student" / "checkpoints").glob("*")]
