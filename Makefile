@@ -61,7 +61,8 @@ HEAD_AUGMENTED := --validation block --split_seed 42 --num_train_epochs 10 --lea
     --freeze_batch_norm true --metric_for_best_model log_loss --crop_scale 0.8 --jitter 0 --blur 0 --horizontal_flip 0.5 --early_stopping_patience 0
 TAUGHT := --metric_for_best_model log_loss --teachers $(FLAGSHIPS)
 SPOILT := --jitter 0.3 --blur 0.3 --coarsen 0.3 --noise 0.5
-RIMS := --num_train_epochs 4 $(TAUGHT) --probe_epochs 0 $(SPOILT) --frame_mix 1
+RIMS := --num_train_epochs 4 --probe_epochs 0 $(SPOILT) --frame_mix 1
+HALF := --metric_for_best_model log_loss --teachers $(HALVES) $(RIMS) --washed_out 0.1 --fine_tuned_share 0.5
 
 recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
 	for name in baseline_cnn efficientnet_b0 resnet50_top40 resnet18_step resnet50_frozen_youden mobilenet_v2_clahe; do \
@@ -97,15 +98,21 @@ recipes: setup  ## docs/RESULTS.md: every recipe on the whole set: make recipes 
 	$(call distil,student_flagships,--num_train_epochs 6 $(TAUGHT))
 	$(call distil,student_continued,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160)
 	$(call distil,student_noisy,--num_train_epochs 6 $(TAUGHT) --model_name_or_path runs/student_160 $(SPOILT))
-	$(call distil,student_rim,--model_name_or_path runs/student_noisy $(RIMS))
-	$(call distil,pneumo-efficientnet,--model_name_or_path runs/student_noisy $(RIMS) --washed_out 0.1)
+	$(call distil,student_rim,--model_name_or_path runs/student_noisy $(TAUGHT) $(RIMS))
+	$(call distil,student_washed,--model_name_or_path runs/student_noisy $(TAUGHT) $(RIMS) --washed_out 0.1)
+	$(call distil,student_longer,--model_name_or_path runs/student_washed $(TAUGHT) $(RIMS) --washed_out 0.1 --seed 1)
+	$(call distil,pneumo-efficientnet,--model_name_or_path runs/student_washed $(HALF))
+	$(call train_seeds,flagship_efficientnet,efficientnet_half,1 2 42,--model_name_or_path runs/flagship_efficientnet_seed$$seed $(HALF) \
+	    --crop_scale 0.8 --horizontal_flip 0.5)
 	$(BIN)/python -m pneumo_hf evaluate $(HALVES:%=--model %) --data $(DATA) --output_dir runs/ensemble_half
 	$(BIN)/python docs/write_recipes.py runs/ensemble_half=ensemble_half
 	$(BIN)/python -m pneumo_hf evaluate $(HALVES:%=--model %) --model runs/pneumo-efficientnet --data $(DATA) --output_dir runs/ensemble_half_student
 	$(BIN)/python docs/write_recipes.py runs/ensemble_half_student=ensemble_half_student
-	$(call distil,student_longer,--model_name_or_path runs/pneumo-efficientnet $(RIMS) --washed_out 0.1 --seed 1)
-	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued student_noisy student_rim student_longer pneumo-efficientnet) --dataset $(DATA)
-	$(BIN)/python benchmarks/frames.py $(addprefix runs/,flagship_seed3 flagship_rim_seed3 student_noisy student_rim pneumo-efficientnet) --dataset $(DATA)
+	$(BIN)/python -m pneumo_hf evaluate $(HALVES:%=--model %) $(addprefix --model runs/efficientnet_half_,seed1 seed2 seed42) --data $(DATA) \
+	    --output_dir runs/ensemble_halves
+	$(BIN)/python docs/write_recipes.py runs/ensemble_halves=ensemble_halves
+	$(BIN)/python benchmarks/students.py $(addprefix runs/,student_160 student_flagships student_continued student_noisy student_rim student_longer student_washed pneumo-efficientnet) --dataset $(DATA)
+	$(BIN)/python benchmarks/frames.py $(addprefix runs/,flagship_seed3 flagship_rim_seed3 student_noisy student_rim student_washed pneumo-efficientnet) --dataset $(DATA)
 	$(BIN)/python docs/write_recipes.py
 
 bench: setup  ## the figures in benchmarks/results and docs/PERFORMANCE.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER

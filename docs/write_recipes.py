@@ -38,9 +38,14 @@ ORDER = (
         "ensemble_efficientnet",
     ),
     *("ensemble_flagships", "student_160", "student_flagships", "student_continued", "student_noisy", "student_rim"),
-    "student_longer",
-    "pneumo-efficientnet",
-    "ensemble_half_student",
+    *(
+        "student_washed",
+        "student_longer",
+        "pneumo-efficientnet",
+        "ensemble_half_student",
+        "efficientnet_half",
+        "ensemble_halves",
+    ),
     "ensemble_projects",  # the five student projects as one
 )
 KEPT = ("metrics.json", "metrics_validation.json", "predictions_test.csv", "history.csv")
@@ -52,7 +57,9 @@ RECIPES = {  # names that are no recipes
     "student_continued": "flagship_efficientnet",
     "student_noisy": "flagship_efficientnet",
     "student_rim": "flagship_efficientnet",
+    "student_washed": "flagship_efficientnet",
     "student_longer": "flagship_efficientnet",
+    "efficientnet_half": "flagship_efficientnet",
     "flagship_taught": "flagship",
     "flagship_again": "flagship_half",
     "frozen_augmented": "resnet50_frozen_youden",
