@@ -257,6 +257,8 @@ RANGES = {
     "per_device_train_batch_size": (1, 10_000),
     "per_device_eval_batch_size": (1, 10_000),
     "num_train_epochs": (0, 10_000),
+    "learning_rate": (0, 10),
+    "probe_learning_rate": (0, 10),
     "validation_fraction": (0.02, 0.5),
     "fold": (0, 49),
     "crop_scale": (0.01, 1),
@@ -375,9 +377,6 @@ def check_ranges(values: dict) -> None:
             raise InputError(f"{key} is {values[key]}, but goes from {low} to {high}")
     if values["fold"] >= (folds := round(1 / values["validation_fraction"])):
         raise InputError(f"fold is {values['fold']}, but validation_fraction makes only {folds}, from 0")
-    for key in ("learning_rate", "probe_learning_rate"):
-        if values[key] <= 0:
-            raise InputError(f"{key} is {values[key]}, but must be above 0")
     if values["unfreeze_layers"] == values["unfreeze_blocks"] == 0 and values["num_train_epochs"] > 0:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
     if values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"}:

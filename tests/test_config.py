@@ -90,8 +90,8 @@ def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
         ["--teachers", "x", "--label_smoothing_factor", "0.1"],
         ["--fine_tuned_share", "0.5", "--num_train_epochs", "0"],
         ["--activation_checkpointing", "true"],
-        *(["--learning_rate", rate] for rate in ("0", "-1")),
-        *([key, "-1"] for key in ("--probe_learning_rate", "--num_train_epochs", "--per_device_train_batch_size")),
+        *([f"--{key}", "-1"] for key in ("learning_rate", "probe_learning_rate", "num_train_epochs")),
+        ["--per_device_train_batch_size", "0"],
         ["--fold", "5"],
     ],
 )
