@@ -33,8 +33,8 @@ def main(arguments: argparse.Namespace) -> None:
         raise InputError("--auth is USER:PASSWORD")
     if arguments.mcp and find_spec("mcp") is None:
         raise InputError("--mcp needs gradio's extra: pip install 'gradio[mcp]'")
-    if not 0 <= arguments.port < 2**16:
-        raise InputError(f"--port is {arguments.port}, but goes from 0 to 65535")
+    if not 0 < arguments.port < 2**16:
+        raise InputError(f"--port is {arguments.port}, but goes from 1 to 65535")
     predictor = load_predictor(checkpoints, arguments.device, arguments.flip, arguments.backend)
     serve(predictor, ROOT / "data" / "chest_xray_sample", arguments.host, arguments.port, auth, arguments.mcp)
 

@@ -86,11 +86,12 @@ class Predictor:
         self.learnt_prevalence = training.get("prevalence_of_scores")
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         device = "cpu" if self.onnx else device
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.empty(0, device=self.device)
-        except (AssertionError, RuntimeError, NotImplementedError) as error:  # torch's words for: not here
-            raise InputError(f"device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+            self.device = torch.device(device)
+            torch.zeros(1, device=self.device).item()
+        except (AssertionError, RuntimeError, ImportError) as error:  # torch's words for: not here
+            raise InputError(f"device {device} cannot be used here: {str(error).splitlines()[0][:100]}") from error
         self.batch_size = batch_size or (16 if self.device.type == "cpu" else 32)
         self.normalize = Normalize(self.image_processor, torch.channels_last)
         self.network = self.model.eval()
@@ -282,7 +283,7 @@ def why_not_loaded(checkpoint: str | Path, error: Exception) -> str:
     folder = Path(checkpoint)
     if folder.is_dir():
         lacks = [name for name in ("config.json", "preprocessor_config.json") if not (folder / name).exists()]
-        lacks += [] if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else ["model.safetensors"]
+        lacks += [] if any(folder.glob("*model*.safetensors")) or any(folder.glob("*.bin")) else ["model.safetensors"]
         why = f"it lacks {', '.join(lacks)}" if lacks else str(error).strip().splitlines()[0]
         return f"cannot load {checkpoint}: {why} (a checkpoint folder, as train_hf.py writes it, has its files whole)"
     return f"cannot load {checkpoint}: neither a checkpoint folder, as train_hf.py writes, nor a Hub id within reach"

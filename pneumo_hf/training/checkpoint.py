@@ -43,7 +43,7 @@ def save_calibrated(
     model.to("cpu", memory_format=torch.contiguous_format)
     image_processor.save_pretrained(folder)
     _save(model, folder, training.half_precision_weights)
-    for stale in folder.glob("report/external*.json"):  # measured with the weights that are replaced
+    for stale in (*folder.glob("report/external*.json"), *folder.glob("onnx/*.onnx")):  # of the weights replaced here
         stale.unlink()
     logits, labels = _score(folder, device, validation), validation.labels
     if training.calibration == "spoilt":
@@ -131,7 +131,7 @@ def job_values(arguments: Arguments) -> dict:
     """What decides which network learns what, from which films and in which steps: of `recipe_values`."""
     recipe = recipe_values(arguments)
     names = {f.name for part in arguments[:2] for f in fields(part)} | _explained(arguments[2])
-    names |= {"gradient_accumulation_steps", "max_steps", "max_grad_norm"}
+    names |= {"gradient_accumulation_steps", "max_steps", "max_grad_norm", "lr_scheduler_kwargs", "data_seed"}
     job = {key: recipe.get(key) for key in sorted(names - LEFT_OPEN)}
     return job | {"dataset": [Path(name).name for name in recipe["dataset"]], "processes": arguments[2].world_size}
 

@@ -26,7 +26,9 @@ def assert_saw_no_more(model: ModelArguments, training: XrayTrainingArguments, f
         InputError: a checkpoint of the same data held out other films.
     """
     names = {split: set(part.table["file_name"]) for split, part in films.items()}
-    for checkpoint in {model.model_name_or_path, *(training.teachers or ())} - {EMBEDDED, BASELINE}:
+    for checkpoint in dict.fromkeys([model.model_name_or_path, *(training.teachers or ())]):
+        if checkpoint in (EMBEDDED, BASELINE):
+            continue
         tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
         if None in tables:
             if _tells_pneumonia(checkpoint):
@@ -37,7 +39,8 @@ def assert_saw_no_more(model: ModelArguments, training: XrayTrainingArguments, f
         if held_out & set().union(*names.values()) and not names["validation"] | names["test"] <= held_out:
             raise InputError(
                 f"{checkpoint} may have learnt films that this run holds out: train both with one split_seed, "
-                "validation method and fraction"
+                "validation method and fraction (recipe.yaml has its own), or rename yours "
+                "if other films only bear the same names"
             )
 
 

@@ -75,11 +75,14 @@ def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
         return Path(wanted)
     if not folder.is_dir():
         raise InputError(f"nothing to resume: no unfinished run in {arguments.output_dir}")
-    _assert_same_job(folder, job)
     last = _last_whole(folder)
-    if not last:
-        logger.warning("no whole checkpoint in %s yet: starting from the beginning", arguments.output_dir)
-    return last
+    if last:
+        _assert_same_job(folder, job)
+        return last
+    logger.warning("no whole checkpoint in %s yet: starting from the beginning", arguments.output_dir)
+    if arguments.process_index == 0:
+        (folder / JOB).write_text(json.dumps(job))
+    return None
 
 
 def _last_whole(folder: Path) -> Path | None:
@@ -88,7 +91,7 @@ def _last_whole(folder: Path) -> Path | None:
         try:
             json.loads(whole[-1].read_text())  # written last: whole only if it parses
             return whole[-1].parent
-        except json.JSONDecodeError:
+        except (OSError, json.JSONDecodeError):  # or removed by the main process meanwhile
             whole.pop()
     return None
 

@@ -412,6 +412,31 @@ def test_damaged_weights_are_named(tiny_run: Path, tmp_path: Path) -> None:
         Predictor(pointer)
 
 
+def test_what_a_folder_lacks_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="it lacks model.safetensors"):
+        Predictor(tmp_path / "run")
+
+
+@pytest.mark.parametrize("device", ["meta", "hpu", "a toaster"])
+def test_a_device_that_is_not_there_is_named(device: str, tiny_run: Path) -> None:
+    with pytest.raises(InputError, match=f"device {device} cannot be used here"):
+        Predictor(tiny_run, device=device)
+
+
+def test_figures_of_former_weights_are_not_kept(tiny_run: Path, films, tiny_recipe, tmp_path: Path) -> None:
+    former = [tmp_path / "report" / "external_elsewhere.json", tmp_path / "onnx" / "model.onnx"]
+    for path in former:
+        path.parent.mkdir()
+        path.write_text("{}")
+    again = Predictor(tiny_run, device="cpu")
+    save_calibrated(
+        again.model, again.image_processor, films, parse_args([*tiny_recipe, "--output_dir", str(tmp_path)])
+    )
+    assert not any(path.exists() for path in former)
+
+
 def test_a_hidden_head_is_for_a_resnet(tiny_recipe) -> None:
     with pytest.raises(InputError, match="head_size"):
         load_model(

@@ -291,8 +291,13 @@ def test_a_run_is_resumed_by_its_own_job_alone(tmp_path: Path, caplog: pytest.Lo
     assert (
         find_checkpoint(again, {"seed": 1, "dataset": ["a"]}) is None and "starting from the beginning" in caplog.text
     )
+    assert find_checkpoint(again, {"seed": 1, "dataset": ["b"]}) is None  # nothing learnt yet: it begins anew
+    reached = tmp_path / "checkpoints" / "checkpoint-7"
+    reached.mkdir()
+    (reached / "trainer_state.json").write_text("{}")
     with pytest.raises(InputError, match="was begun with seed 1: resume it with the same"):
-        find_checkpoint(again, {"seed": 42, "dataset": ["a"]})
+        find_checkpoint(again, {"seed": 42, "dataset": ["b"]})
+    assert find_checkpoint(again, {"seed": 1, "dataset": ["b"]}) == reached
 
 
 def test_each_process_computes_the_features_of_its_own_films(films, tiny_recipe, monkeypatch) -> None:
