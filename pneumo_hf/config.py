@@ -375,7 +375,8 @@ def check_ranges(values: dict) -> None:
     for key, (low, high) in RANGES.items():
         if not low <= values[key] <= high:
             raise InputError(f"{key} is {values[key]}, but goes from {low} to {high}")
-    if values["fold"] >= (folds := round(1 / values["validation_fraction"])):
+    folds = round(1 / values["validation_fraction"])
+    if values["fold"] >= folds and values["validation"] != "given":
         raise InputError(f"fold is {values['fold']}, but validation_fraction makes only {folds}, from 0")
     if values["unfreeze_layers"] == values["unfreeze_blocks"] == 0 and values["num_train_epochs"] > 0:
         raise InputError("unfreeze_layers is 0, so stage two would train nothing: num_train_epochs 0 leaves it out")
