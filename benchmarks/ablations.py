@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import concatenate_datasets
+from pneumo_hf.training.stages import train
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 from transformers import set_seed
 
@@ -27,7 +28,6 @@ from pneumo_hf.inference.predictor import Predictor, probability_of
 from pneumo_hf.training.checkpoint import recipe_values, save_calibrated, training_facts
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.run_folder import start_run
-from pneumo_hf.training.stages import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--image_size", "112", "--num_train_epochs", "2"]  # so that there can be many
@@ -39,13 +39,13 @@ IDEAS = {
     "strong crops, jitter and blur, not mirrored": [
         *("--crop_scale", "0.3", "--jitter", "0.3", "--blur", "0.2", "--horizontal_flip", "0")
     ],
-    "no probe, one rate": ["--probe_epochs", "0", "--layer_decay", "1"],
+    "no probe, one rate": ["--probe_epochs", "0", "--layer_lr_decay", "1"],
     "BatchNorm statistics learnt": ["--freeze_batch_norm", "false"],
     "no averaged weights": ["--ema_decay", "0"],
     "grain, styles mixed, coarsened": ["--noise", "0.5", "--style_mix", "0.5", "--coarsen", "0.5"],
-    "half-way to the probe": ["--fine_tuned_share", "0.5"],
+    "half-way to the probe": ["--wise_ft_alpha", "0.5"],
     "auxiliary target virus or bacteria": ["--subtype_weight", "0.5"],
-    "all layers": ["--unfreeze_layers", "-1"],
+    "all layers": ["--trainable_layers", "-1"],
     "exposure jitter": ["--jitter", "0.3"],
     "crops down to .3": ["--crop_scale", "0.3"],
     "grain": ["--noise", "0.5"],
@@ -60,7 +60,7 @@ IDEAS = {
     "160 pixels": ["--image_size", "160"],
     "four epochs": ["--num_train_epochs", "4"],
     "crops down to .3, exposure jitter, coarsened": ["--crop_scale", "0.3", "--jitter", "0.3", "--coarsen", "0.5"],
-    "random validation": ["--validation", "random"],  # other films: not to be set against the base
+    "random validation": ["--validation_split", "random"],  # other films: not to be set against the base
 }
 
 

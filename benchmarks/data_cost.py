@@ -26,6 +26,7 @@ from common import (
     write_result,
 )
 from datasets import Dataset
+from pneumo_hf.runtime import keep_freed_memory
 from training_step import BATCH, Clock, arguments_of, ms_a_film, stage_two
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -34,7 +35,6 @@ from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import make_image_processor, resize_film
-from pneumo_hf.inference.memory import keep_freed_memory
 
 COUNT, SIDE = 192, 224  # films, and pixels of the resized film
 EPOCHS = 50  # of gathering at once, so that the clock can tell

@@ -19,9 +19,10 @@ from sklearn.metrics import roc_auc_score
 
 from pneumo_hf import Predictor
 from pneumo_hf.config import DataArguments, one_line_errors, parse_args
-from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.data.sources import load_data
-from pneumo_hf.inference.predictor import probability_of
+from pneumo_hf.inference.scorer import probability_of
 
 WIDTHS = (0.05, 0.1, 0.15)  # of the rim, as shares of the side
 BATCH = 32

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import ROOT, SAMPLE, median_ratio, parser, take_turns, write_result
+from pneumo_hf.runtime import keep_freed_memory
+from pneumo_hf.training.stages import ProbeModel, extract_features, train_probe
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from transformers import PreTrainedModel, set_seed
@@ -25,10 +27,8 @@ from pneumo_hf.config import Arguments, parse_args
 from pneumo_hf.data.pixels import decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
-from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.stages import ProbeModel, extract_features, train_probe
 from pneumo_hf.training.trainer import XrayTrainer
 
 EPOCHS, TRAIN, VALIDATION, AGREEMENT = 10, 320, 80, 0.002

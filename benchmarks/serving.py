@@ -37,7 +37,7 @@ from transformers import pipeline
 
 from pneumo_hf.__main__ import main as command
 from pneumo_hf.imaging.film import load_xray
-from pneumo_hf.imaging.quality import shortcoming
+from pneumo_hf.imaging.quality import quality_issue
 from pneumo_hf.inference.predictor import Predictor
 
 MODEL = ROOT / "models" / "pneumo-efficientnet"
@@ -72,10 +72,10 @@ def parts(way: str, checkpoint: Path) -> tuple[Callable, Callable, dict[str, Cal
     predictor = Predictor(checkpoint, device="cpu", backend=way)
     return (
         load_xray,
-        lambda film: (predictor.resize(film)[0], shortcoming(film))[0],
+        lambda film: (predictor.resize(film)[0], quality_issue(film))[0],
         {
             "model": lambda pixels: predictor.logits(torch.from_numpy(np.stack(pixels))),
-            "model_and_detector": lambda pixels: predictor.look(torch.from_numpy(np.stack(pixels))),
+            "model_and_detector": lambda pixels: predictor.predict_with_outliers(torch.from_numpy(np.stack(pixels))),
         },
     )
 

@@ -17,11 +17,12 @@ from frames import BATCH, given_runs, score_with_rims
 
 from pneumo_hf import Predictor
 from pneumo_hf.config import InputError, one_line_errors
-from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.evaluation.compare import delong
 from pneumo_hf.evaluation.metrics import RESAMPLES, bootstrap_weights, weighted_metrics
 from pneumo_hf.inference.explain import GradCam, blurred_away, insertion_and_deletion
-from pneumo_hf.inference.predictor import probability_of
+from pneumo_hf.inference.scorer import probability_of
 
 RIM = 0.1  # of the side
 EXPLAINED = 4  # one in so many films of pneumonia

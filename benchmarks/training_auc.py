@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import BF16, SAMPLE, parser, write_films, write_result
+from pneumo_hf.runtime import keep_freed_memory
 from sklearn.metrics import roc_auc_score
 from training_step import arguments_of, stage_two, usual_trainer
 from transformers import PreTrainedModel, set_seed
@@ -25,11 +26,10 @@ from pneumo_hf.data.files import read_film
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
-from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.models import load_model
 
 FILMS, EPOCHS, AGREEMENT = 320, 3, 0.005
-SAME = ["--layer_decay", "1", "--ema_decay", "0", "--class_weights", "false", "--freeze_batch_norm", "false"]
+SAME = ["--layer_lr_decay", "1", "--ema_decay", "0", "--class_weights", "false", "--freeze_batch_norm", "false"]
 SAME += ["--dropout", "0"]  # whose draws the usual way's workers would shift
 
 

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from common import SAMPLE, median_ratio, parser, take_turns, write_result
+from pneumo_hf.runtime import keep_freed_memory
 from training_step import BATCH, Clock, arguments_of, ms_a_film, stage_two
 
 from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.sources import load_data
-from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.models import load_model
 from pneumo_hf.training.run_folder import end_processes
 

@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from common import BF16, FILMS, ROOT, full_resolution_jpegs, median_ratio, parser, write_films, write_result
 from datasets import load_dataset
+from pneumo_hf.runtime import keep_freed_memory
+from pneumo_hf.training.stages import fine_tuner
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -31,9 +33,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from pneumo_hf.config import Arguments, parse_args
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.sources import load_data
-from pneumo_hf.inference.memory import keep_freed_memory
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.stages import fine_tuner
 
 BATCH, WARM_UP, STEPS = 16, 3, 8
 RECIPES = {"lite0": "flagship_efficientnet", "resnet50": "flagship", "mobilenet": "mobilenet_v2_clahe"}
@@ -70,7 +70,7 @@ def _wait() -> None:
 
 def arguments_of(name: str, checkpoint: str, folder: Path, *more: str) -> Arguments:
     recipe = ["--config", str(ROOT / "configs" / f"{RECIPES[name]}.yaml")]
-    same = ["--unfreeze_layers", "-1", "--per_device_train_batch_size", str(BATCH), "--bf16", str(BF16)]
+    same = ["--trainable_layers", "-1", "--per_device_train_batch_size", str(BATCH), "--bf16", str(BF16)]
     same += ["--early_stopping_patience", "0", "--num_train_epochs", "1"]  # of which a few steps are run
     where = ["--model_name_or_path", checkpoint, "--cache_dir", str(folder), "--output_dir", str(folder / "run")]
     return parse_args([*recipe, *same, *where, *more])

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 from common import ROOT, write_result
 
-from pneumo_hf.config import parse_args
+from pneumo_hf.config.parse import parse_args
 
 sys.path.insert(0, str(ROOT))
 

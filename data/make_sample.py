@@ -14,9 +14,9 @@ import numpy as np
 from datasets import Dataset
 from datasets import Image as ImageColumn
 from PIL import Image
+from pneumo_hf.data.columns import features
 
 from pneumo_hf.config import LABELS, one_line_errors
-from pneumo_hf.data.columns import features
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.patients import patient_group
 from pneumo_hf.data.sources import load_data

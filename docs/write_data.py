@@ -15,7 +15,7 @@ from pneumo_hf.config import LABELS, one_line_errors
 from pneumo_hf.data.audit import FIGURES, audit
 from pneumo_hf.data.duplicates import copy_pairs
 from pneumo_hf.data.patients import patient_group, split_by_patient
-from pneumo_hf.data.shortcuts import SIDE, linear_floors, region_features
+from pneumo_hf.data.shortcuts import SIDE, linear_baselines, region_features
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.data.survey import survey_films
 
@@ -56,12 +56,12 @@ def validation_splits(data) -> dict[str, dict]:
             rows = train[np.concatenate([rest, held_out])]
             part = {name: values[rows] for name, values in features.items()}
             is_held_out = np.arange(len(rows)) >= len(rest)
-            floors = linear_floors(part, labels[rows], patients[rows], is_held_out)
+            floors = linear_baselines(part, labels[rows], patients[rows], is_held_out)
             by_fold.append(floors["whole_film"]["value"])
             if fold == 0:
                 first = {**described(labels[train][held_out], patients[train][held_out]), "floors": floors}
         result[method] = {**first, "whole_film_by_fold": by_fold}
-    floors = linear_floors(features, labels, patients, is_test)
+    floors = linear_baselines(features, labels, patients, is_test)
     result["official test"] = {**described(labels[is_test], patients[is_test]), "floors": floors}
     return result
 

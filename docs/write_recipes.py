@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from sklearn.metrics import roc_curve
 
-from pneumo_hf.config import parse_args
+from pneumo_hf.config.parse import parse_args
 from pneumo_hf.evaluation.compare import compare, read_run
 from pneumo_hf.evaluation.metrics import top_label_error
 from pneumo_hf.training.checkpoint import recipe_values

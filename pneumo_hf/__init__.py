@@ -1,4 +1,4 @@
-"""Fine-tune Hugging Face checkpoints to tell pneumonia from normal on chest X-rays. Research and teaching only.
+"""Fine-tune Hugging Face checkpoints to detect pneumonia on chest X-rays. Research and teaching only.
 
 The public names are loaded on first use, so that `import pneumo_hf` alone costs nothing.
 """
@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from pneumo_hf.data.sources import load_data
     from pneumo_hf.imaging.film import load_xray
     from pneumo_hf.inference.predictor import Predictor
+    from pneumo_hf.reporting.report import evaluate
+    from pneumo_hf.training.train import train
 
-__version__ = "0.1.0"
-__all__ = ["Predictor", "load_data", "load_xray"]
+__version__ = "0.2.0"
+__all__ = ["Predictor", "evaluate", "load_data", "load_xray", "train"]
 
 DISCLAIMER = "A second reader for research and teaching. Not a medical device, not a diagnosis."
 
@@ -20,6 +22,8 @@ _PUBLIC = {
     "load_xray": "pneumo_hf.imaging.film",
     "load_data": "pneumo_hf.data.sources",
     "Predictor": "pneumo_hf.inference.predictor",
+    "evaluate": "pneumo_hf.reporting.report",
+    "train": "pneumo_hf.training.train",
 }
 
 

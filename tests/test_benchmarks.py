@@ -13,7 +13,7 @@ from datasets import Dataset
 from PIL import Image
 
 from docs.write_performance import page
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.pixels import FilmDataset
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from pneumo_hf.reporting.report import METRIC_NAMES
 
-from pneumo_hf.config import InputError
-from pneumo_hf.evaluation.report import METRIC_NAMES
+from pneumo_hf.errors import InputError
 from pneumo_hf.hub.card import WITH_FILMS, write_card
 
 ROOT = Path(__file__).parents[1]

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_hf.config import InputError, parse_args
-from pneumo_hf.training.checkpoint import write_recipe
+from pneumo_hf.config.parse import parse_args
+from pneumo_hf.errors import InputError
+from pneumo_hf.training.recipe import write_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +54,7 @@ def test_bad_recipes_are_refused_in_one_line(tmp_path: Path, text: str, message:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--unfreeze_layers", "0"], "stage two would train nothing"),
+        (["--trainable_layers", "0"], "stage two would train nothing"),
         (["--ema_decay", "0.99", "--eval_strategy", "steps", "--save_strategy", "steps"], "ema_decay needs"),
         (["--load_best_model_at_end", "false"], "early stopping looks for the best epoch"),
         (["--early_stopping_patience", "-1"], "goes from 0"),
@@ -88,7 +89,7 @@ def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
         *(["--operating_point", name] for name in ("sensitivity@1.", "sensitivity@0.0", "specificity@2", "best")),
         ["--teachers", "x", "--num_train_epochs", "0"],
         ["--teachers", "x", "--label_smoothing_factor", "0.1"],
-        ["--fine_tuned_share", "0.5", "--num_train_epochs", "0"],
+        ["--wise_ft_alpha", "0.5", "--num_train_epochs", "0"],
         ["--activation_checkpointing", "true"],
         *([f"--{key}", "-1"] for key in ("learning_rate", "probe_learning_rate", "num_train_epochs")),
         ["--per_device_train_batch_size", "0"],

@@ -9,7 +9,7 @@ from torch import nn
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.hub import export as export_module
 
 
@@ -28,7 +28,7 @@ def test_the_onnx_backend_answers_as_the_checkpoint_does(
     plain = Predictor(tmp_path, backend="onnx")
     size = plain.image_processor.size
     pixels = torch.randint(0, 256, (2, 1, size["height"], size["width"]), dtype=torch.uint8)
-    assert (plain.logits(pixels) == plain.look(pixels)[0]).all()
+    assert (plain.logits(pixels) == plain.predict_with_outliers(pixels)[0]).all()
     assert plain.onnx(pixels.numpy(), with_features=False)[1] is None
     for flip in (False, True):
         expected = Predictor(tiny_run, device="cpu", flip=flip)(films)

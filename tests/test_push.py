@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pneumo_hf import __version__
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.hub.push import push, space_files, what_must_not_leave
 from tests.hub import TOKEN, environment, running_hub
 

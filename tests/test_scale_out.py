@@ -31,7 +31,7 @@ SAME_SUMS = [  # what keeps the sums of two half batches those of one: nothing d
 RANK_1 = """
 import os, sys
 import torch
-from pneumo_hf.config import parse_args
+from pneumo_hf.config.parse import parse_args
 from train_hf import main
 folder = sys.argv[1] + os.environ["RANK"]
 main(parse_args([*sys.argv[2:], "--output_dir", folder]))
@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
     counts = {"train": (32, 48), "validation": (14, 19), "test": (16, 21)}  # odd numbers: the last batches are uneven
     write_films(folder / "films", counts)
     recipe = [
-        *("--model_name_or_path", "baseline-cnn", "--dataset", folder / "films", "--validation", "given"),
+        *("--model_name_or_path", "baseline-cnn", "--dataset", folder / "films", "--validation_split", "given"),
         *("--cache_dir", folder / "cache", "--image_size", "48", "--probe_epochs", "2", "--num_train_epochs", "4"),
         *("--learning_rate", "5e-3", "--use_cpu", "true", *SAME_SUMS),
     ]

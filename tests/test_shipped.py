@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pneumo_hf.inference.conformal import conformal_limits
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 from transformers import pipeline
@@ -18,7 +19,6 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.hub.push import LOCAL_PATH
-from pneumo_hf.inference.abstention import conformal_limits
 from tests.conftest import make_film
 
 ROOT = Path(__file__).parents[1]
@@ -40,9 +40,9 @@ def test_it_is_folded_and_neither_scores_nor_distances_move() -> None:
     pixels = torch.from_numpy(
         np.stack([predictor.resize(load_xray(make_film(number, True)))[0] for number in range(4)])
     )
-    quick = predictor.look(pixels)
+    quick = predictor.predict_with_outliers(pixels)
     predictor.network = predictor.model
-    for ours, theirs in zip(quick, predictor.look(pixels), strict=True):
+    for ours, theirs in zip(quick, predictor.predict_with_outliers(pixels), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from pneumo_hf.reporting.report import METRIC_NAMES
 from pydicom.uid import RLELossless
 from transformers import pipeline
 
 from pneumo_hf import Predictor, load_data, load_xray
-from pneumo_hf.config import parse_args
+from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
-from pneumo_hf.evaluation.report import METRIC_NAMES
 from pneumo_hf.training.models import load_model
 from tests.conftest import make_film, write_films
 from tests.data.test_pixels import spoil
@@ -85,7 +85,7 @@ def test_it_learns_and_the_card_and_page_say_what_was_measured(tiny_run: Path) -
 def test_the_recipe_written_runs_again(tiny_run: Path, tiny_recipe: list[str]) -> None:
     again = parse_args(["--config", str(tiny_run / "recipe.yaml"), "--output_dir", "x"])[2]
     first = parse_args([*tiny_recipe, "--output_dir", "x"])[2]
-    for name in ("num_train_epochs", "learning_rate", "layer_decay", "probe_epochs", "seed", "lr_scheduler_type"):
+    for name in ("num_train_epochs", "learning_rate", "layer_lr_decay", "probe_epochs", "seed", "lr_scheduler_type"):
         assert vars(again)[name] == vars(first)[name]
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import gradio as gr
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from pneumo_hf import DISCLAIMER, __version__
@@ -17,7 +17,8 @@ from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, in_model_thread
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.inference.settings import is_positive
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ SHOWN = {  # of a header's free text: anything else could be a name
 }
 
 
-def build_api(predictor: Predictor) -> None:
+def build_api(predictor: Scorer) -> None:
     """The endpoint `/predict`, which has no part on the page; requests that wait are scored as one batch."""
-    thresholds = named_thresholds(predictor)
+    thresholds = predictor.settings.thresholds
     score = in_model_thread(lambda film: predictor([film])[0]) if ON_ZERO_GPU else Together(predictor)
 
     def predict(film: str | None, operating_point: str | None) -> dict:
@@ -53,22 +54,16 @@ def build_api(predictor: Predictor) -> None:
     )
 
 
-def named_thresholds(predictor: Predictor) -> dict[str, float]:
-    """The operating points that can be asked for, the checkpoint's own first."""
-    own = {predictor.method: predictor.threshold}
-    return own | {point["name"]: point["threshold"] for point in predictor.operating_points}
-
-
-def at_threshold(predictor: Predictor, result: dict, threshold: float) -> dict:
+def at_threshold(predictor: Scorer, result: dict, threshold: float) -> dict:
     """A result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
     if result["probability"] is None:
         return result
-    decided = predictor.decide(result["probability"], threshold=threshold)
+    decided = predictor.settings.decide(result["probability"], threshold=threshold)
     return {**result, "prediction": decided["prediction"]} if result["error"] else {**result, **decided}
 
 
-def _as_data(predictor: Predictor, result: dict, point: str | None, thresholds: dict[str, float]) -> dict:
-    point = point or predictor.method
+def _as_data(predictor: Scorer, result: dict, point: str | None, thresholds: dict[str, float]) -> dict:
+    point = point or predictor.settings.method
     if point not in thresholds:
         known = ", ".join(thresholds)
         return {**dict.fromkeys(result), "error": f"there is no operating point of that name, only {known}"}
@@ -83,20 +78,20 @@ def in_words(result: dict, threshold: float) -> tuple[str, str]:
     if result["flag"] == "not_chest_xray":
         return "unread", f"Not read: no chest X-ray, {result['error']}"
     if result["flag"] == "abstain":
-        return "unread", f"No answer: {result['error'] or 'neither label is sure enough'}"
-    if result["probability"] >= threshold:
+        return "unread", f"No answer: {result['error'] or 'neither label is certain enough'}"
+    if is_positive(result["probability"], threshold):
         return "flag", "Flag for review: at or above the threshold"
     return "clear", "No flag: below the threshold"
 
 
-def verdict_html(predictor: Predictor, result: dict, threshold: float) -> str:
+def verdict_html(predictor: Scorer, result: dict, threshold: float) -> str:
     """The decision in words, and the probability as a bar with the threshold drawn on it."""
     result = at_threshold(predictor, result, threshold)
     kind, words = in_words(result, threshold)
     said = f'<div class="decision {kind}" role="status">{html.escape(words)}</div>'
     if result["probability"] is None or result["flag"] == "not_chest_xray":
         return said
-    probability, validated = result["probability"], predictor.chosen_on.startswith("validation")
+    probability, validated = result["probability"], predictor.settings.is_calibrated
     how = f"calibrated on {predictor.chosen_on}" if validated else "as the checkpoint gives it, not calibrated"
     return f"""{said}
 <div class="scale" role="img" aria-label="probability {probability:.1%}, threshold {threshold:.1%}">
@@ -111,9 +106,9 @@ Decision threshold: {threshold:.1%}.</p>
 def file_facts(path: str, film: Image.Image) -> dict[str, str]:
     """What the file is, and of a DICOM its header's facts; nothing that names a person."""
     content = Path(path).read_bytes()
-    told = describe(content)
-    bits = f", {told['bits']} bits" if isinstance(told["bits"], int) else ""
-    facts = {"file": f"{told['kind']}{bits}, {film.width} x {film.height} pixels"}
+    found = describe(content)
+    bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
+    facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
     if not is_dicom(content):
         return facts
     try:
@@ -125,7 +120,7 @@ def file_facts(path: str, film: Image.Image) -> dict[str, str]:
 
 
 def write_case_report(
-    predictor: Predictor, result: dict, threshold: float, pictures: dict[str, Image.Image], facts: dict[str, str]
+    predictor: Scorer, result: dict, threshold: float, pictures: dict[str, Image.Image], facts: dict[str, str]
 ) -> str:
     """One self-contained page about one film, to print or to keep: the path of its file.
 
@@ -135,19 +130,27 @@ def write_case_report(
     """
     decided = at_threshold(predictor, result, threshold)
     kind, words = in_words(decided, threshold)
-    page = Environment(loader=PackageLoader("pneumo_hf.app", "."), autoescape=True).get_template(
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(
         "case_report.html.jinja"
     )
     path = download_path("case_report.html")
     path.write_text(
         page.render(
-            kind=kind, words=words, result=decided, threshold=threshold, facts=facts, disclaimer=DISCLAIMER,
+            kind=kind,
+            words=words,
+            result=decided,
+            threshold=threshold,
+            facts=facts,
+            disclaimer=DISCLAIMER,
             pictures={caption: _as_address(picture) for caption, picture in pictures.items()},
-            point=next((name for name, cut in named_thresholds(predictor).items() if cut == threshold), "by hand"),
-            points=predictor.operating_points, chosen_on=predictor.chosen_on, model=Path(predictor.name).name,
-            version=__version__, date=datetime.date.today().isoformat(),
+            point=next((name for name, cut in predictor.settings.thresholds.items() if cut == threshold), "by hand"),
+            points=predictor.settings.operating_points,
+            chosen_on=predictor.chosen_on,
+            model=Path(predictor.name).name,
+            version=__version__,
+            date=datetime.date.today().isoformat(),
         )
-    )  # fmt: skip
+    )
     return str(path)
 
 

@@ -8,9 +8,9 @@ import time
 from functools import cache
 from pathlib import Path
 
-from pneumo_hf.config import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
+from pneumo_hf.errors import InputError
 
 EXAMPLES_PER_LABEL = 3
 KEPT = 3600  # seconds that uploads and downloads live

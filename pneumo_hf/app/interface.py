@@ -14,8 +14,8 @@ from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.model_thread import ON_ZERO_GPU
 from pneumo_hf.app.reader import build_reader
 from pneumo_hf.app.worklist import build_worklist
-from pneumo_hf.config import InputError
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.errors import InputError
+from pneumo_hf.inference.scorer import Scorer
 
 CSS = """
 .notice { background: #fef3c7; color: #451a03; border-left: 4px solid #b45309; padding: .6rem 1rem }
@@ -42,7 +42,7 @@ LONGEST_QUEUE = 256  # requests that wait; more are told to come again
 LARGEST_FILE = "50mb"
 
 
-def build_app(predictor: Predictor, sample: Path) -> gr.Blocks:
+def build_app(predictor: Scorer, sample: Path) -> gr.Blocks:
     """The interface for a loaded checkpoint; uploads are deleted after an hour."""
     report = read_report(predictor)
     with gr.Blocks(title="pneumo_hf", delete_cache=(KEPT, KEPT)) as blocks:
@@ -59,9 +59,9 @@ def build_app(predictor: Predictor, sample: Path) -> gr.Blocks:
 
 
 def serve(
-    predictor: Predictor, sample: Path, host: str, port: int, auth: tuple[str, str] | None = None, mcp: bool = False
+    predictor: Scorer, sample: Path, host: str, port: int, auth: tuple[str, str] | None = None, mcp: bool = False
 ) -> None:
-    """Answer on `http://host:port` until stopped; `/health` tells that the model is loaded.
+    """Answer on `http://host:port` until stopped; `/health` says that the model is loaded.
 
     Args:
         auth: user and password that the page and its endpoints ask for. mcp: offer the endpoints as MCP tools.
@@ -74,8 +74,15 @@ def serve(
     health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
     try:
         app.queue(max_size=LONGEST_QUEUE).launch(
-            server_name=host, server_port=port, theme=THEME, css=CSS, max_file_size=LARGEST_FILE, show_error=True,
-            auth=auth, mcp_server=mcp, app_kwargs={"routes": [health]},
-        )  # fmt: skip
+            server_name=host,
+            server_port=port,
+            theme=THEME,
+            css=CSS,
+            max_file_size=LARGEST_FILE,
+            show_error=True,
+            auth=auth,
+            mcp_server=mcp,
+            app_kwargs={"routes": [health]},
+        )
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}, perhaps it is taken: choose another with --port") from error

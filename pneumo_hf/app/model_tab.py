@@ -9,9 +9,9 @@ import gradio as gr
 import numpy as np
 from transformers.utils import cached_file
 
-from pneumo_hf.evaluation.report import FIGURES, METRIC_NAMES
-from pneumo_hf.evaluation.thresholds import predictive_values
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.evaluation.operating_points import predictive_values
+from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES
 
 
 class Report(NamedTuple):
@@ -26,7 +26,7 @@ class Report(NamedTuple):
         return tuple(self.curve[round(threshold * (len(self.curve) - 1))].tolist())
 
 
-def read_report(predictor: Predictor) -> Report | None:
+def read_report(predictor: Scorer) -> Report | None:
     """The report beside a checkpoint, in its folder or on the Hub; None where there is none."""
     metrics, curve = report_file(predictor, "metrics.json"), report_file(predictor, "threshold_curve.csv")
     if metrics is None:
@@ -35,7 +35,7 @@ def read_report(predictor: Predictor) -> Report | None:
     return Report(json.loads(metrics.read_text()), values)
 
 
-def build_model_tab(predictor: Predictor, report: Report | None) -> None:
+def build_model_tab(predictor: Scorer, report: Report | None) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/threshold`."""
     if report is None:
         gr.Markdown("No report lies beside this checkpoint: `python -m pneumo_hf evaluate` writes one.")
@@ -48,20 +48,23 @@ def build_model_tab(predictor: Predictor, report: Report | None) -> None:
             return at_threshold(report, threshold, prevalence)
 
         with gr.Row():
-            cut = gr.Slider(0, 1, predictor.threshold, step=0.001, label="Threshold", elem_id="threshold")
+            cut = gr.Slider(0, 1, predictor.settings.threshold, step=0.001, label="Threshold", elem_id="threshold")
             prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label="Share of pneumonia where you are")
-        outcome = gr.HTML(at_threshold(report, predictor.threshold, 0.3), elem_id="outcome")
+        outcome = gr.HTML(at_threshold(report, predictor.settings.threshold, 0.3), elem_id="outcome")
         given = [cut, prevalence]
         cut.change(threshold, given, outcome, api_name="threshold", show_progress="hidden")
         prevalence.change(threshold, given, outcome, api_visibility="private", show_progress="hidden")
     figures = [(report_file(predictor, name), caption) for name, caption in FIGURES.items()]
     gr.Gallery(
-        [(str(path), caption) for path, caption in figures if path], label="The report's figures", columns=3,
-        height="auto", object_fit="contain",
-    )  # fmt: skip
+        [(str(path), caption) for path, caption in figures if path],
+        label="The report's figures",
+        columns=3,
+        height="auto",
+        object_fit="contain",
+    )
 
 
-def facts(metrics: dict, predictor: Predictor) -> str:
+def facts(metrics: dict, predictor: Scorer) -> str:
     """What the report says of its test, every metric with its interval."""
     rows = "".join(
         f"<tr><td>{METRIC_NAMES[key]}</td><td>{_number(m['value'])}</td>"
@@ -96,7 +99,7 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
-def report_file(predictor: Predictor, name: str) -> Path | None:
+def report_file(predictor: Scorer, name: str) -> Path | None:
     try:
         path = cached_file(predictor.name, f"report/{name}", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError):  # an ensemble's name is no place

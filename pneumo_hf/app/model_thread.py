@@ -7,7 +7,7 @@ from functools import wraps
 from queue import Empty, SimpleQueue
 
 from pneumo_hf.imaging.film import XraySource
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.scorer import Scorer
 
 ON_ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))  # which is there for the length of a call
 MOST_AT_ONCE = 16  # films that are scored as one batch
@@ -39,7 +39,7 @@ class Together:
     (gradio's own batches fail as one where a single request in them is malformed.)
     """
 
-    def __init__(self, predictor: Predictor):
+    def __init__(self, predictor: Scorer):
         self.predictor, self.waiting = predictor, SimpleQueue()
 
     def __call__(self, film: XraySource) -> dict:

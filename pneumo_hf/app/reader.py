@@ -9,18 +9,18 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from pneumo_hf.app.answers import file_facts, named_thresholds, verdict_html, write_case_report
+from pneumo_hf.app.answers import file_facts, verdict_html, write_case_report
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
 from pneumo_hf.inference.explain import GradCam, overlay
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
 EMPTY = '<p class="hint">Drop a film into the box, or choose an example below.</p>'
-EXAMPLES = "Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name tells the label"
+EXAMPLES = "Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name shows the label"
 BY_HAND = "by the slider"
 PRINTED_OPACITY = 0.5  # of the heatmap on a case report
 
@@ -28,8 +28,8 @@ PRINTED_OPACITY = 0.5  # of the heatmap on a case report
 class Reader:
     """What the tab's parts do when they are used."""
 
-    def __init__(self, predictor: Predictor, report: Report | None):
-        self.predictor, self.report, self.thresholds = predictor, report, named_thresholds(predictor)
+    def __init__(self, predictor: Scorer, report: Report | None):
+        self.predictor, self.report, self.thresholds = predictor, report, predictor.settings.thresholds
 
     @in_model_thread
     def read(self, path: str | None) -> tuple[dict | None, Image.Image | None, str]:
@@ -51,7 +51,7 @@ class Reader:
         return report_film_file(self.predictor, path, threshold)
 
 
-def build_reader(predictor: Predictor, examples: list[Path], report: Report | None, limits: dict) -> None:
+def build_reader(predictor: Scorer, examples: list[Path], report: Report | None, limits: dict) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoints are `/explain` and `/case_report`.
 
     Args:
@@ -62,9 +62,11 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
     with gr.Row():
         with gr.Column():
             file = gr.File(
-                label="A chest film: PNG, JPEG, TIFF, WebP or DICOM", file_types=sorted(FILM_SUFFIXES),
-                elem_id="film-file", height=140,
-            )  # fmt: skip
+                label="A chest film: PNG, JPEG, TIFF, WebP or DICOM",
+                file_types=sorted(FILM_SUFFIXES),
+                elem_id="film-file",
+                height=140,
+            )
             shown = gr.Image(
                 label="What is read", type="pil", interactive=False, height=420, elem_id="film", buttons=["fullscreen"]
             )
@@ -74,13 +76,16 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
         with gr.Column():
             verdict = gr.HTML(EMPTY, elem_id="verdict")
             point = gr.Dropdown(
-                [*reader.thresholds, BY_HAND], value=predictor.method, label="Operating point",
-                elem_id="operating-point", info="what the decision threshold was chosen for, on validation films",
-            )  # fmt: skip
-            cut = gr.Slider(
-                0, 1, predictor.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold"
+                [*reader.thresholds, BY_HAND],
+                value=predictor.settings.method,
+                label="Operating point",
+                elem_id="operating-point",
+                info="what the decision threshold was chosen for, on validation films",
             )
-            measured = gr.HTML(measured_html(report, predictor.threshold), elem_id="measured")
+            cut = gr.Slider(
+                0, 1, predictor.settings.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold"
+            )
+            measured = gr.HTML(measured_html(report, predictor.settings.threshold), elem_id="measured")
             facts = gr.HTML("", elem_id="facts")
             make = gr.Button("Make a one-page report of this film", elem_id="make-report", size="sm")
             page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report", height=80)
@@ -99,7 +104,7 @@ def build_reader(predictor: Predictor, examples: list[Path], report: Report | No
     make.click(reader.case_report, [file, cut], page, api_name="case_report", **limits)
 
 
-def read_film_file(predictor: Predictor, path: str | None) -> tuple[dict | None, Image.Image | None]:
+def read_film_file(predictor: Scorer, path: str | None) -> tuple[dict | None, Image.Image | None]:
     """The result of `Predictor` and the film; without a film where it cannot be read, None twice without a file."""
     if path is None:
         return None, None
@@ -113,7 +118,7 @@ def read_film_file(predictor: Predictor, path: str | None) -> tuple[dict | None,
     return result, film
 
 
-def explain_film_file(predictor: Predictor, path: str | None, opacity: float) -> Image.Image | None:
+def explain_film_file(predictor: Scorer, path: str | None, opacity: float) -> Image.Image | None:
     """The film under its heatmap, or as it is: at opacity 0, and where there is nothing to explain."""
     if path is None:
         return None
@@ -124,7 +129,7 @@ def explain_film_file(predictor: Predictor, path: str | None, opacity: float) ->
         raise gr.Error(_reason(error), print_exception=False) from None
 
 
-def report_film_file(predictor: Predictor, path: str | None, threshold: float) -> str:
+def report_film_file(predictor: Scorer, path: str | None, threshold: float) -> str:
     """The path of a case report; an error for the page where there is no film to report on."""
     result, film = read_film_file(predictor, path)
     if film is None:
@@ -139,7 +144,7 @@ def report_film_file(predictor: Predictor, path: str | None, threshold: float) -
     return write_case_report(predictor, result, threshold, pictures, file_facts(path, film))
 
 
-def heatmap(predictor: Predictor, film: Image.Image, opacity: float) -> Image.Image:
+def heatmap(predictor: Scorer, film: Image.Image, opacity: float) -> Image.Image:
     """Raises InputError where no map explains the score: a network that does not end in maps."""
     pixels = [torch.from_numpy(part[None]) for part in predictor.resize(film)]
     return overlay(film, GradCam(predictor)(*pixels)[0], opacity)

@@ -1,6 +1,5 @@
 """The tab that reads many films: files or zips in, a table sorted by probability, thumbnails and a CSV out."""
 
-import csv
 import logging
 import time
 from pathlib import Path
@@ -10,11 +9,11 @@ from PIL import Image
 
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
-from pneumo_hf.config import InputError
-from pneumo_hf.data.columns import in_batches
-from pneumo_hf.data.files import UNREADABLE, list_zip, only_films, read_film
-from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
-from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
+from pneumo_hf.data.files import UNREADABLE, list_zip, only_films
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS, write_csv
+from pneumo_hf.data.reading import in_batches, try_film
+from pneumo_hf.errors import InputError
+from pneumo_hf.inference.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ THUMBNAILS = 60  # shown, of the films with the highest scores
 SIDE = 256  # pixels
 
 
-def build_worklist(predictor: Predictor) -> None:
+def build_worklist(predictor: Scorer) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
 
     def predict_batch(
@@ -42,7 +41,7 @@ def build_worklist(predictor: Predictor) -> None:
     button.click(predict_batch, [files], [table, gallery, download], api_name="predict_batch", concurrency_limit=2)
 
 
-def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
+def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
     """The table's rows, `(thumbnail, caption)` of its top, and the CSV; one bad file never stops the rest."""
     rows, answers, start = [], [], time.perf_counter()
     for path in paths:
@@ -62,10 +61,7 @@ def read_worklist(predictor: Predictor, paths: list[str], progress=None) -> tupl
     if not answers:
         return [], [], None
     answers.sort(key=lambda answer: -1.0 if answer.get("probability") is None else answer["probability"], reverse=True)
-    table = [
-        [answer["name"], *(_shown(answer.get(column)) for column in COLUMNS[1:])]
-        for answer in answers
-    ]  # fmt: skip
+    table = [[answer["name"], *(_shown(answer.get(column)) for column in COLUMNS[1:])] for answer in answers]
     return table, _thumbnails(answers[:THUMBNAILS]), _write_csv(answers)
 
 
@@ -89,9 +85,8 @@ def _thumbnails(answers: list[dict]) -> list[tuple[Image.Image, str]]:
     pictures = []
     for answer in answers:
         if answer.get("probability") is not None:
-            try:
-                film = load_xray(read_film(answer["image"]))
-            except (UnreadableFilmError, *UNREADABLE):
+            film = try_film(answer["image"]).film
+            if film is None:
                 continue
             film.thumbnail((SIDE, SIDE))
             pictures.append((film, f"{answer['probability']:.1%} {answer['flag']} {answer['name']}"))
@@ -100,8 +95,5 @@ def _thumbnails(answers: list[dict]) -> list[tuple[Image.Image, str]]:
 
 def _write_csv(answers: list[dict]) -> str:
     path = download_path("worklist.csv")
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, PREDICTION_COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({**answer, "path": answer["name"], "label": ""} for answer in answers)
+    write_csv(path, PREDICTION_COLUMNS, ({**answer, "path": answer["name"], "label": ""} for answer in answers))
     return str(path)

@@ -1,44 +1,32 @@
 """The audit of a data set: what is in it, what is broken, what is there twice, what leaks, and what gives it away."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from pneumo_hf import DISCLAIMER
-from pneumo_hf.config import InputError
-from pneumo_hf.data.duplicates import exact_groups, find_leaks, near_pairs
-from pneumo_hf.data.figures import save_audit_figures
-from pneumo_hf.data.page import write_page
-from pneumo_hf.data.shortcuts import linear_floors, region_features
+from pneumo_hf.data.duplicates import exact_groups, near_pairs
+from pneumo_hf.data.leakage import find_leaks
+from pneumo_hf.data.shortcuts import linear_baselines, region_features
 from pneumo_hf.data.survey import Survey, survey_films
+from pneumo_hf.errors import InputError
 
 PACKAGES = ("datasets", "pillow", "pydicom", "scikit-learn", "scipy", "numpy")
-FILMS_FOR_FLOORS = 6_000  # of train and of test, drawn at random: they bound the memory
+FILMS_FOR_BASELINES = 6_000  # of train and of test, drawn at random: they bound the memory
 GROUPS = {
     "geometry": ("bytes", "width", "height", "aspect_ratio"),
     "intensity": ("brightness", "contrast", "sharpness"),
 }
-FIGURES = {
-    "counts.png": "Films by split and label.",
-    "montage.png": "Films drawn at random, a row or two a label.",
-    "mean_films.png": "The mean film of each label, and their difference: red where pneumonia is brighter.",
-    "floors.png": "What a linear model reaches without the lungs. A network no better has learnt the frame.",
-    "intensity.png": "Grey levels by label.",
-    "geometry.png": "Sizes of the files and the films by label.",
-    "duplicates.png": "Copies found, a group a column.",
-}
 
 
-def audit(data: Mapping[str, Dataset | IterableDataset], title: str, labels: Sequence[str], output_dir: Path) -> dict:
-    """Read every film once and write `audit.json`, the figures and `index.html` into `output_dir`.
+def audit(data: Mapping[str, Dataset | IterableDataset], title: str, labels: Sequence[str]) -> tuple[dict, Survey]:
+    """Read every film once and collect what is wrong with a data set.
 
     Returns:
-        What is in `audit.json`: counts, unreadable files, duplicates, leakage, geometry, intensity, shortcut floors.
+        What `audit.json` holds (counts, unreadable files, duplicates, leakage, geometry, intensity, shortcut
+        baselines), and the measurements of the films, for the figures.
 
     Raises:
         InputError: no film of the set can be read.
@@ -61,21 +49,11 @@ def audit(data: Mapping[str, Dataset | IterableDataset], title: str, labels: Seq
         "duplicates": duplicates(found, contents, near, labels),
         "leakage": leakage(found, splits, contents, near),
         **{name: by_label(found, names, labels) for name, names in GROUPS.items()},
-        "shortcut_floors": floors(found, splits),
+        "shortcut_floors": shortcut_baselines(found, splits),
         "floors_measured_on": "test" if _has_test(found, splits) else "cross-validation",
         "versions": {package: version(package) for package in PACKAGES},
     }
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "audit.json").write_text(json.dumps(result, indent=2) + "\n")
-    save_audit_figures(output_dir, result, found, labels)
-    write_page(output_dir, "audit.html.jinja", FIGURES, audit=result, labels=labels, disclaimer=DISCLAIMER)
-    return result
-
-
-GROUPS = {
-    "geometry": ("bytes", "width", "height", "aspect_ratio"),
-    "intensity": ("brightness", "contrast", "sharpness"),
-}
+    return result, found
 
 
 def counts(found: Survey, labels: Sequence[str]) -> dict[str, dict]:
@@ -159,11 +137,11 @@ def quantity(found: Survey, name: str) -> np.ndarray:
     return np.array(found.numbers[name])
 
 
-def floors(found: Survey, splits: np.ndarray) -> dict[str, dict]:
-    """The ROC AUC of a linear model on each thing that is not the lungs (see `linear_floors`)."""
+def shortcut_baselines(found: Survey, splits: np.ndarray) -> dict[str, dict]:
+    """Measure the ROC AUC of a linear model on each thing that is not the lungs (see `linear_baselines`)."""
     is_test, random, chosen = splits == "test", np.random.default_rng(0), []
     for rows in (np.flatnonzero(~is_test), np.flatnonzero(is_test)):
-        chosen.append(np.sort(random.permutation(rows)[:FILMS_FOR_FLOORS]))
+        chosen.append(np.sort(random.permutation(rows)[:FILMS_FOR_BASELINES]))
     chosen = np.concatenate(chosen)
     labels, patients = np.array(found.labels)[chosen], np.array(found.patients)[chosen]
     if any(len(set(patients[(labels > 0) == positive])) < 5 for positive in (False, True)):
@@ -176,8 +154,31 @@ def floors(found: Survey, splits: np.ndarray) -> dict[str, dict]:
     }
     features = {name: values[chosen, None] for name, values in features.items()}
     features |= region_features(found.thumbnails[chosen])
-    return linear_floors(features, labels, patients, is_test[chosen])
+    return linear_baselines(features, labels, patients, is_test[chosen])
 
 
 def _has_test(found: Survey, splits: np.ndarray) -> bool:
     return len({label > 0 for label in np.array(found.labels)[splits == "test"].tolist()}) == 2
+
+
+def summary(audit: dict, copies: int) -> list[str]:
+    """Say what was found in a few lines.
+
+    Args:
+        copies: films that merging the sources left out.
+    """
+    exact, near, leaks = audit["duplicates"]["exact"], audit["duplicates"]["near"], audit["leakage"]
+    conflicting = exact["conflicting_labels"] + near["conflicting_labels"]
+    lines = [
+        f"{split}: " + ", ".join(f"{count} {label}" for label, count in films.items())
+        for split, films in audit["counts"].items()
+    ]
+    lines.append(
+        f"{len(audit['unreadable'])} unreadable, {len(audit['wrong_extension'])} of a wrong extension, "
+        f"{exact['spare_films']} exact copies in {exact['groups']} groups, {near['pairs']} near-duplicate pairs"
+    )
+    lines.append(
+        f"leakage: {len(leaks['patients'])} patients, {len(leaks['exact'])} exact copies and {len(leaks['near'])} "
+        f"near-duplicates in two splits; {conflicting} groups of conflicting labels"
+    )
+    return lines + ([f"{copies} copies between the sources were left out"] if copies else [])

@@ -12,10 +12,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from sklearn.decomposition import PCA
 
-from pneumo_hf.config import InputError
 from pneumo_hf.imaging.quality import THUMBNAIL, mean_chest, standardise, thumbnail
 
-HELD_OUT = ("test", "validation", "train")  # a film that two splits have belongs to the first of these
 # Correlation: resized and recompressed copies keep above .957, different films of the Kermany set stay below .91.
 NEAR = 0.95
 FREQUENCIES = 8  # a side: the perceptual hash is the 64 lowest of the film's cosine transform
@@ -107,50 +105,6 @@ def copy_groups(pairs: Sequence[tuple[int, int]], films: int) -> np.ndarray:
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     edges = coo_array((np.ones(len(first)), (first, second)), shape=(films, films))
     return connected_components(edges, directed=False)[1]
-
-
-def find_leaks(
-    splits: np.ndarray, patient_ids: np.ndarray, contents: np.ndarray, near: Sequence[tuple[int, int, float]]
-) -> dict[str, list]:
-    """What is in two splits: `patients` (their ids), and `exact` and `near`, lists of index pairs `(i, j)`.
-
-    A held-out film that train has several times makes one exact pair, with the first of them.
-    """
-    homes = {}
-    for patient, split in zip(patient_ids, splits, strict=True):
-        homes.setdefault(patient, set()).add(split)
-    exact = []
-    for group in exact_groups(contents):
-        first = group[np.argmax([HELD_OUT.index(split) for split in splits[group]])]
-        exact += [(int(first), int(film)) for film in group if splits[film] != splits[first]]
-    return {
-        "patients": sorted(patient for patient, found in homes.items() if len(found) > 1),
-        "exact": exact,
-        "near": [(i, j) for i, j, _ in near if splits[i] != splits[j]],
-    }
-
-
-def assert_no_leaks(
-    splits: np.ndarray, patient_ids: np.ndarray, contents: np.ndarray, thumbnails: np.ndarray, names: Sequence[str]
-) -> None:
-    """Stop the run if a patient, a film or a near-duplicate of one is in two splits.
-
-    Raises:
-        InputError: naming what leaks, with examples and the remedy.
-    """
-    leaks = find_leaks(splits, patient_ids, contents, near_pairs(contents, thumbnails, splits))
-    told = []
-    if leaks["patients"]:
-        told.append(f"{len(leaks['patients'])} patients are in two splits ({', '.join(leaks['patients'][:3])})")
-    for kind, what in (("exact", "are exact copies"), ("near", "are near-duplicates")):
-        if leaks[kind]:
-            examples = ", ".join(f"{names[i]} = {names[j]}" for i, j in leaks[kind][:3])
-            told.append(f"{len(leaks[kind])} pairs of films in two splits {what} ({examples})")
-    if told:
-        raise InputError(
-            f"leakage: {'; '.join(told)}. Take them out of one split, or write a clean copy with "
-            "`python -m pneumo_hf prepare DATA --drop_leaks --output_dir DIR`; `audit` shows them all"
-        )
 
 
 def _details(thumbnails: np.ndarray) -> np.ndarray:

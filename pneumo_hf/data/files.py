@@ -3,32 +3,47 @@
 import logging
 import lzma
 import os
+import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
 import fsspec
 
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import PREAMBLE, is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 LARGEST = 256 << 20  # bytes of a film's file; a zip can promise more than memory holds
 UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
-    *(OSError, EOFError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
 )
 
 
 def is_missing(path: Path) -> bool:
     """Whether a path, not there, can only be one, and no Hub id: it is absolute, or its folder is there."""
     return not path.exists() and (path.is_absolute() or bool(path.parent.name and path.parent.is_dir()))
+
+
+def assert_apart(sources: Iterable[str | Path], folder: Path) -> None:
+    """Raise InputError where a folder to write and a source lie in one another."""
+    for source in map(Path, sources):
+        here, there = source.resolve(), folder.resolve()
+        if source.exists() and (here == there or here in there.parents or there in here.parents):
+            raise InputError(f"{folder} and {source} lie in one another: choose another --output_dir")
 
 
 def read_film(image: dict | None) -> bytes:

@@ -13,12 +13,22 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, load_dataset_builder
 from httpx2 import HTTPError  # the client of huggingface_hub
 
-from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.data.columns import LabelNames, file_row
-from pneumo_hf.data.files import is_in_zip, is_missing, list_folder, list_shards, list_zip, only_films, split_zip_path
+from pneumo_hf.data.files import (
+    HUB_ID,
+    is_in_zip,
+    is_missing,
+    list_folder,
+    list_shards,
+    list_zip,
+    only_films,
+    split_zip_path,
+)
+from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.patients import parse_file_name
-from pneumo_hf.data.sources import HUB_ID
+from pneumo_hf.data.schema import file_row
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES
+from pneumo_hf.labels import LABELS
 
 logger = logging.getLogger(__name__)
 

@@ -1,23 +1,23 @@
 """Several sources become one data set: what one of them already has, the others lose."""
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from tqdm.auto import tqdm
 
-from pneumo_hf.config import LABELS
-from pneumo_hf.data.columns import features, in_batches
 from pneumo_hf.data.duplicates import Fingerprint, copy_groups, copy_pairs, fingerprint
-from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.labels import parse_label_map
 from pneumo_hf.data.patients import qualify
+from pneumo_hf.data.reading import in_threads, try_film
+from pneumo_hf.data.schema import features
 from pneumo_hf.data.sources import read_source
-from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.quality import THUMBNAIL
+from pneumo_hf.labels import CLASSES, LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -86,19 +86,32 @@ def _fingerprints(films: Dataset) -> tuple[np.ndarray, np.ndarray]:
     contents = np.array([f"unreadable {row}" for row in range(len(films))], dtype="U32")
     thumbnails = np.zeros((len(films), THUMBNAIL, THUMBNAIL), np.uint8)
 
-    def read(row: int) -> tuple[int, Fingerprint | None]:
-        try:
-            return row, fingerprint(load_xray(read_film(films[row]["image"])))
-        except (UnreadableFilmError, *UNREADABLE):
-            return row, None
+    def read(row: int) -> Fingerprint | None:
+        film = try_film(films[row]["image"]).film
+        return film and fingerprint(film)
 
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(films), desc="Looking for copies", unit="film") as bar,
-    ):
-        for rows in in_batches(range(len(films)), 512):
-            for row, found in pool.map(read, rows):
-                if found:
-                    contents[row], thumbnails[row] = found.content, found.thumbnail
-                bar.update()
+    rows = in_threads(read, range(len(films)))
+    for row, found in tqdm(rows, total=len(films), desc="Looking for copies", unit="film"):
+        if found:
+            contents[row], thumbnails[row] = found.content, found.thumbnail
     return contents, thumbnails
+
+
+def read_for_audit(
+    sources: Sequence[str], classes: int, label_map: str | None, streaming: bool
+) -> tuple[Mapping[str, Dataset], list[dict[str, str]], str, Sequence[str]]:
+    """Read sources in which a split may have no film of a label.
+
+    Returns:
+        The tables by split, the copies that merging dropped, a title without folders, and the labels.
+
+    Raises:
+        InputError: several sources are to be streamed.
+    """
+    labels, names = CLASSES[classes], parse_label_map(label_map)
+    title = " + ".join(Path(source).name for source in sources)
+    if streaming:
+        if len(sources) > 1:
+            raise InputError("--streaming reads one Hub data set; several sources are merged only when they are whole")
+        return read_source(sources[0], labels, names, streaming=True), [], title, labels
+    return *load_sources(sources, labels, names), title, labels

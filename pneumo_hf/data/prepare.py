@@ -1,12 +1,9 @@
-"""Any source becomes a Hub data set: Parquet shards with the films in them, a card, and the audit's figures."""
+"""Any source becomes Parquet shards with the films in them, on request without anything that names a person."""
 
 import io
 import itertools
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,24 +11,18 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, IterableDataset
-from httpx2 import HTTPError  # the client of huggingface_hub
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from tqdm.auto import tqdm
 
-from pneumo_hf import DISCLAIMER
-from pneumo_hf.config import InputError
-from pneumo_hf.data.audit import FIGURES, audit
-from pneumo_hf.data.columns import features, in_batches
-from pneumo_hf.data.duplicates import HELD_OUT, copy_groups, exact_groups, near_pairs
-from pneumo_hf.data.files import UNREADABLE, read_film
+from pneumo_hf.data.duplicates import copy_groups, exact_groups, near_pairs
+from pneumo_hf.data.leakage import HELD_OUT
 from pneumo_hf.data.patients import keyed_hash
-from pneumo_hf.data.sources import read_source
+from pneumo_hf.data.reading import in_batches, in_threads, try_film
+from pneumo_hf.data.schema import features
 from pneumo_hf.data.survey import Survey, survey_films
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import CHEST, MODALITIES, is_dicom
-from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 
 SHARD = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet|\w+-\d+\.partial")
-UPLOADED = ["data/*.parquet", "audit/*", "README.md"]
 FILMS_A_SHARD = 5_000
 FILMS_AT_ONCE = 100
 KNOWN = {
@@ -39,20 +30,17 @@ KNOWN = {
     "sex": ("F", "M"),
     "modality": tuple(sorted(MODALITIES - {""})),
 }
-ANONYMOUS = "Chest X-rays"  # the title: a source could be called after somebody
 OLDEST = 90  # years; a higher age names a person (45 CFR 164.514)
-TEMPLATE = Path(__file__).parents[1] / "templates" / "dataset_card.md.jinja"
 
 
 def prepare(
     data: Mapping[str, Dataset | IterableDataset],
-    title: str,
     labels: Sequence[str],
     output_dir: Path,
     anonymize: bool = False,
     drop_leaks: bool = False,
 ) -> list[dict[str, str]]:
-    """Write `data/*.parquet`, `audit/` and the card `README.md` into `output_dir`.
+    """Write `data/*.parquet` into `output_dir`.
 
     Films keep their bytes; DICOM films become 8-bit PNG, for their headers name persons. `anonymize` makes all films
     PNG without metadata, gives them new names (in an order that says nothing, but for a stream), hashes patient ids
@@ -76,28 +64,7 @@ def prepare(
     for split, films in data.items():
         left_out = leaking.get(split, {})
         _write_shards(shards, split, _film_rows(films, split, labels, anonymize, left_out, rejected), labels)
-    title = ANONYMOUS if anonymize else title
-    found = audit(read_source(output_dir, labels), title, labels, output_dir / "audit")
-    _write_card(output_dir, found, labels, anonymize)
     return rejected
-
-
-def push_data(folder: Path, repo_id: str, private: bool) -> str:
-    """Upload a prepared folder as a Hub data set; returns its address.
-
-    Raises:
-        InputError: the Hub cannot be reached or refuses.
-    """
-    try:
-        hub = HfApi()
-        repo = hub.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        hub.upload_folder(folder_path=folder, repo_id=repo.repo_id, repo_type="dataset", allow_patterns=UPLOADED)
-    except (OSError, ValueError, HTTPError) as error:
-        raise InputError(
-            f"{repo_id} cannot be pushed ({type(error).__name__}): is there a network, and a token that may write "
-            f"(`hf auth login`)? The data set itself is in {folder}"
-        ) from error
-    return str(repo)
 
 
 def leaks(found: Survey) -> dict[str, dict[int, str]]:
@@ -132,21 +99,20 @@ def _film_rows(
         order = ((row, films[row]) for row in shuffled)
     sources = {}
     total, written = len(films) if isinstance(films, Dataset) else None, 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=total, desc=f"Writing {split}", unit="film") as bar:
-        for batch in in_batches(order, FILMS_AT_ONCE):
-            read = pool.map(partial(_embed, png=anonymize), [row["image"] for _, row in batch])
-            for (position, row), (content, suffix, reason) in zip(batch, read, strict=True):
-                bar.update()
-                if reason := reason or left_out.get(position, ""):
-                    rejected.append({"path": row["file_name"], "reason": reason})
-                    continue
-                name = PurePosixPath(row["file_name"])
-                if anonymize:
-                    name = PurePosixPath(split, labels[row["label"]], f"{split}-{written:06d}")
-                    row |= _anonymous(row, sources)
-                name = name.with_suffix(suffix or name.suffix)
-                written += 1
-                yield row | {"file_name": str(name), "image": {"bytes": content, "path": name.name}}
+    embedded = in_threads(lambda item: _embed(item[1]["image"], anonymize), order, at_once=FILMS_AT_ONCE)
+    for (position, row), (content, suffix, reason) in tqdm(
+        embedded, total=total, desc=f"Writing {split}", unit="film"
+    ):
+        if reason := reason or left_out.get(position, ""):
+            rejected.append({"path": row["file_name"], "reason": reason})
+            continue
+        name = PurePosixPath(row["file_name"])
+        if anonymize:
+            name = PurePosixPath(split, labels[row["label"]], f"{split}-{written:06d}")
+            row |= _anonymous(row, sources)
+        name = name.with_suffix(suffix or name.suffix)
+        written += 1
+        yield row | {"file_name": str(name), "image": {"bytes": content, "path": name.name}}
 
 
 def _anonymous(row: dict, sources: dict[str, str]) -> dict:
@@ -163,11 +129,9 @@ def _anonymous(row: dict, sources: dict[str, str]) -> dict:
 
 def _embed(image: dict, png: bool) -> tuple[bytes, str, str]:
     """The bytes to write, the suffix that they need if it is another, and the reason if there are none."""
-    try:
-        content = read_film(image)
-        film = load_xray(content)
-    except (UnreadableFilmError, *UNREADABLE) as error:
-        return b"", "", str(error) or type(error).__name__
+    film, reason, content = try_film(image)
+    if film is None:
+        return b"", "", reason
     if not png and not is_dicom(content):
         return content, "", ""
     buffer = io.BytesIO()
@@ -187,23 +151,3 @@ def _write_shards(folder: Path, split: str, rows: Iterator[dict], labels: Sequen
                 writer.write_table(pa.Table.from_pylist(batch, schema))
     for number, path in enumerate(written):
         path.rename(folder / f"{split}-{number:05d}-of-{len(written):05d}.parquet")
-
-
-def _write_card(folder: Path, found: dict, labels: Sequence[str], anonymized: bool) -> None:
-    splits = [{"split": split, "path": f"data/{split}-*.parquet"} for split in found["counts"]]
-    card = DatasetCard.from_template(
-        DatasetCardData(
-            license="unknown",
-            task_categories=["image-classification"],
-            tags=["chest-x-ray", "pneumonia", "radiology", "research-only"],
-            pretty_name=found["dataset"],
-            configs=[{"config_name": "default", "data_files": splits}],
-        ),
-        template_path=str(TEMPLATE),
-        audit=found,
-        labels=labels,
-        anonymized=anonymized,
-        disclaimer=DISCLAIMER,
-        figures={f"audit/{name}": caption for name, caption in FIGURES.items() if (folder / "audit" / name).exists()},
-    )
-    card.save(folder / "README.md")

@@ -1,4 +1,4 @@
-"""Shortcut floors: what a linear model reaches without the lungs. A network no better has learnt the frame."""
+"""Shortcut baselines: what a linear model reaches without the lungs. A network no better relies on the frame."""
 
 from collections.abc import Mapping
 
@@ -17,14 +17,14 @@ REGIONS = {"corners": 4, "border_ring": 3, "outside_central_box": 5}  # of 28 pi
 RESAMPLES = 300
 FOLDS = 5
 
-Floors = dict[str, dict[str, float | list[float]]]
+Baselines = dict[str, dict[str, float | list[float]]]
 
 
-def shortcut_floors(train: FilmDataset, test: FilmDataset) -> Floors:
-    """ROC AUC on the test films of ridge regression on the parts of a film that hold no lung (see `linear_floors`)."""
+def shortcut_baselines(train: FilmDataset, test: FilmDataset) -> Baselines:
+    """Measure ridge regression on the parts of a film that hold no lung, on the test films (see `linear_baselines`)."""
     both = [np.concatenate([getattr(films, name) for films in (train, test)]) for name in ("labels", "patient_ids")]
     thumbnails = np.concatenate([train.thumbnails, test.thumbnails])
-    return linear_floors(region_features(thumbnails), *both, np.arange(len(thumbnails)) >= len(train))
+    return linear_baselines(region_features(thumbnails), *both, np.arange(len(thumbnails)) >= len(train))
 
 
 def region_features(thumbnails: np.ndarray) -> dict[str, np.ndarray]:
@@ -33,9 +33,9 @@ def region_features(thumbnails: np.ndarray) -> dict[str, np.ndarray]:
     return {region: films[:, region_mask(region)] for region in REGIONS}
 
 
-def linear_floors(
+def linear_baselines(
     features: Mapping[str, np.ndarray], labels: np.ndarray, patient_ids: np.ndarray, is_test: np.ndarray
-) -> Floors:
+) -> Baselines:
     """`{name: {"value", "ci95"}}`: the ROC AUC of ridge regression on each of `features` `[N, D]` alone.
 
     Fitted on the films that are no test films and measured on those that are; without test films of both kinds,
@@ -44,7 +44,7 @@ def linear_floors(
     Args:
         labels: `[N]`, 0 for normal. patient_ids: `[N]`. is_test: `[N]` bool.
     """
-    labels, floors = (labels > 0).astype(int), {}
+    labels, baselines = (labels > 0).astype(int), {}
     measured = is_test if len(set(labels[is_test])) == 2 else np.ones(len(labels), bool)
     for name, values in features.items():
         ridge = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1000.0, class_weight="balanced"))
@@ -53,8 +53,8 @@ def linear_floors(
         else:
             folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
             scores = cross_val_predict(ridge, values, labels, groups=patient_ids, cv=folds, method="decision_function")
-        floors[name] = _with_interval(labels[measured], scores, patient_ids[measured])
-    return floors
+        baselines[name] = _with_interval(labels[measured], scores, patient_ids[measured])
+    return baselines
 
 
 def region_mask(region: str) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,24 @@ import numpy as np
 from datasets import DatasetDict, IterableDatasetDict
 from PIL import Image
 
-from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.data.columns import SPLITS, LabelNames, assert_every_label, file_row, film_row, make_table
-from pneumo_hf.data.files import file_size, is_missing, list_folder, list_shards, list_zip, only_films, read_head
-from pneumo_hf.data.foreign import from_hub, from_kaggle, from_parquet
+from pneumo_hf.data.files import (
+    HUB_ID,
+    file_size,
+    is_missing,
+    list_folder,
+    list_shards,
+    list_zip,
+    only_films,
+    read_head,
+)
+from pneumo_hf.data.hub import from_hub, from_kaggle, from_parquet
+from pneumo_hf.data.labels import LabelNames, assert_every_label
 from pneumo_hf.data.patients import parse_file_name
+from pneumo_hf.data.schema import SPLITS, file_row, film_row, make_table
 from pneumo_hf.data.tables import locate, read_table
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import years
+from pneumo_hf.labels import LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +36,6 @@ EXPECTED = (
     "expected split/LABEL/file with splits train and test, LABEL/file, or a CSV with the columns path and label; "
     "labels other than NORMAL and PNEUMONIA need a label_map"
 )
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def load_data(
@@ -54,7 +63,7 @@ def load_data(
     data = read_source(source, labels, label_map, streaming)
     if not streaming:
         for split, films in data.items():
-            assert_every_label(films["label"], labels, f"{source}: the {split} split has no {{}} films")
+            assert_every_label(films["label"], labels, message=f"{source}: the {split} split has no {{}} films")
     return data
 
 

@@ -5,7 +5,6 @@ import tempfile
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -15,8 +14,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pneumo_hf.data.duplicates import Fingerprint, fingerprint
-from pneumo_hf.data.files import UNREADABLE, read_film
-from pneumo_hf.imaging.film import UnreadableFilmError, describe, load_xray
+from pneumo_hf.data.reading import in_threads, try_film
+from pneumo_hf.imaging.film import describe
 from pneumo_hf.imaging.quality import INVERTED, THUMBNAIL, chest_correlation
 
 SIDE = 224  # of the pictures that mean films, histograms and montages are made of
@@ -101,42 +100,33 @@ def survey_films(data: Mapping[str, Dataset | IterableDataset]) -> Survey:
     """Read every film of every split, with threads (decoding leaves Python's lock) and a progress bar."""
     found, random = Survey(), np.random.default_rng(0)
     total = sum(len(films) for films in data.values() if isinstance(films, Dataset)) or None
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=total, desc="Reading films", unit="film") as bar,
-    ):
-        for split, start, rows in _batches(data):
-            films = pool.map(_read, [row["image"] for row in rows])
-            for position, (row, film) in enumerate(zip(rows, films, strict=True), start):
-                _note(found, split, row, film, random)
-                if film.print:
-                    found.positions.append(position)
-                    found.thumbnails.append(film.print.thumbnail)
-                bar.update()
+    films = in_threads(lambda row: _measure(row[2]["image"]), _rows(data), at_once=FILMS_AT_ONCE)
+    for (split, position, row), film in tqdm(films, total=total, desc="Reading films", unit="film"):
+        _note(found, split, row, film, random)
+        if film.print:
+            found.positions.append(position)
+            found.thumbnails.append(film.print.thumbnail)
     _note_inverted(found)
     return found
 
 
-def _batches(data: Mapping[str, Dataset | IterableDataset]) -> Iterator[tuple[str, int, list[dict]]]:
-    """The split, the position in it, and some rows from there on."""
+def _rows(data: Mapping[str, Dataset | IterableDataset]) -> Iterator[tuple[str, int, dict]]:
+    """Yield the split, the position in it, and the row of every film."""
     for split, films in data.items():
-        start = 0
+        position = 0
         for batch in films.iter(FILMS_AT_ONCE):
-            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            yield split, start, rows
-            start += len(rows)
+            for values in zip(*batch.values(), strict=True):
+                yield split, position, dict(zip(batch, values, strict=True))
+                position += 1
 
 
-def _read(image: dict) -> Film:
-    try:
-        content = read_film(image)
-    except UNREADABLE as error:
-        return Film("missing", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+def _measure(image: dict) -> Film:
+    film, reason, content = try_film(image)
+    if not content and reason != "empty file":
+        return Film("missing", reason)
     kind = describe(content)
-    try:
-        film = load_xray(content)
-    except UnreadableFilmError as error:
-        return Film(kind["kind"], str(error), len(content))
+    if film is None:
+        return Film(kind["kind"], reason, len(content))
     picture = np.asarray(film.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     size = (len(content), *film.size)
     return Film(kind["kind"], "", *size, kind["mode"], kind["bits"], fingerprint(film), picture)
@@ -153,8 +143,11 @@ def _note(found: Survey, split: str, row: dict, film: Film, random: np.random.Ge
         return
     picture = film.picture.astype(np.int16)
     for key, value in (
-        *(("bytes", film.size), ("width", film.width), ("height", film.height)),
-        *(("brightness", picture.mean()), ("contrast", picture.std())),
+        ("bytes", film.size),
+        ("width", film.width),
+        ("height", film.height),
+        ("brightness", picture.mean()),
+        ("contrast", picture.std()),
         ("sharpness", np.abs(np.diff(picture, axis=1)).mean()),
     ):
         found.numbers[key].append(value)

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from pneumo_hf.config import InputError
-from pneumo_hf.data.columns import SPLITS
+from pneumo_hf.data.schema import SPLITS
+from pneumo_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 

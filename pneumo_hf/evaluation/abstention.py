@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pneumo_hf.inference.settings import is_positive
+
 
 def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, float] | None) -> dict:
     """Flags counted, and accuracy, sensitivity and specificity of the films that get an answer.
@@ -39,7 +41,7 @@ def risk_coverage(labels: np.ndarray, probs: np.ndarray, threshold: float) -> tu
 
     After El-Yaniv and Wiener 2010.
     """
-    wrong = ((probs >= threshold) != (labels == 1))[np.argsort(-sureness(probs, threshold), kind="stable")]
+    wrong = (is_positive(probs, threshold) != (labels == 1))[np.argsort(-sureness(probs, threshold), kind="stable")]
     answered = np.arange(1, len(labels) + 1)
     return answered / len(labels), np.cumsum(wrong) / answered
 
@@ -47,7 +49,13 @@ def risk_coverage(labels: np.ndarray, probs: np.ndarray, threshold: float) -> tu
 def sureness(probs: np.ndarray, threshold: float) -> np.ndarray:
     """How far scores `[N]` lie from the threshold, as a share of the way to 0 or to 1."""
     above = (probs - threshold) / max(1 - threshold, 1e-12)
-    return np.where(probs >= threshold, above, (threshold - probs) / max(threshold, 1e-12))
+    return np.where(is_positive(probs, threshold), above, (threshold - probs) / max(threshold, 1e-12))
+
+
+def surest(rows: list[dict], threshold: float) -> list[dict]:
+    """Sort rows of predictions, those farthest from the decision threshold first."""
+    order = np.argsort(-sureness(np.array([row["probability"] for row in rows]), threshold), kind="stable")
+    return [rows[index] for index in order]
 
 
 def _share(values: np.ndarray) -> float:

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
-from matplotlib.axes import Axes
 from scipy.stats import binomtest, norm
 
-from pneumo_hf import DISCLAIMER
-from pneumo_hf.config import InputError
-from pneumo_hf.data.figures import ACCENT, INK, save
-from pneumo_hf.data.page import write_page
+from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import delong_areas
+from pneumo_hf.inference.settings import is_positive
 
 SHOWN = ("roc_auc", "accuracy", "sensitivity", "specificity", "ece")
 
@@ -32,7 +28,7 @@ class Run:
 
     @property
     def correct(self) -> np.ndarray:
-        return (self.probs >= self.metrics["decision_threshold"]["value"]) == self.labels
+        return is_positive(self.probs, self.metrics["decision_threshold"]["value"]) == self.labels
 
 
 def read_run(folder: str | Path) -> Run:
@@ -54,8 +50,8 @@ def read_run(folder: str | Path) -> Run:
         raise InputError(f"no finished run in {folder}: metrics.json and predictions are looked for there") from error
 
 
-def compare(folders: Sequence[str | Path], output: Path) -> dict:
-    """Write compare.json, compare.md, forest.png and index.html of several runs on the same films.
+def compare(folders: Sequence[str | Path]) -> dict:
+    """Set several runs on the same films side by side: what `compare.json` holds.
 
     Each run is set against the one of the largest ROC AUC: DeLong's test for the areas, McNemar's exact test for the
     decisions. Both take films as independent, which the few further films of one child are not quite. With several
@@ -77,7 +73,7 @@ def compare(folders: Sequence[str | Path], output: Path) -> dict:
         if run.paths != runs[0].paths or not np.array_equal(run.labels, runs[0].labels):
             raise InputError(f"{run.name} and {runs[0].name} are not of the same films: evaluate both on one split")
     best = max(runs, key=lambda run: run.metrics["metrics"]["roc_auc"]["value"])
-    result = {
+    return {
         "dataset": runs[0].metrics["dataset"],
         "split": runs[0].metrics["split"],
         "n": len(runs[0].paths),
@@ -85,19 +81,6 @@ def compare(folders: Sequence[str | Path], output: Path) -> dict:
         "runs": {run.name: _row(run, best) for run in runs},
         "shortcut_floors": next((r.metrics["shortcut_floors"] for r in runs if r.metrics["shortcut_floors"]), {}),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "compare.json").write_text(json.dumps(result, indent=2) + "\n")
-    texts = Environment(loader=PackageLoader("pneumo_hf", "templates"), trim_blocks=True, lstrip_blocks=True)
-    (output / "compare.md").write_text(texts.get_template("compare.md.jinja").render(**result))
-    save(output / "forest.png", lambda axes: forest(axes, result))
-    write_page(
-        output,
-        "compare.html.jinja",
-        {"forest.png": "ROC AUC with its 95 % interval; the floors see no lung."},
-        disclaimer=DISCLAIMER,
-        **result,
-    )
-    return result
 
 
 def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
@@ -124,17 +107,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     discordant = only_first + only_second
     p = binomtest(only_first, discordant).pvalue if discordant else 1.0
     return {"only_first_right": only_first, "only_second_right": only_second, "p": p}
-
-
-def forest(axes: Axes, result: dict) -> None:
-    rows = {name: run["metrics"]["roc_auc"] for name, run in result["runs"].items()}
-    rows |= {f"floor: {name.replace('_', ' ')}": value for name, value in result["shortcut_floors"].items()}
-    for place, (name, area) in enumerate(reversed(rows.items())):
-        color = INK if name.startswith("floor: ") else ACCENT
-        axes.plot(area["ci95"], [place, place], color=color, linewidth=1.5)
-        axes.plot(area["value"], place, "o", color=color, markersize=4)
-    axes.set_yticks(range(len(rows)), reversed(rows), fontsize=7)
-    axes.set(xlabel="ROC AUC, 95 % interval")
 
 
 def _row(run: Run, best: Run) -> dict:

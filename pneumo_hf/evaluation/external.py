@@ -7,8 +7,8 @@ import numpy as np
 from transformers.utils import cached_file
 
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.evaluation.ensemble import read_predictions
-from pneumo_hf.evaluation.thresholds import choose_thresholds, operating_points
+from pneumo_hf.data.predictions import read_predictions
+from pneumo_hf.evaluation.operating_points import choose_thresholds, operating_points
 
 COMPARED = ("roc_auc", "sensitivity", "specificity", "ece")
 
@@ -17,7 +17,7 @@ def home_metrics(checkpoint: str | Path, films: FilmDataset) -> dict | None:
     """The `metrics.json` of the test that a checkpoint was reported on, if these films are others.
 
     None where none lies beside it, where a film of its report is among these, by name, and where both are of the
-    Kermany set, which file names tell.
+    Kermany set, by their file names.
     """
     try:
         path = cached_file(str(checkpoint), "report/metrics.json", _raise_exceptions_for_missing_entries=False)
@@ -42,7 +42,7 @@ def against_home(labels: np.ndarray, probs: np.ndarray, metrics: dict, home: dic
 
     Args:
         labels, probs: `[N]`. metrics, home: of these films, and of the checkpoint's own test.
-        kermany: whether it learnt the children of the Kermany set.
+        kermany: whether it was trained on the children of the Kermany set.
     """
     carried, theirs = metrics["decision_threshold"], home["decision_threshold"]
     at_home = {name: home["metrics"][name]["value"] for name in COMPARED}
@@ -70,12 +70,14 @@ def against_home(labels: np.ndarray, probs: np.ndarray, metrics: dict, home: dic
 
 def _words(metrics: dict, rows: dict, needed: list[dict], kermany: bool) -> list[str]:
     area, threshold = rows["roc_auc"], metrics["decision_threshold"]["value"]
-    fell = "falls" if area["change"] < 0 else "rises"
+    direction = "falls" if area["change"] < 0 else "rises"
     low, high = area["ci95"]
     within = "within" if low <= area["home"] <= high else "outside"
-    told = f"; the home figure is {within} the 95 % interval of these films ({low:.3f} to {high:.3f})"
-    told = told if low < high else ", where they are too few for an interval"
-    words = [f"ROC AUC {fell} from {area['home']:.3f} on the checkpoint's own test to {area['here']:.3f} here{told}."]
+    note = f"; the home figure is {within} the 95 % interval of these films ({low:.3f} to {high:.3f})"
+    note = note if low < high else ", where they are too few for an interval"
+    words = [
+        f"ROC AUC {direction} from {area['home']:.3f} on the checkpoint's own test to {area['here']:.3f} here{note}."
+    ]
     if {"sensitivity", "specificity"} <= set(rows):
         words.append(
             f"At the carried threshold of {threshold:.3f} sensitivity goes from {rows['sensitivity']['home']:.3f} to "
@@ -92,8 +94,8 @@ def _words(metrics: dict, rows: dict, needed: list[dict], kermany: bool) -> list
         error = rows["ece"]
         words.append(
             f"Calibration: the expected error goes from {error['home']:.3f} to {error['here']:.3f}, the slope is "
-            f"{slope:.2f} ({'scores too extreme' if slope < 1 else 'scores too timid'}; 1 is ideal)."
+            f"{slope:.2f} ({'scores too extreme' if slope < 1 else 'scores not extreme enough'}; 1 is ideal)."
         )
     if kermany:
-        words.append("The checkpoint learnt films of children of 1 to 5 years: adults are beyond what it has seen.")
+        words.append("The checkpoint was trained on films of children of 1 to 5 years, and on none of adults.")
     return words

@@ -10,6 +10,8 @@ import numpy as np
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import roc_auc_score
 
+from pneumo_hf.inference.settings import is_positive
+
 CALIBRATION_BINS = 15
 RESAMPLES = 2000
 FEW_PATIENTS = 30  # fewer make the intervals too narrow
@@ -17,10 +19,18 @@ BLOCK = 2_000_000  # weights at a time
 EPSILON = 1e-7
 
 
-def ranking_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
-    """What epochs are compared by: the area under the ROC curve, and the log loss."""
-    truth = np.clip(np.where(labels == 1, probs, 1 - probs), EPSILON, 1)
-    return {"roc_auc": float(roc_auc_score(labels, probs)), "log_loss": float(-np.log(truth).mean())}
+def epoch_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
+    """Compute what epochs are compared by, and sensitivity and specificity at a threshold of .5."""
+    truth, counts = (
+        np.clip(np.where(labels == 1, probs, 1 - probs), EPSILON, 1),
+        confusion(labels, is_positive(probs, 0.5)),
+    )
+    return {
+        "roc_auc": float(roc_auc_score(labels, probs)),
+        "log_loss": float(-np.log(truth).mean()),
+        "sensitivity": counts["tp"] / max(1, counts["tp"] + counts["fn"]),
+        "specificity": counts["tn"] / max(1, counts["tn"] + counts["fp"]),
+    }
 
 
 def metrics_with_intervals(
@@ -50,7 +60,7 @@ def metrics_with_intervals(
         defined = resampled[name][np.isfinite(resampled[name])]
         low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (np.nan, np.nan)
         result[name] = {"value": float(value[0]), "ci95": [float(low), float(high)]}
-    for name, (successes, films) in _proportions(confusion(labels, probs >= threshold)).items():
+    for name, (successes, films) in _proportions(confusion(labels, is_positive(probs, threshold))).items():
         if films:
             interval = binomtest(successes, films).proportion_ci(method="wilson")
             result[name]["ci95_wilson"] = [float(interval.low), float(interval.high)]
@@ -94,7 +104,7 @@ def weighted_metrics(
     labels: np.ndarray, probs: np.ndarray, threshold: float, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Every metric `[B]` of films `[N]` under weights `[B, N]`; NaN where a denominator is zero."""
-    preds = probs >= threshold
+    preds = is_positive(probs, threshold)
     tp = weights @ (preds & (labels == 1))
     fp = weights @ (preds & (labels == 0))
     fn = weights @ (~preds & (labels == 1))

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.metrics import weighted_metrics
 from pneumo_hf.inference.explain import CENTRAL_BOX
-from pneumo_hf.inference.predictor import Predictor, probability_of
+from pneumo_hf.inference.scorer import Scorer, probability_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
 BATCH = 32  # films at once, whatever the device: a film's noise is that of its place in its batch
@@ -84,16 +84,16 @@ def corrupt(films: torch.Tensor, kind: str, severity: int) -> torch.Tensor:
 
 
 def score_corrupted(
-    predictor: Predictor, films: FilmDataset, severities: tuple[int, ...] = SEVERITIES
+    predictor: Scorer, films: FilmDataset, severities: tuple[int, ...] = SEVERITIES
 ) -> Iterator[tuple[str, int, np.ndarray]]:
     """`(kind, severity, logits [N, 2])` for every corruption of the films at every severity."""
     tasks = [(kind, severity) for kind in CORRUPTIONS for severity in severities]
-    for kind, severity in tqdm(tasks, desc="Spoiling films", unit="way"):
+    for kind, severity in tqdm(tasks, desc="Corrupting films", unit="way"):
         batches = [predictor.logits(corrupt(pixels, kind, severity)) for pixels in _batches(films)]
         yield kind, severity, np.concatenate(batches)
 
 
-def score_spoilt(predictor: Predictor, films: FilmDataset) -> np.ndarray:
+def score_randomly_corrupted(predictor: Scorer, films: FilmDataset) -> np.ndarray:
     """Logits `[N, 2]` of the films, each spoilt in one way and at one severity, drawn at random."""
     ways = [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]
     drawn, logits = (
@@ -108,7 +108,7 @@ def score_spoilt(predictor: Predictor, films: FilmDataset) -> np.ndarray:
     return logits
 
 
-def robustness(predictor: Predictor, films: FilmDataset, threshold: float) -> dict[str, list[dict]]:
+def robustness(predictor: Scorer, films: FilmDataset, threshold: float) -> dict[str, list[dict]]:
     """`{kind: [{"severity", "roc_auc", "sensitivity", "specificity"}]}` at the carried threshold, for one checkpoint.
 
     Severity 0 is the films as they are.
@@ -116,7 +116,7 @@ def robustness(predictor: Predictor, films: FilmDataset, threshold: float) -> di
     Beside CORRUPTIONS, `inverted` films, and those of which only the `central box` or only the `border` is left: what
     a network makes of a film without lungs is no disease.
     """
-    result, clean = {}, predictor.score_films(films)
+    result, clean = {}, predictor.predict_dataset(films, outliers=False)[0]
     scored = [*score_corrupted(predictor, films), *score_changed(predictor, films)]
     unspoilt = [(kind, 0, clean) for kind in dict.fromkeys(kind for kind, _, _ in scored)]
     for kind, severity, logits in unspoilt + scored:
@@ -126,14 +126,10 @@ def robustness(predictor: Predictor, films: FilmDataset, threshold: float) -> di
     return result
 
 
-def score_changed(predictor: Predictor, films: FilmDataset) -> Iterator[tuple[str, int, np.ndarray]]:
+def score_changed(predictor: Scorer, films: FilmDataset) -> Iterator[tuple[str, int, np.ndarray]]:
     """`(kind, 1, logits [N, 2])` of inverted films, and of those with only the central box or only the border left."""
     for kind in ("inverted", "central box", "border"):
-        yield (
-            kind,
-            1,
-            np.concatenate([predictor.logits(_changed(pixels, kind)) for pixels in _batches(films)]),
-        )
+        yield (kind, 1, np.concatenate([predictor.logits(_changed(pixels, kind)) for pixels in _batches(films)]))
 
 
 def _changed(films: torch.Tensor, kind: str) -> torch.Tensor:

@@ -42,8 +42,8 @@ def _groups(films: FilmDataset) -> Iterator[tuple[str, np.ndarray, bool]]:
         yield subtype, (subtypes == subtype) & (films.labels == 1), True
     for column in ("source", "sex", "view"):
         values = np.array([value or "" for value in films.table[column]])
-        told = sorted(set(values) - {""})
-        for value in told if len(told) > 1 else ():
+        known = sorted(set(values) - {""})
+        for value in known if len(known) > 1 else ():
             yield f"{column} {value}", values == value, False
     ages = np.array([np.nan if age is None else age for age in films.table["age"]], dtype=float)
     width, height = films.sizes.T

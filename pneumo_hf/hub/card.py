@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -9,25 +10,42 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
 from pneumo_hf import DISCLAIMER, __version__
-from pneumo_hf.config import InputError
+from pneumo_hf.config.aliases import translate
+from pneumo_hf.config.augmentation import POLICIES, make_policy
+from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
-from pneumo_hf.evaluation.report import FIGURES, METRIC_NAMES
+from pneumo_hf.inference.settings import CheckpointSettings
+from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
 HUB_METRICS = ["roc_auc", "accuracy", "precision", "recall", "f1", "matthews_correlation", "brier_score"]  # its ids
 RECIPE_ROWS = (  # what a reader looks for first; recipe.yaml has the rest
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "per_device_train_batch_size", "dropout"),
-    *("loss", "class_weights", "label_smoothing_factor", "sampling", "unfreeze_layers", "unfreeze_blocks"),
-    *("freeze_batch_norm", "layer_decay", "ema_decay", "metric_for_best_model", "validation", "validation_fraction"),
-    *("calibration", "seed"),
-)
-AUGMENTATION = (
-    *("crop_scale", "rotation", "shift", "jitter", "blur", "horizontal_flip", "mixup", "style_mix"),
-    *("frame_mix", "coarsen", "noise", "washed_out"),
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "dropout",
+    "loss",
+    "class_weights",
+    "label_smoothing_factor",
+    "sampler",
+    "trainable_layers",
+    "freeze_batch_norm",
+    "layer_lr_decay",
+    "ema_decay",
+    "metric_for_best_model",
+    "validation_split",
+    "validation_fraction",
+    "calibration_data",
+    "seed",
 )
 
 
-def write_card(run: Path, template: Path) -> None:
+ROOT = Path(__file__).parents[2]
+
+
+def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
     """Render the card of a finished run to its `README.md`, with the test metrics as the Hub's model-index.
 
     What `evaluate` measured on other hospitals' films is shown too, if its metrics.json lies in the run as
@@ -38,7 +56,12 @@ def write_card(run: Path, template: Path) -> None:
     """
     report = run / "report"
     metrics, config = json.loads((report / "metrics.json").read_text()), json.loads((run / "config.json").read_text())
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe = translate(yaml.safe_load((run / "recipe.yaml").read_text()), str(run / "recipe.yaml"))
+    settings = CheckpointSettings.from_config(config)
+    policy = make_policy(recipe.get("augmentation", "none"), recipe.get("augmentation_kwargs"))
+    augmentation = [
+        f"{name} {value:g}" for name, value in asdict(policy).items() if value != getattr(POLICIES["none"], name)
+    ]
     base, public = recipe["model_name_or_path"], shows_public_films(config)
     text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(template.read_text())
     card = text.render(
@@ -47,7 +70,7 @@ def write_card(run: Path, template: Path) -> None:
         metrics=metrics,
         metric_names=METRIC_NAMES,
         resamples=f"{RESAMPLES:,}",
-        validation_points={point["name"]: point for point in config["operating_points"]},
+        validation_points={point["name"]: point for point in settings.operating_points},
         external=[_read_external(path, metrics) for path in sorted(report.glob("external*.json"))],
         figures={
             name: caption
@@ -56,17 +79,17 @@ def write_card(run: Path, template: Path) -> None:
         },
         recipe=recipe,
         recipe_rows=RECIPE_ROWS,
-        augmentation=AUGMENTATION,
+        augmentation=augmentation,
         cost=metrics.get("training"),
         base=Path(base).name if Path(base).exists() else base,
         architecture=config["model_type"],
         megabytes=(run / "model.safetensors").stat().st_size / 1e6,
-        training_data=config["training_data"],
+        training_data=settings.training_data,
         kermany=public,
-        size=config["preprocessing"]["size"],
-        clahe=config["preprocessing"]["clahe"],
+        size=settings.preprocessing["size"],
+        clahe=settings.preprocessing["clahe"],
         own_code="auto_map" in config,
-        temperature=config["calibration_temperature"],
+        temperature=settings.temperature,
         disclaimer=DISCLAIMER,
         package_version=__version__,
     )
@@ -84,8 +107,7 @@ def _read_external(path: Path, metrics: dict) -> dict:
 
 def shows_public_films(config: dict) -> bool:
     """Whether a checkpoint's films are those of the Kermany set, which anyone may show (CC BY 4.0)."""
-    training = config.get("training_data")
-    return isinstance(training, dict) and training.get("kermany") is True
+    return CheckpointSettings.from_config(config).trained_on_kermany
 
 
 def _metadata(name: str, metrics: dict, recipe: dict, root: Path) -> ModelCardData:

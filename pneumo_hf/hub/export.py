@@ -12,16 +12,34 @@ import torch
 from torch import nn
 from transformers.utils import cached_file
 
-from pneumo_hf.config import InputError
-from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.pixels import FilmDataset, decode_films
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.errors import InputError
 from pneumo_hf.inference.folding import fold_constant_gates
 from pneumo_hf.inference.onnx import FILE, INSTALL, WEIGHTS, weights_digest
-from pneumo_hf.inference.predictor import Predictor, probability_of
+from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.scorer import probability_of
 
 OPSET = 18
 AGREEMENT = 1e-4  # the largest difference of a probability
 SAME_DISTANCE = 1e-3  # the largest relative difference of the detector's distances
 BESIDE = ("config.json", "model.safetensors", "preprocessor_config.json", "chest_detector.safetensors")
+
+
+def export_and_check(
+    checkpoint: str | Path, folder: Path, data: str, split: str, cache_dir: str | Path
+) -> tuple[float, int]:
+    """Export a checkpoint, comparing it on a split of a data set (see `export`).
+
+    Returns:
+        The largest difference of P(PNEUMONIA), and the number of films.
+    """
+    tables = load_data(data)
+    if split not in tables:
+        raise InputError(f"{data} has no {split} split, only {', '.join(tables)}: see --split")
+    image_processor = Predictor(checkpoint, device="cpu").image_processor  # refuses what is no checkpoint, early
+    films, _ = decode_films(tables[split], image_processor, cache_dir)
+    return export(checkpoint, films, folder), len(films)
 
 
 def export(checkpoint: str | Path, films: FilmDataset, folder: Path) -> float:
@@ -42,12 +60,14 @@ def export(checkpoint: str | Path, films: FilmDataset, folder: Path) -> float:
             if source := cached_file(str(checkpoint), file, _raise_exceptions_for_missing_entries=False):
                 shutil.copy(source, trial / file)
         predictors = Predictor(checkpoint, device="cpu"), Predictor(trial, device="cpu", backend="onnx")
-        (ours, seen), (theirs, seen_by_it) = (predictor.look_at_films(films) for predictor in predictors)
+        (ours, distances), (theirs, their_distances) = (one.predict_dataset(films) for one in predictors)
         difference = float(np.abs(probability_of(ours) - probability_of(theirs)).max())
-        if not difference <= AGREEMENT or not np.allclose(seen, seen_by_it, rtol=SAME_DISTANCE, equal_nan=True):
+        if not difference <= AGREEMENT or not np.allclose(
+            distances, their_distances, rtol=SAME_DISTANCE, equal_nan=True
+        ):
             raise InputError(
                 f"the export of {checkpoint} differs by up to {difference:.1e} in its probabilities, or in what it "
-                "takes for a chest film: not kept"
+                "counts as a chest film: not kept"
             )
         (folder / FILE).parent.mkdir(exist_ok=True)
         for file in (*BESIDE, FILE):
@@ -57,7 +77,7 @@ def export(checkpoint: str | Path, films: FilmDataset, folder: Path) -> float:
 
 
 def write_onnx(predictor: Predictor, path: Path) -> None:
-    """The network in float32: `pixel_values` `[batch, 3, H, W]` -> `logits` `[batch, 2]`, `features` `[batch, D]`."""
+    """Write the network in float32: `pixel_values` `[B, 3, H, W]` -> `logits` `[B, 2]`, `features` `[B, D]`."""
     try:
         import onnxscript  # noqa: F401 - the exporter's own need
     except ImportError as error:
@@ -75,9 +95,15 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                network, (example,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["pixel_values"],
-                output_names=["logits", "features"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )  # fmt: skip
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=["pixel_values"],
+                output_names=["logits", "features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
     finally:
         for name, logger in noisy.items():
             logger.setLevel(levels[name])

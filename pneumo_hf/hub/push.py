@@ -14,15 +14,25 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from pneumo_hf import DISCLAIMER, __version__
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.hub.card import WITH_FILMS, shows_public_films
 
 logger = logging.getLogger(__name__)
 
 UPLOADED = (  # of a run folder; what names films (predictions, rejected.csv) stays at home
-    *("config.json", "model.safetensors", "preprocessor_config.json", "chest_detector.safetensors", "README.md"),
-    *("recipe.yaml", "hidden_head.py", "onnx/*.onnx", "report/*.json", "report/*.png", "report/index.html"),
-    *("report/history.csv", "report/threshold_curve.csv"),
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "chest_detector.safetensors",
+    "README.md",
+    "recipe.yaml",
+    "hidden_head.py",
+    "onnx/*.onnx",
+    "report/*.json",
+    "report/*.png",
+    "report/index.html",
+    "report/history.csv",
+    "report/threshold_curve.csv",
 )
 NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "report/metrics.json")
 UNSAFE_NAMES = re.compile(
@@ -42,9 +52,14 @@ EXAMPLE_NAMES = {"film.jpeg", "film.dcm"}  # of the card's code
 TEXTS = {".json", ".yaml", ".md", ".csv", ".html", ".py", ".txt"}
 SAMPLE = "data/chest_xray_sample"
 SPACE_FILES = (  # and nothing else that may lie in a checkout
-    *("app.py", "requirements.txt", "LICENSE", "pneumo_hf/**/*.py", "pneumo_hf/**/*.jinja"),
+    "app.py",
+    "requirements.txt",
+    "LICENSE",
+    "pneumo_hf/**/*.py",
+    "pneumo_hf/**/*.jinja",
     "pneumo_hf/imaging/mean_chest.png",
-    *(f"{SAMPLE}/README.md", f"{SAMPLE}/test-00000-of-00001.parquet"),  # the app's examples
+    f"{SAMPLE}/README.md",
+    f"{SAMPLE}/test-00000-of-00001.parquet",  # the app's examples
 )
 MARKS = {"model": "report/metrics.json", "space": "model_id.txt"}  # by which `push` knows its own work again
 
@@ -78,7 +93,7 @@ def _run_files(run: Path, repo_id: str) -> dict[str, Path | bytes]:
     """What of a run goes to the Hub, by its name there; the card calls the model by its id."""
     files = {path.relative_to(run).as_posix(): path for pattern in UPLOADED for path in sorted(run.glob(pattern))}
     if missing := [name for name in NEEDED if name not in files]:
-        raise InputError(f"{run} is no finished run of train_hf.py: it lacks {', '.join(missing)}")
+        raise InputError(f"{run} is no finished run of train_hf.py: it has no {', '.join(missing)}")
     if not shows_public_films(json.loads((run / "config.json").read_text())):
         files = {name: path for name, path in files.items() if Path(name).name not in WITH_FILMS}
         logger.info("the pictures that show films stay at home, and the page with them: the films are not Kermany's")

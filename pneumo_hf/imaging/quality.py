@@ -14,14 +14,14 @@ COLOURED = "coloured"  # in the `info` of a film that load_xray made of a colour
 INVERTED = -0.45  # chest_correlation of a negative; no film of the Kermany set or of 240 from elsewhere is below -.19
 MISFRAMED = 0.0  # below it a film is laid out unlike a chest: 11 of Kermany's 5216 train films, cut off or opaque, are
 
-MISLAID = "not laid out like a chest: cropped, turned or opaque"
+ATYPICAL_LAYOUT = "not laid out like a chest: cropped, turned or opaque"
 
-SHORTCOMINGS = {  # and what a prediction is flagged with for each
+QUALITY_ISSUES = {  # and the flag that a prediction gets for each
     "blank": "not_chest_xray",
     "a colour picture": "not_chest_xray",
     f"smaller than {SMALLEST_SIDE} pixels": "abstain",
     "a negative: its lungs are bright": "abstain",
-    MISLAID: "abstain",
+    ATYPICAL_LAYOUT: "abstain",
 }
 
 
@@ -62,8 +62,8 @@ def _shading() -> np.ndarray:
     return np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))[0].astype(np.float32)
 
 
-def shortcoming(film: Image.Image) -> str:
-    """Why a film of `load_xray` should not be scored, a key of `SHORTCOMINGS`; empty where nothing is wrong."""
+def quality_issue(film: Image.Image) -> str:
+    """Why a film of `load_xray` should not be scored, a key of `QUALITY_ISSUES`; empty where nothing is wrong."""
     # twice as fast as `thumbnail`; areas are rounded to pixels: on 64 films of four sizes that moved the deviation by
     # .6 at most and the correlation by .01, which tells only for a film so close to a limit
     small = np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0))
@@ -76,4 +76,4 @@ def shortcoming(film: Image.Image) -> str:
     correlation = chest_correlation(small[None])[0]
     if correlation < INVERTED:
         return "a negative: its lungs are bright"
-    return MISLAID if correlation < MISFRAMED else ""
+    return ATYPICAL_LAYOUT if correlation < MISFRAMED else ""

@@ -10,8 +10,9 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
-from pneumo_hf.config import InputError
-from pneumo_hf.inference.predictor import Predictor, probability_of
+from pneumo_hf.errors import InputError
+from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.scorer import Scorer, probability_of
 
 CENTRAL_BOX = 5 / 28  # from each edge: inside lie the lungs; `pneumo_hf.data.shortcuts` measures what lies outside
 STEPS = 10  # of the insertion and deletion curves
@@ -24,7 +25,7 @@ class GradCam:
     like this place, for the ensemble's log odds are the mean of theirs.
     """
 
-    def __init__(self, predictor: Predictor):
+    def __init__(self, predictor: Scorer):
         self.members = predictor.members
         self.cams = [LayerGradCam(partial(_log_odds, member), last_feature_map(member)) for member in self.members]
 
@@ -103,7 +104,7 @@ def share_inside(heatmaps: np.ndarray) -> np.ndarray:
 
 
 def insertion_and_deletion(
-    predictor: Predictor, heatmaps: np.ndarray, *pixels: torch.Tensor
+    predictor: Scorer, heatmaps: np.ndarray, *pixels: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean P(PNEUMONIA) `[STEPS + 1]` as the hottest pixels are put into a blurred film, and as they are blurred away.
 
@@ -126,7 +127,7 @@ def insertion_and_deletion(
 
 
 def blurred_away(pixels: torch.Tensor) -> torch.Tensor:
-    """Films `[B, 1, H, W]` of 0 to 255 without any detail, as floats."""
+    """Blur all detail out of films `[B, 1, H, W]` of 0 to 255; returns floats."""
     sigma = pixels.shape[-1] / 20
     size = 2 * round(2 * sigma) + 1
     return gaussian_blur2d(pixels.float(), (size, size), (sigma, sigma))

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import cached_file
 
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 
 FILE = "onnx/model.onnx"  # where transformers.js looks
 INSTALL = "pip install onnx onnxscript onnxruntime"

@@ -14,8 +14,8 @@ class WeightAverage(TrainerCallback):
     """Averages weights and BatchNorm statistics at every step (Polyak and Juditsky 1992, exponentially weighted).
 
     From the end of an epoch to the start of the next the model holds the average, so that the validation and the
-    checkpoint in between are the average's; the weights that training goes on with are kept beside the checkpoint.
-    Early in a training the decay is (1 + step) / (10 + step), so that the first weights are soon forgotten.
+    checkpoint in between are the average's; the weights that training continues with are kept beside the checkpoint.
+    Early in a training the decay is (1 + step) / (10 + step), so that the first weights are soon outweighed.
     """
 
     def __init__(self, decay: float, resumed: Path | None = None):

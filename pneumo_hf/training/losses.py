@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, one_hot
+from torch.nn.functional import log_softmax, one_hot
 
 
 def class_weights(labels: np.ndarray) -> torch.Tensor:
@@ -29,20 +29,6 @@ def weighted_loss(
     return -(terms if weights is None else terms * weights).sum() / len(logits)
 
 
-def subtype_loss(logits: torch.Tensor, viral: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of virus against bacteria `[B]`, over the films that are known to be one (`viral` 1 or 0)."""
-    known = viral >= 0
-    terms = binary_cross_entropy_with_logits(logits[known], viral[known].to(logits.dtype), reduction="sum")
-    return terms / len(logits)
-
-
 def soft_targets(labels: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:
     """Labels `[B]` as shares `[B, C]`, of which `smoothing` is spread over all labels (Szegedy et al. 2016)."""
     return one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
-
-
-def mix(pixels: torch.Tensor, targets: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixup (Zhang et al. 2018): films and shares blended with those of the batch in another order."""
-    share = float(torch.distributions.Beta(alpha, alpha).sample())
-    order = torch.randperm(len(pixels), device=pixels.device)
-    return share * pixels + (1 - share) * pixels[order], share * targets + (1 - share) * targets[order]

@@ -1,4 +1,4 @@
-"""Rates by layer, and the step schedule that transformers lacks."""
+"""Learning rates by layer, and the step schedule that transformers does not have."""
 
 import math
 
@@ -7,18 +7,18 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import get_parameter_names
 
-from pneumo_hf.config import XrayTrainingArguments
-from pneumo_hf.training.models import weight_layers
+from pneumo_hf.config.training_arguments import XrayTrainingArguments
+from pneumo_hf.training.layers import weight_layers
 
 
 def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> torch.optim.Optimizer:
-    """AdamW with a rate that falls from the classifier to the input by `layer_decay` a layer with weights."""
+    """Make AdamW with a rate that falls from the classifier to the input by `layer_lr_decay` a layer with weights."""
     decayed = set(get_parameter_names(model, [nn.BatchNorm2d], [r"bias"]))
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = []
     for depth, layer in enumerate(reversed(weight_layers(model))):
         trained = [p for module in layer for p in module.parameters(recurse=False) if p.requires_grad]
-        rate = arguments.learning_rate * arguments.layer_decay**depth
+        rate = arguments.learning_rate * arguments.layer_lr_decay**depth
         for chosen, weight_decay in ((True, arguments.weight_decay), (False, 0.0)):
             parameters = [p for p in trained if (names[p] in decayed) == chosen]
             if parameters:
@@ -30,7 +30,8 @@ def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> 
 def step_schedule(
     optimizer: torch.optim.Optimizer, films: int, arguments: XrayTrainingArguments
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A tenth of the rate after every `step_epochs` epochs of so many films."""
+    """Multiply the rate by `gamma` after every `step_size` epochs of so many films."""
+    options = arguments.lr_scheduler_kwargs or {}
     films_a_step = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-    steps = arguments.step_epochs * math.ceil(films / films_a_step)
-    return torch.optim.lr_scheduler.StepLR(optimizer, steps, gamma=0.1)
+    steps = options.get("step_size", 1) * math.ceil(films / films_a_step)
+    return torch.optim.lr_scheduler.StepLR(optimizer, steps, gamma=options.get("gamma", 0.1))

@@ -1,4 +1,4 @@
-"""The folder of a run while it is made: checkpoints to go on from, the log, and the end of its processes."""
+"""The folder of a run while it is made: the checkpoints that a killed one resumes from, and the log."""
 
 import csv
 import json
@@ -6,10 +6,11 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
 from transformers.integrations import get_reporting_integration_callbacks
 
-from pneumo_hf.config import InputError, XrayTrainingArguments
+from pneumo_hf import runtime
+from pneumo_hf.config.training_arguments import XrayTrainingArguments
+from pneumo_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -18,13 +19,13 @@ CHECKPOINTS = "checkpoints"  # below the run folder, until the run is finished
 
 
 def start_run(arguments: XrayTrainingArguments) -> None:
-    """Make the run folder and let the main process tell how the run goes.
+    """Make the run folder and let the main process report how the run goes.
 
     Raises:
         InputError: the folder cannot be made, or what `report_to` names is unknown or not installed.
     """
-    logging.basicConfig(level=logging.INFO if arguments.process_index == 0 else logging.ERROR, format="%(message)s")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    runtime.start(logging.INFO if arguments.process_index == 0 else logging.ERROR)
+    runtime.keep_freed_memory()
     try:
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,18 +37,11 @@ def start_run(arguments: XrayTrainingArguments) -> None:
         raise InputError(f"report_to {', '.join(arguments.report_to)}: {error}") from error
 
 
-def end_processes() -> None:
-    """Part in an orderly way: without it, one exit in ten of a run of several processes aborts."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
 def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
-    """The last whole checkpoint of a killed run, if it shall be resumed; otherwise the folder for new ones, empty.
+    """Find the last whole checkpoint of a killed run, if it shall be resumed; otherwise empty the folder for new ones.
 
     Args:
-        job: what a resumed run must have in common with the killed one, or validation would hold films learnt before.
+        job: what a resumed run must share with the killed one, or validation would hold films trained on before.
 
     Raises:
         InputError: there is nothing to resume in the run folder, no such checkpoint, or it is of another job; or there
@@ -59,7 +53,7 @@ def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:
         if reached := _last_whole(folder):
             raise InputError(
                 f"an unfinished run is in {arguments.output_dir}, and got as far as {reached.name}: "
-                f"--resume_from_checkpoint goes on with it; to begin anew, remove {folder}"
+                f"--resume_from_checkpoint resumes it; to start again, remove {folder}"
             )
         if (folder.parent / "config.json").exists():
             logger.warning("%s holds a finished run, which this one will replace", arguments.output_dir)
@@ -108,12 +102,12 @@ def _assert_same_job(folder: Path, job: dict) -> None:
 
 
 def remove_checkpoints(arguments: XrayTrainingArguments) -> None:
-    """The optimizer states of a finished run are of no use any more."""
+    """Delete the optimizer states of a finished run."""
     shutil.rmtree(Path(arguments.output_dir) / CHECKPOINTS, ignore_errors=True)
 
 
 def write_history(history: list[dict], path: Path) -> None:
-    """The log as CSV: a line a logged step or evaluation, the columns in the order of their first appearance."""
+    """Write the log as CSV: a line a logged step or evaluation, the columns in the order of their first appearance."""
     columns = list(dict.fromkeys(key for row in history for key in row))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
@@ -122,10 +116,12 @@ def write_history(history: list[dict], path: Path) -> None:
 
 
 def keep_history(history: list[dict], arguments: XrayTrainingArguments) -> None:
+    """Keep the log of stage one for a resumed run."""
     if arguments.process_index == 0:
         (Path(arguments.output_dir) / CHECKPOINTS / "stage1.json").write_text(json.dumps(history))
 
 
 def read_kept_history(arguments: XrayTrainingArguments) -> list[dict]:
+    """Read the log of stage one of the killed run."""
     path = Path(arguments.output_dir) / CHECKPOINTS / "stage1.json"
     return json.loads(path.read_text()) if path.exists() else []

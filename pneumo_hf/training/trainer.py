@@ -7,15 +7,17 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import ModelOutput
 
-from pneumo_hf.config import LABELS, XrayTrainingArguments
-from pneumo_hf.evaluation.metrics import ranking_metrics
-from pneumo_hf.inference.predictor import probability_of
-from pneumo_hf.training.augmentation import XrayAugment, wash_out
-from pneumo_hf.training.losses import mix, soft_targets, subtype_loss, weighted_loss
+from pneumo_hf.config.training_arguments import XrayTrainingArguments
+from pneumo_hf.evaluation.metrics import epoch_metrics
+from pneumo_hf.inference.scorer import probability_of
+from pneumo_hf.labels import LABELS
+from pneumo_hf.training.augmentation import XrayAugment, expose_outliers
+from pneumo_hf.training.console import EpochLine
+from pneumo_hf.training.losses import soft_targets, weighted_loss
 from pneumo_hf.training.optimizer import step_schedule
 
 
@@ -26,8 +28,8 @@ class XrayTrainer(Trainer):
         prepare: what happens to `pixel_values` on the device before the model sees them.
         augment: what happens before that, in training only.
         class_weights: `[C]`, or None for an unweighted loss.
-        teachers: what gives the targets of films in place of their labels, in training only: framed as the student
-            sees them, and not yet spoilt.
+        teachers: what gives the targets of films in place of their labels, in training only: cropped as the student
+            sees them, at their full quality.
         make_optimizer: of the model and the arguments; Trainer's own without it.
         stage: the name of its folder below the run's `tensorboard`, or TENSORBOARD_LOGGING_DIR.
     """
@@ -44,6 +46,8 @@ class XrayTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, data_collator=_as_gathered, compute_metrics=_validation_metrics, **kwargs)
+        self.remove_callback(PrinterCallback)  # prints dictionaries
+        self.add_callback(EpochLine(stage))
         self.add_callback(SeedOfRank())
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback):  # by itself it writes below the checkpoints, which go
@@ -55,32 +59,25 @@ class XrayTrainer(Trainer):
         self.teachers = teachers.to(device) if teachers is not None else None
         self.class_weights = class_weights.to(device) if class_weights is not None else None
         weights = torch.ones(len(LABELS), device=device) if class_weights is None else self.class_weights
-        self.even_chances = 1 / weights / (1 / weights).sum()  # what the weighted loss answers with a half
+        self.uninformative_target = 1 / weights / (1 / weights).sum()  # the weighted loss answers it with a half
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
-        pixels, viral, arguments = inputs["pixel_values"], inputs.get("viral"), self.args
-        targets = soft_targets(inputs["labels"], len(LABELS), arguments.label_smoothing_factor * model.training)
+        pixels, augment = inputs["pixel_values"], self.augment
+        targets = soft_targets(inputs["labels"], len(LABELS), self.args.label_smoothing_factor * model.training)
         if model.training:
-            framed = self.augment.frame(pixels) if self.augment else pixels
-            pixels = self.augment.spoil(framed) if self.augment else pixels
-            if arguments.mixup:  # the teachers' films as the student's
-                both, targets = mix(torch.cat([framed, pixels], dim=1), targets, arguments.mixup)
-                framed, pixels = both.chunk(2, dim=1)
+            cropped = augment.geometric(pixels) if augment else pixels
+            pixels = augment.photometric(cropped) if augment else pixels
             if self.teachers:
-                targets = self.teachers(framed)
-            if arguments.washed_out:
-                pixels, washed = wash_out(pixels.float(), arguments.washed_out)
-                targets = torch.where(washed[:, None], self.even_chances, targets)
-                viral = torch.where(washed, -1, viral)
+                targets = self.teachers(cropped.float())
+            if augment and augment.policy.outlier_exposure_prob:
+                pixels, blank = expose_outliers(pixels.float(), augment.policy.outlier_exposure_prob)
+                targets = torch.where(blank[:, None], self.uninformative_target, targets)
         outputs = model(pixel_values=self.prepare(pixels))
-        logits = outputs.logits.float()
-        outputs.logits = logits[:, : len(LABELS)]  # the auxiliary one is for training alone
-        gamma = arguments.focal_gamma if arguments.loss == "focal" else 0.0
+        outputs.logits = outputs.logits.float()
+        gamma = self.args.focal_gamma if self.args.loss == "focal" else 0.0
         loss = weighted_loss(outputs.logits, targets, self.class_weights, gamma)
-        if model.training and logits.shape[1] > len(LABELS):
-            loss = loss + arguments.subtype_weight * subtype_loss(logits[:, -1], viral)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -91,12 +88,12 @@ class XrayTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        if self.lr_scheduler is None and self.args.step_epochs:
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "step":
             self.lr_scheduler = step_schedule(optimizer or self.optimizer, len(self.train_dataset), self.args)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
-        if self.args.sampling != "balanced":
+        if self.args.sampler != "balanced":
             return super()._get_train_sampler(train_dataset)
         films = train_dataset if train_dataset is not None else self.train_dataset
         return BalancedSampler(films.labels, self.args.seed if self.args.data_seed is None else self.args.data_seed)
@@ -137,4 +134,4 @@ def _as_gathered(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    return ranking_metrics(prediction.label_ids, probability_of(prediction.predictions))
+    return epoch_metrics(prediction.label_ids, probability_of(prediction.predictions))

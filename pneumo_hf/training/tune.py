@@ -1,21 +1,50 @@
 """The learning rate, searched on validation: Trainer's hyperparameter search with optuna."""
 
+import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations import is_optuna_available
 
-from pneumo_hf.config import InputError, XrayTrainingArguments
+from pneumo_hf.config.parse import parse_args
+from pneumo_hf.config.training_arguments import XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.training.stages import fine_tuner, prepare, train_probe
+from pneumo_hf.errors import InputError
+from pneumo_hf.training.finetune import fine_tuner
+from pneumo_hf.training.probe import train_probe
+from pneumo_hf.training.recipe import recipe_values
+from pneumo_hf.training.run_folder import start_run
+from pneumo_hf.training.stage import prepare
+from pneumo_hf.training.train import load
 
 logger = logging.getLogger(__name__)
 
 RATES = (1e-5, 3e-3)  # searched on a logarithmic scale
+
+
+def tune(argv: Sequence[str], trials: int) -> dict:
+    """Search the learning rate of a recipe, given as to train_hf.py; see `search_learning_rate`."""
+    recipe = parse_args(argv)
+    arguments = recipe.training
+    start_run(arguments)
+    set_seed(arguments.seed)
+    model, image_processor, films, _ = load(recipe)
+    values = recipe_values(recipe)
+    values.pop("learning_rate")
+    name = hashlib.blake2b(json.dumps(values, default=str).encode(), digest_size=6).hexdigest()
+    result, metric = (
+        search_learning_rate(model, image_processor, films, arguments, trials, name),
+        arguments.metric_for_best_model,
+    )
+    for trial in sorted(result["trials"], key=lambda trial: trial[metric], reverse=arguments.greater_is_better):
+        logger.info("learning rate %.2e: validation %s %.4f", trial["learning_rate"], metric, trial[metric])
+    logger.info("use it: train_hf.py ... --learning_rate %.2e", result["best"]["learning_rate"])
+    return result
 
 
 def search_learning_rate(
@@ -26,18 +55,18 @@ def search_learning_rate(
     trials: int,
     name: str,
 ) -> dict:
-    """Fine-tune from the same probe at several rates, and tell which gave validation's best `metric_for_best_model`.
+    """Fine-tune from the same probe at several rates, and report which gave validation's best `metric_for_best_model`.
 
-    The study lies in `output_dir/tune.db` under a name of its own for every recipe and data set: called again, it goes
-    on until it has so many finished trials.
+    The study lies in `output_dir/tune.db` under a name of its own for every recipe and data set: called again, it
+    continues until it has that many finished trials.
 
     Returns:
         What it writes to `tune.json`: `{"best": {"learning_rate", "roc_auc"}, "trials": [...]}`; in place of
-        `"roc_auc"` the metric that the recipe goes by.
+        `"roc_auc"` the recipe's metric.
 
     Raises:
-        InputError: optuna is not installed, the recipe has no second stage or keeps a part of its way, or no trial is
-            asked for.
+        InputError: optuna is not installed, the recipe has no second stage or interpolates its weights, or no trial
+            is asked for.
     """
     _assert_searchable(arguments, trials)
     import optuna
@@ -61,7 +90,7 @@ def search_learning_rate(
     study = optuna.create_study(**settings)
     finished = len(_finished(study))
     if finished:
-        logger.info("going on with %d finished trials in %s", finished, folder / "tune.db")
+        logger.info("continuing with %d finished trials in %s", finished, folder / "tune.db")
     if finished < trials:
         trainer.hyperparameter_search(
             hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", *RATES, log=True)},
@@ -85,7 +114,7 @@ def _assert_searchable(arguments: XrayTrainingArguments, trials: int) -> None:
         raise InputError("tune needs optuna: pip install optuna")
     if arguments.num_train_epochs <= 0:
         raise InputError("tune searches the rate of stage two, and num_train_epochs is 0")
-    if arguments.fine_tuned_share < 1:
-        raise InputError("tune scores the whole way of stage two: give it --fine_tuned_share 1")
+    if arguments.wise_ft_alpha < 1:
+        raise InputError("tune scores the weights after stage two: give it --wise_ft_alpha 1")
     if trials < 1:
         raise InputError("tune needs one trial or more")

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from pneumo_hf.__main__ import main
-from pneumo_hf.config import InputError, parse_args
-from pneumo_hf.data.duplicates import assert_no_leaks, find_leaks, near_pairs
-from pneumo_hf.data.shortcuts import linear_floors, region_features
+from pneumo_hf.config.parse import parse_args
+from pneumo_hf.errors import InputError
+from pneumo_hf.data.duplicates import near_pairs
+from pneumo_hf.data.leakage import assert_no_leaks, find_leaks
+from pneumo_hf.data.shortcuts import linear_baselines, region_features
 from pneumo_hf.imaging.quality import MEAN_CHEST, thumbnail
 from tests.conftest import make_film, write_films
 from train_hf import main as train
@@ -148,9 +150,9 @@ def test_floors_are_high_where_the_frame_tells_and_half_where_it_does_not() -> N
     films[labels == 1, :4, :4] //= 2  # a darker corner
     is_test = np.arange(300) >= 200
     for test in (is_test, np.zeros(300, bool)):  # on test films, and by cross-validation
-        floors = linear_floors(region_features(films), labels, patients, test)
+        floors = linear_baselines(region_features(films), labels, patients, test)
         assert floors["corners"]["value"] > 0.95
-        noise = linear_floors({"noise": random.normal(size=(300, 5))}, labels, patients, test)["noise"]
+        noise = linear_baselines({"noise": random.normal(size=(300, 5))}, labels, patients, test)["noise"]
         assert 0.3 < noise["value"] < 0.7
         assert noise["ci95"][0] < noise["value"] < noise["ci95"][1]
 

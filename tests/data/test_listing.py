@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from httpx2 import ConnectError
 from PIL import Image as Pictures
 
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.film import load_xray

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pneumo_hf.evaluation.ensembles import load_predictor
 
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
 from pneumo_hf.app.answers import verdict_html
 from pneumo_hf.app.interface import build_app
 from pneumo_hf.app.reader import read_film_file, report_film_file
-from pneumo_hf.config import parse_args
+from pneumo_hf.config.parse import parse_args
 from pneumo_hf.evaluation.calibration import fit_temperature
-from pneumo_hf.evaluation.ensemble import load_predictor
 from pneumo_hf.inference.explain import GradCam, insertion_and_deletion
-from pneumo_hf.training.models import final_linear
+from pneumo_hf.training.head import final_linear
 from tests.conftest import make_film
 from train_hf import main as train
 

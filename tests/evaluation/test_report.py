@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pneumo_hf.evaluation.ensembles import validation_scores
+from pneumo_hf.evaluation.evaluate import evaluate_films
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
@@ -14,10 +16,8 @@ from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.abstention import abstention_summary, risk_coverage
 from pneumo_hf.evaluation.calibration import at_prevalence
-from pneumo_hf.evaluation.ensemble import validation_scores
 from pneumo_hf.evaluation.external import _words
 from pneumo_hf.evaluation.metrics import metrics_with_intervals
-from pneumo_hf.evaluation.report import evaluate_films
 from tests.conftest import write_films
 
 

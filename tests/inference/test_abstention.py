@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pneumo_hf.evaluation.ensembles import load_predictor
+from pneumo_hf.inference.conformal import conformal_limits, undecided
+from pneumo_hf.inference.outliers import fit_detector, synthetic_outliers
 
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
-from pneumo_hf.config import InputError
+from pneumo_hf.errors import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
-from pneumo_hf.evaluation.ensemble import load_predictor
-from pneumo_hf.imaging.quality import shortcoming
-from pneumo_hf.inference.abstention import conformal_limits, fit_detector, no_chests, undecided
+from pneumo_hf.imaging.quality import quality_issue
 from tests.conftest import ROOT, make_film
 
 
@@ -61,7 +62,7 @@ def test_the_detector_passes_what_is_like_training_and_not_the_rest() -> None:
 
 def test_pictures_made_to_fail_keep_the_films_pixels_but_not_their_places() -> None:
     films = torch.from_numpy(np.stack([make_film(seed, False, (64, 64)) for seed in range(6)]))[:, None]
-    made = no_chests(films)
+    made = synthetic_outliers(films)
     assert made.shape == films.shape and made.dtype == torch.uint8
     for number in range(3):
         assert torch.equal(made[number], films[2 * number].rot90(1, (1, 2)))
@@ -80,14 +81,14 @@ def test_pictures_made_to_fail_keep_the_films_pixels_but_not_their_places() -> N
     ],
 )
 def test_shortcomings(picture: np.ndarray, reason: str) -> None:
-    assert shortcoming(load_xray(picture)) == reason
+    assert quality_issue(load_xray(picture)) == reason
 
 
 @pytest.mark.shared
 def test_a_negative_is_told(shared: Path) -> None:
     film = load_xray(read_film(next(iter(list_films(shared / "data" / "chest_xray_fullres_sample.zip")))["image"]))
-    assert shortcoming(film) == ""
-    assert shortcoming(Image.fromarray(255 - np.asarray(film))).startswith("a negative")
+    assert quality_issue(film) == ""
+    assert quality_issue(Image.fromarray(255 - np.asarray(film))).startswith("a negative")
 
 
 def test_cropped_films_are_told_and_whole_ones_are_not() -> None:
@@ -95,8 +96,8 @@ def test_cropped_films_are_told_and_whole_ones_are_not() -> None:
     films = [load_xray(read_film(row["image"])) for row in list_films(*sorted(shards.glob("train-*")))][::10]
     assert len(films) > 30
     parts = [film.crop((0, 0, film.width // 2, film.height)) for film in films]
-    told = [shortcoming(part).startswith("not laid out like a chest") for part in parts]
-    assert np.mean(told) > 0.4 and np.mean([shortcoming(film) != "" for film in films]) < 0.03
+    told = [quality_issue(part).startswith("not laid out like a chest") for part in parts]
+    assert np.mean(told) > 0.4 and np.mean([quality_issue(film) != "" for film in films]) < 0.03
 
 
 def test_flags_and_their_reasons(tiny_run: Path, films_folder: Path) -> None:

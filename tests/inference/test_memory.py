@@ -7,7 +7,7 @@ import pytest
 
 COUNT_FAULTS = """
 import resource, sys, torch
-from pneumo_hf.inference.memory import keep_freed_memory
+from pneumo_hf.runtime import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit()
 def faults():

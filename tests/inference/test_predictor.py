@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pneumo_hf.data.reading import one_ahead
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
 from pneumo_hf import Predictor
-from pneumo_hf.config import InputError
-from pneumo_hf.data.columns import one_ahead
+from pneumo_hf.errors import InputError
 from tests.conftest import make_film
 
 FILMS = [make_film(seed, pneumonia=bool(seed % 2)) for seed in range(5)]

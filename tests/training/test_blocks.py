@@ -12,18 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pneumo_hf.training.probe import train_probe
+from pneumo_hf.training.train import train_stages
 from safetensors.torch import load_file
 from torch import nn
 from transformers import pipeline
 
 from pneumo_hf import Predictor, load_xray
-from pneumo_hf.config import InputError, parse_args
-from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.config.parse import parse_args
+from pneumo_hf.errors import InputError
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.calibration import fit_temperature
-from pneumo_hf.evaluation.robustness import score_spoilt
+from pneumo_hf.evaluation.robustness import score_randomly_corrupted
 from pneumo_hf.imaging.processor import Normalize
-from pneumo_hf.inference.predictor import probability_of
+from pneumo_hf.inference.scorer import probability_of
 from pneumo_hf.training import stages
 from pneumo_hf.training.augmentation import (
     FINEST_WASH,
@@ -46,7 +50,6 @@ from pneumo_hf.training.models import (
     load_model,
     resize_head,
 )
-from pneumo_hf.training.stages import train, train_probe
 from pneumo_hf.training.trainer import XrayTrainer
 from tests.conftest import ROOT, SHARED, make_film
 from train_hf import main
@@ -147,7 +150,7 @@ def test_a_resized_head_keeps_its_first_outputs(tiny_run: Path) -> None:
 
 def test_half_way_weights_are_half_way(films, tiny_recipe, tmp_path: Path) -> None:
     weights = [
-        trained(films, tiny_recipe, tmp_path / share, "--num_train_epochs", "1", "--fine_tuned_share", share)[0]
+        trained(films, tiny_recipe, tmp_path / share, "--num_train_epochs", "1", "--wise_ft_alpha", share)[0]
         for share in ("0", "0.5", "1")
     ]
     probed, half, tuned = (final_linear(model).weight.detach() for model in weights)
@@ -158,7 +161,7 @@ def test_half_way_weights_are_half_way(films, tiny_recipe, tmp_path: Path) -> No
 def test_without_a_probe_half_way_starts_from_the_checkpoint(films, tiny_recipe, tiny_run, tmp_path: Path) -> None:
     options = ["--model_name_or_path", str(tiny_run), "--probe_epochs", "0", "--num_train_epochs", "1"]
     tuned, half = (
-        final_linear(trained(films, tiny_recipe, tmp_path / share, *options, "--fine_tuned_share", share)[0]).weight
+        final_linear(trained(films, tiny_recipe, tmp_path / share, *options, "--wise_ft_alpha", share)[0]).weight
         for share in ("1", "0.5")
     )
     began = final_linear(Predictor(tiny_run, device="cpu").model).weight
@@ -167,7 +170,7 @@ def test_without_a_probe_half_way_starts_from_the_checkpoint(films, tiny_recipe,
 
 
 def test_a_resumed_run_finds_the_weights_that_half_way_starts_from(films, tiny_recipe, tmp_path: Path) -> None:
-    options = ["--num_train_epochs", "2", "--save_total_limit", "9", "--fine_tuned_share", "0.5"]
+    options = ["--num_train_epochs", "2", "--save_total_limit", "9", "--wise_ft_alpha", "0.5"]
     whole, _ = trained(films, tiny_recipe, tmp_path, *options)
     model_args, data_args, training_args = parse_args([*tiny_recipe, *options, "--output_dir", str(tmp_path)])
     resumed, processor = load_model(model_args, data_args.cache_dir)
@@ -351,7 +354,7 @@ def test_a_distilled_checkpoint_is_trained_end_to_end(tiny_run: Path, tiny_recip
 
 
 def test_half_precision_weights_are_half_as_large_and_serve_the_same_scores(tiny_recipe, tmp_path: Path) -> None:
-    main(parse_args([*tiny_recipe, "--half_precision_weights", "true", "--output_dir", str(tmp_path)]))
+    main(parse_args([*tiny_recipe, "--save_dtype", "float16", "--output_dir", str(tmp_path)]))
     weights = load_file(tmp_path / "model.safetensors")
     assert {values.dtype for values in weights.values() if values.ndim == 4} == {torch.float16}
     metrics = json.loads((tmp_path / "report" / "metrics_validation.json").read_text())
@@ -370,7 +373,7 @@ def test_half_precision_weights_are_half_as_large_and_serve_the_same_scores(tiny
 def test_a_hidden_head_loads_by_its_own_code_anywhere(tiny_recipe, shared: Path, tmp_path: Path) -> None:
     """Trained on frozen features, undersampled; the checkpoint carries the code that reads it."""
     options = ["--model_name_or_path", str(SHARED / "checkpoints" / "resnet-50"), "--head_size", "16"]
-    options += ["--num_train_epochs", "0", "--sampling", "undersample", "--dropout", "0.5", "--probe_epochs", "5"]
+    options += ["--num_train_epochs", "0", "--sampler", "undersample", "--dropout", "0.5", "--probe_epochs", "5"]
     run = tmp_path / "run"
     main(parse_args([*tiny_recipe, *options, "--output_dir", str(run)]))
     frozen = load_file(SHARED / "checkpoints" / "resnet-50" / "model.safetensors")
@@ -501,7 +504,7 @@ def test_stage_two_trains_the_layers_asked_for_and_the_probe_the_films_asked_for
 
     options = ("--probe_epochs", "0", "--num_train_epochs", "1")
     untrained, _ = trained(films, tiny_recipe, tmp_path / "a", "--probe_epochs", "0", "--num_train_epochs", "0")
-    top, _ = trained(films, tiny_recipe, tmp_path / "b", *options, "--unfreeze_layers", "1")
+    top, _ = trained(films, tiny_recipe, tmp_path / "b", *options, "--trainable_layers", "1")
     whole, _ = trained(films, tiny_recipe, tmp_path / "c", *options)
     start, frozen, free = map(first_and_last, (untrained, top, whole))
     assert torch.equal(start[0], frozen[0]) and not torch.equal(start[0], free[0])
@@ -523,7 +526,7 @@ def test_stage_two_trains_the_layers_asked_for_and_the_probe_the_films_asked_for
         stages, "extract_features", lambda model, part, *rest: probed.append(part) or extract(model, part, *rest)
     )
     few = ("--probe_epochs", "1", "--num_train_epochs", "0")
-    trained(films, tiny_recipe, tmp_path / "d", *few, "--sampling", "undersample")
+    trained(films, tiny_recipe, tmp_path / "d", *few, "--sampler", "undersample")
     assert np.bincount(probed[0].labels).tolist() == [np.bincount(films["train"].labels).min()] * 2
 
 
@@ -547,9 +550,9 @@ def test_what_the_loss_is_asked_for_moves_it(option: tuple[str, str], films, tin
 
 def test_the_temperature_can_be_fitted_on_spoilt_films_too(tiny_run: Path, films, tiny_recipe, tmp_path: Path) -> None:
     predictor, validation, found = Predictor(tiny_run, device="cpu"), films["validation"], {}
-    clean, spoilt = predictor.score_films(validation), score_spoilt(predictor, validation)
+    clean, spoilt = predictor.score_films(validation), score_randomly_corrupted(predictor, validation)
     assert spoilt.shape == clean.shape and np.mean(np.abs(spoilt - clean) > 0.1) > 0.5
-    np.testing.assert_array_equal(spoilt, score_spoilt(predictor, validation))  # the same at every call
+    np.testing.assert_array_equal(spoilt, score_randomly_corrupted(predictor, validation))  # the same at every call
     for calibration in ("validation", "spoilt"):
         folder = tmp_path / calibration
         arguments = parse_args([*tiny_recipe, "--calibration", calibration, "--output_dir", str(folder)])

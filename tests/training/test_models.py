@@ -14,7 +14,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from pneumo_hf.config import InputError, ModelArguments
+from pneumo_hf.config.arguments import ModelArguments
+from pneumo_hf.errors import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.film import load_xray

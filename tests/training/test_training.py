@@ -8,12 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pneumo_hf.training.finetune import fine_tune
+from pneumo_hf.training.probe import extract_features, train_probe
+from pneumo_hf.training.stage import undersample
 from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
-from pneumo_hf.config import InputError, XrayTrainingArguments, parse_args
-from pneumo_hf.data.pixels import FilmDataset, decode_splits
+from pneumo_hf.config.parse import parse_args
+from pneumo_hf.config.training_arguments import XrayTrainingArguments
+from pneumo_hf.errors import InputError
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference import parts
@@ -21,10 +27,11 @@ from pneumo_hf.training import stages
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.losses import class_weights, mix, soft_targets, weighted_loss
-from pneumo_hf.training.models import final_linear, load_model, weight_layers
+from pneumo_hf.training.head import final_linear
+from pneumo_hf.training.layers import weight_layers
+from pneumo_hf.training.models import load_model
 from pneumo_hf.training.optimizer import make_optimizer
 from pneumo_hf.training.run_folder import find_checkpoint
-from pneumo_hf.training.stages import extract_features, fine_tune, train_probe, undersample
 from pneumo_hf.training.trainer import BalancedSampler, XrayTrainer
 from tests.conftest import make_film
 
@@ -156,7 +163,7 @@ def test_features_are_the_backbones_and_the_probe_trains_the_head_alone(films, t
 
 def test_rates_fall_from_the_classifier_to_the_input(tiny_recipe: list[str], tmp_path: Path) -> None:
     model, _ = fresh(tiny_recipe)
-    arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--layer_decay", "0.9"])[2]
+    arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--layer_lr_decay", "0.9"])[2]
     rates = {id(p): g["lr"] for g in make_optimizer(model, arguments).param_groups for p in g["params"]}
     by_layer = [{rates[id(p)] for module in layer for p in module.parameters()} for layer in weight_layers(model)]
     expected = [5e-3 * 0.9**depth for depth in range(len(by_layer))][::-1]
@@ -165,7 +172,7 @@ def test_rates_fall_from_the_classifier_to_the_input(tiny_recipe: list[str], tmp
 
 
 def test_the_fused_optimizer_steps_as_the_plain_one(tiny_recipe: list[str], tmp_path: Path) -> None:
-    arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--layer_decay", "0.9"])
+    arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--layer_lr_decay", "0.9"])
     plain, _ = fresh(tiny_recipe)
     fused = copy.deepcopy(plain)
     fast = make_optimizer(fused, arguments[2])
@@ -242,7 +249,7 @@ def test_undersampling_keeps_as_many_of_each_label_and_balanced_draws_them_alike
 def test_a_balanced_epoch_draws_its_own_films_resumed_or_not(films, tiny_recipe, tmp_path: Path, monkeypatch) -> None:
     epochs = []
     monkeypatch.setattr(BalancedSampler, "set_epoch", lambda sampler, epoch: epochs.append(epoch))
-    tuned(films, tiny_recipe, tmp_path, "--sampling", "balanced", "--num_train_epochs", "3")
+    tuned(films, tiny_recipe, tmp_path, "--sampler", "balanced", "--num_train_epochs", "3")
     assert sorted(set(epochs)) == [0, 1, 2]
 
 

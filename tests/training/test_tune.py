@@ -54,5 +54,5 @@ def test_a_recipe_without_stage_two_has_no_rate_to_search(tiny_recipe, tmp_path:
         main(["tune", *tiny_recipe, "--trials", "0", "--output_dir", str(tmp_path)])
     assert "one trial or more" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["tune", *tiny_recipe, "--fine_tuned_share", "0.5", "--output_dir", str(tmp_path)])
-    assert "--fine_tuned_share 1" in capsys.readouterr().err
+        main(["tune", *tiny_recipe, "--wise_ft_alpha", "0.5", "--output_dir", str(tmp_path)])
+    assert "--wise_ft_alpha 1" in capsys.readouterr().err

@@ -18,9 +18,10 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from pneumo_hf.config import InputError
-from pneumo_hf.data.columns import SPLITS, LabelNames, features, film_row
+from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.patients import parse_file_name
+from pneumo_hf.data.schema import SPLITS, features, film_row
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import years
 
 logger = logging.getLogger(__name__)

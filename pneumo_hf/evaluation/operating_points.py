@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from pneumo_hf.config import target_of
+from pneumo_hf.config.arguments import target_of
+from pneumo_hf.evaluation.calibration import prevalence_of_scores
 from pneumo_hf.evaluation.metrics import weighted_metrics
+from pneumo_hf.inference.conformal import conformal_limits
+from pneumo_hf.inference.settings import CheckpointSettings
 
 DEFAULT = "youden"
 CURVE_STEPS = 1000
@@ -14,8 +17,28 @@ CURVE_COLUMNS = ("threshold", "sensitivity", "specificity")
 NAMED = (DEFAULT, "sensitivity@0.95", "specificity@0.95", "f1", "cost@5")  # what every checkpoint carries
 
 
+def fit_settings(
+    labels: np.ndarray, probs: np.ndarray, method: str, temperature: float, training_data: dict | None = None
+) -> CheckpointSettings:
+    """Choose everything that a checkpoint decides by, on validation films.
+
+    Args:
+        labels: `[N]`, 1 for pneumonia. probs: `[N]`, calibrated P(PNEUMONIA). method: of the decision threshold.
+        temperature: that the scores were calibrated by. training_data: where they come from.
+    """
+    thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, method)))
+    return CheckpointSettings(
+        threshold=thresholds[method],
+        method=method,
+        operating_points=operating_points(labels, probs, thresholds),
+        conformal_limits=conformal_limits(labels, probs),
+        temperature=temperature,
+        training_data={**(training_data or {}), "prevalence_of_scores": prevalence_of_scores(labels, probs)},
+    )
+
+
 def choose_thresholds(labels: np.ndarray, probs: np.ndarray, names: Sequence[str] = NAMED) -> dict[str, float]:
-    """Thresholds on validation scores: `{name: threshold}`, each midway between two neighbouring scores.
+    """Choose thresholds on validation scores: `{name: threshold}`, each midway between two neighbouring scores.
 
     `youden` has the largest sensitivity + specificity - 1 (Youden 1950), the middle of the tied ones;
     `sensitivity@X` is the highest threshold with at least that sensitivity; `specificity@X` the lowest with at least

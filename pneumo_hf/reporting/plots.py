@@ -7,11 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pneumo_hf.config import LABELS
-from pneumo_hf.data.figures import ACCENT, INK, SOFT, save
 from pneumo_hf.evaluation.abstention import risk_coverage
 from pneumo_hf.evaluation.metrics import bootstrap_weights, reliability
-from pneumo_hf.evaluation.thresholds import predictive_values
+from pneumo_hf.evaluation.operating_points import predictive_values
+from pneumo_hf.inference.settings import is_positive
+from pneumo_hf.labels import LABELS
+from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure
 
 BANDS = 200  # resamples behind a shaded band
 CYCLE = [f"C{number}" for number in range(10)]  # matplotlib's colours
@@ -21,13 +22,13 @@ TITLES = {"roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "sp
 def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: dict, patient_ids: np.ndarray) -> None:
     """Write every figure of one split that is drawn from labels, scores and metrics."""
     weights = np.concatenate(list(bootstrap_weights(patient_ids, BANDS, seed=0)))
-    save(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, metrics["confusion_matrix"]))
-    save(folder / "roc.png", lambda axes: roc(axes, labels, probs, metrics, weights))
-    save(folder / "pr.png", lambda axes: precision_recall(axes, labels, probs, metrics))
-    save(folder / "reliability.png", lambda axes: reliability_diagram(axes, labels, probs, metrics))
-    save(folder / "thresholds.png", lambda axes: thresholds(axes, labels, probs, metrics))
-    save(folder / "predictive_values.png", lambda axes: prevalence_curves(axes, metrics))
-    save(folder / "risk_coverage.png", lambda axes: risk_against_coverage(axes, labels, probs, metrics))
+    save_figure(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, metrics["confusion_matrix"]))
+    save_figure(folder / "roc.png", lambda axes: roc(axes, labels, probs, metrics, weights))
+    save_figure(folder / "pr.png", lambda axes: precision_recall(axes, labels, probs, metrics))
+    save_figure(folder / "reliability.png", lambda axes: reliability_diagram(axes, labels, probs, metrics))
+    save_figure(folder / "thresholds.png", lambda axes: thresholds(axes, labels, probs, metrics))
+    save_figure(folder / "predictive_values.png", lambda axes: prevalence_curves(axes, metrics))
+    save_figure(folder / "risk_coverage.png", lambda axes: risk_against_coverage(axes, labels, probs, metrics))
     (folder / "robustness.png").unlink(missing_ok=True)  # of an earlier report
     if "robustness" in metrics:
         robustness_curves(folder / "robustness.png", metrics["robustness"])
@@ -81,9 +82,8 @@ def roc(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict, weight
     for point in metrics["operating_points"]:
         axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=INK, markersize=4)
         place = (1 - point["specificity"], point["sensitivity"])
-        axes.annotate(
-            point["name"], place, (2, -3), textcoords="offset points", fontsize=7, rotation=-45, va="top"
-        )  # fmt: skip
+        style = {"textcoords": "offset points", "fontsize": 7, "rotation": -45, "va": "top"}
+        axes.annotate(point["name"], place, (2, -3), **style)
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     axes.legend(loc="lower right", frameon=False)
@@ -113,8 +113,8 @@ def reliability_diagram(axes: Axes, labels: np.ndarray, probs: np.ndarray, metri
 def thresholds(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
     cuts = np.linspace(0, 1, 401)
     for label, name, color, share in (
-        (1, "sensitivity", ACCENT, lambda scores: np.mean(scores[:, None] >= cuts, axis=0)),
-        (0, "specificity", "#b45309", lambda scores: np.mean(scores[:, None] < cuts, axis=0)),
+        (1, "sensitivity", ACCENT, lambda scores: np.mean(is_positive(scores[:, None], cuts), axis=0)),
+        (0, "specificity", "#b45309", lambda scores: np.mean(~is_positive(scores[:, None], cuts), axis=0)),
     ):
         if (labels == label).any():
             axes.plot(cuts, share(probs[labels == label]), color=color, label=name)
@@ -137,7 +137,7 @@ def prevalence_curves(axes: Axes, metrics: dict) -> None:
 
 def risk_against_coverage(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
     coverage, risk = risk_coverage(labels, probs, metrics["decision_threshold"]["value"])
-    axes.plot(coverage, risk, color=ACCENT, label="the surest films")
+    axes.plot(coverage, risk, color=ACCENT, label="the most certain films")
     summary = metrics["abstention"]
     if summary["of_the_answered"]["accuracy"] is not None:
         axes.plot(

@@ -1,4 +1,4 @@
-"""Scoring over the processes that accelerate or torchrun launched, each a part of the films; alone, all of them."""
+"""Many films to one CSV, each of the processes that were launched scoring a part; killed, it resumes."""
 
 import csv
 import hashlib
@@ -7,83 +7,43 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
-import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from pneumo_hf.config import LABELS, InputError
-from pneumo_hf.data.columns import in_batches
 from pneumo_hf.data.listing import FilmList
-from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS
+from pneumo_hf.data.reading import in_batches
+from pneumo_hf.errors import InputError
 from pneumo_hf.inference.onnx import weights_digest
-from pneumo_hf.inference.predictor import PREDICTION_COLUMNS, Predictor
+from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.labels import LABELS
+from pneumo_hf.runtime import Processes, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = timedelta(days=30)  # with the slowest process: torch's own half hour is for training steps
 JOB = "job.json"
 
 
-def join_processes(device: str | None) -> tuple[PartialState, str | None]:
-    """This process among those launched, and the device that is its own; only the main process logs.
-
-    Args:
-        device: the one asked for; None for a GPU each, where there are any.
-    """
-    # accelerate takes processes on the CPU for processes only if it is told that they are there.
-    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=PATIENCE)
-    if not state.is_main_process:
-        logging.getLogger().setLevel(logging.ERROR)
-    return state, device or (str(state.device) if state.num_processes > 1 else None)
-
-
-def own_part(films: int, batch_size: int) -> range:
-    """The films of this process: contiguous, and whole batches, so that any number of processes scores the same ones.
-
-    Args:
-        films: how many there are in all.
-    """
-    state, batches = PartialState(), -(-films // batch_size)
-    start, stop = (batches * index // state.num_processes for index in (state.process_index, state.process_index + 1))
-    return range(start * batch_size, min(stop * batch_size, films))
-
-
-def look_in_parts(predictor: Predictor, *films: FilmDataset) -> tuple[np.ndarray, np.ndarray]:
-    """`predictor.look_at_films`, every process its part: logits `[N, 2]` and distances `[N]` of all, in every process.
-
-    Args:
-        films: the films as each of the predictor's members decodes them.
-    """
-    mine = np.array(own_part(len(films[0]), predictor.batch_size), dtype=np.int64)
-    seen = np.empty((0, 2), np.float32), np.empty(0)
-    if len(mine):
-        seen = predictor.look_at_films(*(view.select(mine) for view in films))
-    logits, distances = zip(*gather_object([seen]), strict=True)
-    return np.concatenate(logits), np.concatenate(distances)
-
-
-def score_to_csv(
-    predictor: Predictor,
+def score_files(
+    scorer: Scorer,
     films: FilmList,
     output: Path,
-    arguments: dict,
+    options: dict,
     recalibrate: Callable[[float], float],
+    group: Processes,
 ) -> Counter:
     """Score films into a CSV of `PREDICTION_COLUMNS`, in their order; memory does not grow with their number.
 
     Every process writes its part to the folder `{output}.parts`, line by line, and the main one joins them. Killed at
-    any moment, the same command goes on behind the last whole batch on disk.
+    any moment, the same command resumes after the last whole batch on disk.
 
     Args:
-        arguments: what else the scores depend on; with the checkpoints' weights and the list, it tells whether an
-            unfinished CSV is of the same command.
+        options: what else the scores depend on; with the checkpoints' weights and the list of films they decide
+            whether an unfinished CSV is of the same command.
         recalibrate: of the probabilities, after the decision.
 
     Returns:
@@ -92,37 +52,36 @@ def score_to_csv(
     Raises:
         InputError: the output is a folder, an unfinished CSV is of another command, or a process still works on it.
     """
+    keep_freed_memory()
     if output.is_dir():
         raise InputError(f"Is a directory: {output}")
-    state, folder = PartialState(), output.with_name(f"{output.name}.parts")
+    folder = output.with_name(f"{output.name}.parts")
     if (folder / JOB).exists():  # begun on another device, perhaps, or by an earlier version
-        predictor.batch_size = json.loads((folder / JOB).read_text())["batch_size"]
+        scorer.batch_size = json.loads((folder / JOB).read_text())["batch_size"]
     if output.exists():
         logger.info("%s is there already, and will be replaced once all films are scored", output)
-    _take_up(
-        folder,
-        {
-            **arguments,
-            "processes": state.num_processes,
-            "batch_size": predictor.batch_size,
-            "films": len(films),
-            "list": films.digest,
-            "weights": [_digest(member) for member in predictor.members],
-        },
-    )
-    parts = [folder / f"{index}-of-{state.num_processes}.jsonl" for index in range(state.num_processes)]
-    part = parts[state.process_index]
+    job = {
+        **options,
+        "processes": group.count,
+        "batch_size": scorer.batch_size,
+        "films": len(films),
+        "list": films.digest,
+        "weights": [_digest(member) for member in scorer.members],
+    }
+    _start_or_resume(folder, job)
+    parts = [folder / f"{index}-of-{group.count}.jsonl" for index in range(group.count)]
+    part = parts[group.index]
     try:
         with FileLock(part.with_suffix(".lock"), blocking=False):
-            _score_part(predictor, films, part, recalibrate)
+            _score_part(scorer, films, part, recalibrate, group)
     except Timeout as error:
         raise InputError(f"another process is still writing {part}: wait for it, or end it") from error
-    state.wait_for_everyone()
-    return _join(parts, output) if state.is_main_process else Counter()
+    group.wait_for_all()
+    return _join(parts, output) if group.is_main else Counter()
 
 
-def _take_up(folder: Path, job: dict) -> None:
-    """Make the folder of the parts, or go on with the one there is if it is of the same job."""
+def _start_or_resume(folder: Path, job: dict) -> None:
+    """Make the folder of the parts, or accept the one there is if it is of the same job."""
     job = json.loads(json.dumps(job))
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / JOB).exists():
@@ -144,25 +103,19 @@ def _digest(predictor: Predictor) -> str:
     return f"{weights_digest(predictor.model)} {settings.hexdigest()}"
 
 
-def _score_part(predictor: Predictor, films: FilmList, part: Path, recalibrate: Callable[[float], float]) -> None:
+def _score_part(
+    scorer: Scorer, films: FilmList, part: Path, recalibrate: Callable[[float], float], group: Processes
+) -> None:
     """Append the films of this process that are not there yet, a line of JSON each, a batch at a time."""
-    state, mine = PartialState(), own_part(len(films), predictor.batch_size)
-    done = _whole_lines(part, len(mine), predictor.batch_size)
+    mine = group.part(len(films), scorer.batch_size)
+    done = _whole_lines(part, len(mine), scorer.batch_size)
     if done:
-        logger.info("%d films have been scored already: going on from there", done)
-    rows = predictor.score_rows(films.rows(mine.start + done, mine.stop))
-    of_which = f" (part 1 of {state.num_processes})" if state.num_processes > 1 else ""
-    with (
-        part.open("ab") as file,
-        tqdm(
-            total=len(mine),
-            initial=done,
-            desc=f"Scoring films{of_which}",
-            unit="film",
-            disable=not state.is_main_process,
-        ) as bar,
-    ):
-        for batch in in_batches(rows, predictor.batch_size):
+        logger.info("%d films have been scored already: resuming from there", done)
+    rows = scorer.score_rows(films.rows(mine.start + done, mine.stop))
+    title = "Scoring films" + (f" (part 1 of {group.count})" if group.count > 1 else "")
+    bar = tqdm(total=len(mine), initial=done, desc=title, unit="film", disable=not group.is_main)
+    with part.open("ab") as file, bar:
+        for batch in in_batches(rows, scorer.batch_size):
             lines = (json.dumps(_columns(row, recalibrate)) + "\n" for row in batch)
             file.write("".join(lines).encode())
             file.flush()
@@ -179,7 +132,7 @@ def _columns(row: dict, recalibrate: Callable[[float], float]) -> list:
 
 
 def _whole_lines(part: Path, wanted: int, batch_size: int) -> int:
-    """The films in a part; a torn line goes, and so does its batch, that the others are scored in the same company."""
+    """Count the films in a part; a torn line is cut off with its batch, so that batches stay the same."""
     if not part.exists():
         return 0
     lines = size = films = kept = 0
@@ -195,7 +148,7 @@ def _whole_lines(part: Path, wanted: int, batch_size: int) -> int:
 
 
 def _join(parts: list[Path], output: Path) -> Counter:
-    """The CSV from its finished parts, in place of an earlier one at a stroke; then the parts go."""
+    """Write the CSV from its finished parts, replacing an earlier one in one step; then the parts are removed."""
     folder, flags = parts[0].parent, Counter()
     joined = folder / "joined.csv"
     with joined.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

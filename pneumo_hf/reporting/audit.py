@@ -1,40 +1,53 @@
-"""The audit's figures, by matplotlib."""
+"""The page of an audit, and its figures by matplotlib."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pneumo_hf import DISCLAIMER
 from pneumo_hf.data.survey import SHOWN, Survey
+from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, write_page
 
-matplotlib.use("Agg")
-
-INK, ACCENT, SOFT = "#1f2937", "#0f766e", "#99d5cf"
 COLORS = (SOFT, ACCENT, "#b45309")  # of the labels, in their order
 GROUPS_SHOWN = 8
+
+
+FIGURES = {
+    "counts.png": "Films by split and label.",
+    "montage.png": "Films drawn at random, a row or two a label.",
+    "mean_films.png": "The mean film of each label, and their difference: red where pneumonia is brighter.",
+    "floors.png": "What a linear model reaches without the lungs. A network no better relies on the frame.",
+    "intensity.png": "Grey levels by label.",
+    "geometry.png": "Sizes of the files and the films by label.",
+    "duplicates.png": "Copies found, a group a column.",
+}
+
+
+def write_audit(folder: Path, audit: dict, found: Survey, labels: Sequence[str]) -> None:
+    """Write `audit.json`, the figures and `index.html` of an audit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "audit.json").write_text(json.dumps(audit, indent=2) + "\n")
+    save_audit_figures(folder, audit, found, labels)
+    write_page(folder, "audit.html.jinja", FIGURES, audit=audit, labels=labels, disclaimer=DISCLAIMER)
 
 
 def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequence[str]) -> None:
     """Write counts, montage, mean_films, floors, intensity, geometry and, if there are any, duplicates as PNG."""
     present = [number for number in range(len(labels)) if number in found.sums]
-    save(folder / "counts.png", lambda axes: counts(axes, audit["counts"], labels))
-    save(folder / "intensity.png", lambda axes: intensity(axes, found, labels, present))
+    save_figure(folder / "counts.png", lambda axes: counts(axes, audit["counts"], labels))
+    save_figure(folder / "intensity.png", lambda axes: intensity(axes, found, labels, present))
     if audit["shortcut_floors"]:
-        save(folder / "floors.png", lambda axes: floors(axes, audit["shortcut_floors"], audit["floors_measured_on"]))
+        save_figure(
+            folder / "floors.png", lambda axes: baselines(axes, audit["shortcut_floors"], audit["floors_measured_on"])
+        )
     geometry(folder / "geometry.png", found, labels, present)
     montage(folder / "montage.png", found, labels, present)
     mean_films(folder / "mean_films.png", found, labels, present)
     duplicates(folder / "duplicates.png", audit["duplicates"], found)
-
-
-def save(path: Path, draw: Callable[[Axes], None]) -> None:
-    """One pair of axes, drawn by `draw`, as a PNG."""
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-    draw(figure.subplots())
-    figure.savefig(path, dpi=120)
 
 
 def counts(axes: Axes, films: dict[str, dict[str, int]], labels: Sequence[str]) -> None:
@@ -56,7 +69,7 @@ def intensity(axes: Axes, found: Survey, labels: Sequence[str], present: Sequenc
     axes.legend(frameon=False)
 
 
-def floors(axes: Axes, values: dict[str, dict], measured_on: str) -> None:
+def baselines(axes: Axes, values: dict[str, dict], measured_on: str) -> None:
     names = list(values)[::-1]
     centers = np.array([values[name]["value"] for name in names])
     ends = np.abs(np.array([values[name]["ci95"] for name in names]).T - centers)
@@ -64,7 +77,7 @@ def floors(axes: Axes, values: dict[str, dict], measured_on: str) -> None:
     for position, value in enumerate(centers):
         axes.annotate(f"{value:.2f}", (0.02, position), va="center", fontsize=8, xycoords=("axes fraction", "data"))
     axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-    axes.set(xlabel="ROC AUC", xlim=(0.3, 1), title=f"Shortcut floors ({measured_on})")
+    axes.set(xlabel="ROC AUC", xlim=(0.3, 1), title=f"Shortcut baselines ({measured_on})")
 
 
 def geometry(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:

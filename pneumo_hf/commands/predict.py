@@ -1,0 +1,64 @@
+"""`pneumo-hf predict`: scores of films as a CSV."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from pneumo_hf.commands import add_model_arguments
+
+logger = logging.getLogger(__name__)
+
+HELP = "score films to a CSV"
+DESCRIPTION = (
+    "Score films with a checkpoint: path, label (if the folder or column says it), patient_id, probability of "
+    "pneumonia, prediction, flag, error. `flag` is review from the decision threshold up, abstain where neither label "
+    "is certain enough, not_chest_xray for other pictures; `error` says what is wrong with a picture, and why a film "
+    "could not be read. Killed, the same command resumes; under `accelerate launch` or `torchrun` each process scores "
+    "a part."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_model_arguments(parser)
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards, a Hub data set id"
+    )
+    parser.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        metavar="SHARE",
+        help="share of the films with pneumonia where these come from: the probabilities are corrected for it, by "
+        "Bayes; the decisions stay",
+    )
+    parser.add_argument(
+        "--calibration",
+        choices=("temperature", "isotonic"),
+        default="temperature",
+        help="isotonic: map the scores by isotonic regression on the validation predictions beside the checkpoint; "
+        "the decisions stay (default: temperature, folded into the weights)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score films into a CSV."""
+    from pneumo_hf.data.listing import list_films
+    from pneumo_hf.evaluation.ensembles import load_predictor
+    from pneumo_hf.evaluation.rescaling import rescaling, summary
+    from pneumo_hf.inference.scoring import score_files
+    from pneumo_hf.runtime import end_processes, processes
+
+    group = processes(arguments.device)
+    films, output = list_films(*arguments.paths), Path(arguments.output)
+    scorer = load_predictor(arguments.model, group.device, arguments.flip, arguments.backend)
+    if arguments.operating_point:
+        scorer.settings.use(arguments.operating_point)
+    names = ("model", "operating_point", "flip", "backend", "prevalence", "calibration")
+    options = {name: vars(arguments)[name] for name in names}
+    rescale = rescaling(scorer, arguments.calibration, arguments.prevalence)
+    flags = score_files(scorer, films, output, options, rescale, group)
+    end_processes()
+    if group.is_main:
+        for line in summary(scorer, flags, output, None if arguments.calibration == "isotonic" else rescale):
+            logger.info("%s", line)

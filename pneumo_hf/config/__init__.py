@@ -1,0 +1,1 @@
+"""What can be set, and how a recipe and the command line set it."""

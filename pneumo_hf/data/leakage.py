@@ -1,0 +1,88 @@
+"""Whether train and the held-out films share a patient or a film, within a data set or through a checkpoint."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from transformers import AutoConfig
+
+from pneumo_hf.data.duplicates import exact_groups, near_pairs
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.predictions import read_predictions
+from pneumo_hf.errors import InputError
+from pneumo_hf.labels import POSITIVE
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT = ("test", "validation", "train")  # a film that two splits have belongs to the first of these
+
+
+def find_leaks(
+    splits: np.ndarray, patient_ids: np.ndarray, contents: np.ndarray, near: Sequence[tuple[int, int, float]]
+) -> dict[str, list]:
+    """What is in two splits: `patients` (their ids), and `exact` and `near`, lists of index pairs `(i, j)`.
+
+    A held-out film that train has several times makes one exact pair, with the first of them.
+    """
+    homes = {}
+    for patient, split in zip(patient_ids, splits, strict=True):
+        homes.setdefault(patient, set()).add(split)
+    exact = []
+    for group in exact_groups(contents):
+        first = group[np.argmax([HELD_OUT.index(split) for split in splits[group]])]
+        exact += [(int(first), int(film)) for film in group if splits[film] != splits[first]]
+    return {
+        "patients": sorted(patient for patient, found in homes.items() if len(found) > 1),
+        "exact": exact,
+        "near": [(i, j) for i, j, _ in near if splits[i] != splits[j]],
+    }
+
+
+def assert_no_leaks(
+    splits: np.ndarray, patient_ids: np.ndarray, contents: np.ndarray, thumbnails: np.ndarray, names: Sequence[str]
+) -> None:
+    """Stop the run if a patient, a film or a near-duplicate of one is in two splits.
+
+    Raises:
+        InputError: naming what leaks, with examples and the remedy.
+    """
+    leaks = find_leaks(splits, patient_ids, contents, near_pairs(contents, thumbnails, splits))
+    found = []
+    if leaks["patients"]:
+        found.append(f"{len(leaks['patients'])} patients are in two splits ({', '.join(leaks['patients'][:3])})")
+    for kind, what in (("exact", "are exact copies"), ("near", "are near-duplicates")):
+        if leaks[kind]:
+            examples = ", ".join(f"{names[i]} = {names[j]}" for i, j in leaks[kind][:3])
+            found.append(f"{len(leaks[kind])} pairs of films in two splits {what} ({examples})")
+    if found:
+        raise InputError(
+            f"leakage: {'; '.join(found)}. Take them out of one split, or write a clean copy with "
+            "`python -m pneumo_hf prepare DATA --drop_leaks --output_dir DIR`; `audit` shows them all"
+        )
+
+
+def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]) -> None:
+    """Stop where a starting checkpoint or a teacher was trained on films that this run validates or tests on.
+
+    Films are compared by name.
+
+    Args:
+        checkpoints: folders or Hub ids that have been loaded. films: by split.
+
+    Raises:
+        InputError: a checkpoint of the same data held out other films.
+    """
+    names = {split: set(part.table["file_name"]) for split, part in films.items()}
+    for checkpoint in checkpoints:
+        tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
+        if any(table is None for table in tables):
+            if POSITIVE in AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).label2id:
+                logger.warning("%s does not say which films it held out: check that they are this run's", checkpoint)
+            continue
+        held_out = set().union(*tables)
+        if held_out & set().union(*names.values()) and not names["validation"] | names["test"] <= held_out:
+            raise InputError(
+                f"{checkpoint} may have been trained on films that this run holds out: train both with one "
+                "split_seed, validation_split and validation_fraction (recipe.yaml has its own), or rename yours if "
+                "other films only have the same names"
+            )

@@ -1,0 +1,66 @@
+"""One checkpoint or several become a predictor; of several, temperature and thresholds are fitted on validation."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pneumo_hf.data.predictions import read_predictions
+from pneumo_hf.errors import InputError
+from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.inference.scorer import Scorer, probability_of
+from pneumo_hf.inference.settings import CheckpointSettings
+
+logger = logging.getLogger(__name__)
+
+
+def load_predictor(
+    checkpoints: Sequence[str | Path],
+    device: str | None = None,
+    flip: bool = False,
+    backend: Literal["torch", "onnx"] = "torch",
+) -> Scorer:
+    """Load the predictor of one checkpoint, or the ensemble of several.
+
+    The temperature and the operating points of several come from the validation predictions beside the checkpoints,
+    if those are of the same films (runs of one `split_seed`); else nothing is chosen, the threshold is .5, and a
+    warning says so.
+    """
+    members = [Predictor(checkpoint, device, flip=flip, backend=backend) for checkpoint in checkpoints]
+    if len(members) == 1:
+        return members[0]
+    from pneumo_hf.inference.ensemble import Ensemble, mean_logits
+
+    tables = [read_predictions(checkpoint, "validation") for checkpoint in checkpoints]
+    first = tables[0]
+    if first is None or any(table is None or table.keys() != first.keys() for table in tables):
+        logger.warning(
+            "the checkpoints carry no predictions of common validation films (train them with one split_seed): the "
+            "ensemble's scores are not calibrated, and its threshold is .5"
+        )
+        return Ensemble(members, CheckpointSettings())
+    from pneumo_hf.evaluation.calibration import fit_temperature  # scipy and scikit-learn: for fitting alone
+    from pneumo_hf.evaluation.operating_points import DEFAULT, fit_settings
+
+    labels = np.array([label for label, _ in first.values()])
+    odds = np.array([[table[film][1] for film in first] for table in tables])  # [M, N]
+    logits = mean_logits(np.stack([np.zeros_like(odds), odds], axis=-1))
+    temperature = fit_temperature(logits, labels)
+    methods = {member.settings.method for member in members if member.settings.is_calibrated}
+    method = methods.pop() if len(methods) == 1 else DEFAULT
+    return Ensemble(members, fit_settings(labels, probability_of(logits / temperature), method, temperature))
+
+
+def validation_scores(predictor: Scorer) -> tuple[np.ndarray, np.ndarray]:
+    """Read labels and P(PNEUMONIA) `[N]` of the validation films from the report beside a checkpoint.
+
+    Raises:
+        InputError: an ensemble, or a checkpoint without its report.
+    """
+    table = read_predictions(predictor.name, "validation") if len(predictor.members) == 1 else None
+    if table is None:
+        raise InputError(f"{predictor.name} has no report/predictions_validation.csv beside it")
+    labels, odds = map(np.array, zip(*table.values(), strict=True))
+    return labels, 1 / (1 + np.exp(-odds))

@@ -1,0 +1,211 @@
+"""The one call that measures: for training, the command and users."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers.image_processing_utils import BaseImageProcessor
+
+from pneumo_hf.config.arguments import DataArguments
+from pneumo_hf.data.labels import assert_every_label
+from pneumo_hf.data.pixels import FilmDataset, decode_films
+from pneumo_hf.data.shortcuts import Baselines, shortcut_baselines
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.abstention import abstention_summary
+from pneumo_hf.evaluation.calibration import slope_and_intercept
+from pneumo_hf.evaluation.ensembles import load_predictor
+from pneumo_hf.evaluation.external import against_home, home_metrics
+from pneumo_hf.evaluation.heatmaps import measure_heatmaps
+from pneumo_hf.evaluation.metrics import FEW_PATIENTS, confusion, metrics_with_intervals, top_label_error
+from pneumo_hf.evaluation.operating_points import operating_points, predictive_values
+from pneumo_hf.evaluation.robustness import robustness as measure_robustness
+from pneumo_hf.evaluation.subgroups import subgroups
+from pneumo_hf.inference.scorer import Scorer, probability_of
+from pneumo_hf.inference.settings import is_positive
+from pneumo_hf.runtime import end_processes, keep_freed_memory, processes
+
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pillow")
+PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+BASELINE_FILMS = 6000  # train films that the shortcut baselines are fitted to, at most
+
+
+@dataclass
+class Evaluation:
+    """What was measured of a checkpoint or an ensemble on one labelled split."""
+
+    metrics: dict  # the contract's `metrics.json`
+    rows: list[dict]  # of the predictions CSV
+    scorer: Scorer
+    views: Sequence[FilmDataset]  # the films as each member of the scorer decodes them
+    rejected: list[dict] = field(default_factory=list)  # `{"path", "reason"}` of the films that could not be read
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`[N]`, 1 for pneumonia."""
+        return self.views[0].labels
+
+    @property
+    def probs(self) -> np.ndarray:
+        """P(PNEUMONIA), `[N]`."""
+        return np.array([row["probability"] for row in self.rows])
+
+
+def evaluate(
+    model: str | Path | Sequence[str | Path],
+    data: str | Path | Mapping[str, Dataset],
+    split: str = "test",
+    *,
+    label_map: Mapping[str, str] | None = None,
+    operating_point: str | None = None,
+    flip: bool = False,
+    robustness: bool = False,
+    device: str | None = None,
+    backend: Literal["torch", "onnx"] = "torch",
+    cache_dir: str | Path = DataArguments.cache_dir,
+) -> Evaluation | None:
+    """Measure a checkpoint, or an ensemble of several, on a labelled split.
+
+    Args:
+        model: a run folder or Hub id, or several. data: as for `load_data`, or what it returned.
+        split: train, validation or test. label_map: other names of labels.
+        operating_point: decide at another threshold that the checkpoint carries. flip: average with mirrored films.
+        robustness: also score corrupted films, at five severities: takes some 40 times as long.
+        device: of torch. backend: "onnx" for an export. cache_dir: where decoded films are kept.
+
+    Returns:
+        The evaluation; None in all but the main one of several processes. `reporting.report.write_report` makes the
+        page of it.
+
+    Raises:
+        InputError: no such model, data, split or operating point, or a label without films.
+    """
+    checkpoints = [model] if isinstance(model, str | Path) else list(model)
+    if robustness and len(checkpoints) > 1:
+        raise InputError("robustness is measured for one checkpoint at a time")
+    keep_freed_memory()
+    group = processes(device)
+    tables = data if isinstance(data, Mapping) else load_data(data, label_map=label_map)
+    title = "data set" if isinstance(data, Mapping) else Path(data).name
+    if split not in tables:
+        raise InputError(f"{title} has no {split} split, only {', '.join(tables)}: see --split")
+    scorer = load_predictor(checkpoints, group.device, flip, backend)
+    if operating_point:
+        scorer.settings.use(operating_point)
+    views, rejected = [], []
+    for member in scorer.members:
+        with group.main_first():  # the others find them in the cache
+            films, rejected = decode_films(tables[split], member.image_processor, cache_dir)
+        views.append(films)
+    assert_every_label(views[0].labels, message=f"{title}: the {split} split has no {{}} films that can be read")
+    scores = scorer.predict_dataset(*views, group=group)
+    end_processes()
+    if not group.is_main:
+        return None
+    baselines = _baselines(tables, split, views[0], scorer.members[0].image_processor, cache_dir)
+    name = " + ".join(Path(checkpoint).name for checkpoint in checkpoints)
+    result = evaluate_films(scorer, views, name, title, split, baselines, scores)
+    result.rejected = rejected
+    if len(checkpoints) == 1 and (home := home_metrics(scorer.name, views[0])):
+        kermany = scorer.settings.trained_on_kermany
+        result.metrics["external"] = against_home(result.labels, result.probs, result.metrics, home, kermany)
+    if robustness:
+        result.metrics["robustness"] = measure_robustness(scorer, views[0], scorer.settings.threshold)
+    return result
+
+
+def evaluate_films(
+    scorer: Scorer,
+    views: Sequence[FilmDataset],
+    model: str,
+    dataset: str,
+    split: str,
+    baselines: Baselines | None = None,
+    scores: tuple[np.ndarray, np.ndarray] | None = None,
+    explain: bool = True,
+) -> Evaluation:
+    """Measure decoded films, scoring them once.
+
+    Args:
+        scorer: whose decision threshold and operating points, chosen on validation, are applied.
+        views: the films as each of the scorer's members decodes them; of one checkpoint, one.
+        model, dataset: their names in the report.
+        baselines: ROC AUC of models that see no lung, to stand beside the result.
+        scores: of `predict_dataset`, where the films have been scored. explain: whether to measure heatmaps.
+    """
+    films, settings = views[0], scorer.settings
+    logits, distances = scores or scorer.predict_dataset(*views)
+    labels, probs = films.labels, probability_of(logits)
+    rows = scorer.prediction_rows(films, probs, distances)
+    thresholds = {point["name"]: point["threshold"] for point in settings.operating_points}
+    values = metrics_with_intervals(labels, probs, settings.threshold, films.patient_ids)
+    metrics = {
+        "model": model,
+        "dataset": dataset,
+        "split": split,
+        "n": len(films),
+        "n_patients": len(set(films.patient_ids)),
+        "prevalence": float(labels.mean()),
+        "metrics": values,
+        "decision_threshold": {"value": settings.threshold, "method": settings.method, "chosen_on": scorer.chosen_on},
+        "confusion_matrix": confusion(labels, is_positive(probs, settings.threshold)),
+        "operating_points": operating_points(labels, probs, thresholds),
+        "confusion_matrices": {
+            name: confusion(labels, is_positive(probs, value)) for name, value in thresholds.items()
+        },
+        "calibration": {**slope_and_intercept(labels, probs), "top_label_ece": top_label_error(labels, probs)},
+        "predictive_values": _predictive_values(values),
+        "abstention": abstention_summary(labels, rows, settings.conformal_limits),
+        "shortcut_floors": baselines or {},
+        "subgroups": subgroups(films, probs, settings.threshold),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    if explain:
+        metrics["explanation"] = measure_heatmaps(scorer, views, rows)
+    return Evaluation(metrics, rows, scorer, views)
+
+
+def _predictive_values(values: dict) -> list[dict[str, float]]:
+    """PPV and NPV at the decision threshold, were a share of 1 % to 70 % of such films of pneumonia."""
+    shares = np.array(PREVALENCES)
+    ppv, npv = predictive_values(values["sensitivity"]["value"], values["specificity"]["value"], shares)
+    return [
+        {"prevalence": share, "ppv": float(p), "npv": float(n)}
+        for share, p, n in zip(PREVALENCES, ppv, npv, strict=True)
+    ]
+
+
+def _baselines(
+    tables: Mapping[str, Dataset] | DatasetDict,
+    split: str,
+    films: FilmDataset,
+    image_processor: BaseImageProcessor,
+    cache_dir: str | Path,
+) -> Baselines:
+    """The shortcut baselines of a split, where the data has train films to fit them to."""
+    if split == "train" or "train" not in tables:
+        return {}
+    step = max(1, -(-len(tables["train"]) // BASELINE_FILMS))
+    fitted = tables["train"].select(range(0, len(tables["train"]), step))
+    train, _ = decode_films(fitted, image_processor, cache_dir)
+    return shortcut_baselines(train, films) if len(set(train.labels)) == 2 else {}
+
+
+def summary(evaluation: Evaluation) -> list[str]:
+    """Say the main figures in a few lines, and what to beware of."""
+    metrics, settings = evaluation.metrics, evaluation.scorer.settings
+    lines = list(metrics.get("external", {}).get("words", ()))
+    kermany = all(evaluation.views[0].table["subtype"])
+    if metrics["split"] == "train" and kermany and settings.trained_on_kermany:
+        lines.append("The checkpoint may have been trained on these films, the Kermany set's train: score its test.")
+    if metrics["n_patients"] < FEW_PATIENTS:
+        lines.append(f"{metrics['n_patients']} patients are few: the bootstrap's intervals are too narrow")
+    for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):
+        metric = metrics["metrics"][name]
+        lines.append("{0:<12} {value:.4f} [{1:.4f}, {2:.4f}]".format(name, *metric["ci95"], **metric))
+    lines.append(f"{metrics['n']} films, {len(evaluation.rejected)} unreadable")
+    return lines

@@ -1,0 +1,69 @@
+"""Which films are explained, and how far their heatmaps can be believed."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.abstention import surest
+from pneumo_hf.inference.explain import GradCam, insertion_and_deletion, share_inside
+from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.labels import POSITIVE
+
+logger = logging.getLogger(__name__)
+
+EXPLAINED = 32  # films that the measures are taken on
+
+
+def measure_heatmaps(scorer: Scorer, views: Sequence[FilmDataset], rows: list[dict]) -> dict:
+    """Measure the heatmaps of some films of pneumonia that were found.
+
+    Args:
+        views: the films as each of the scorer's members decodes them. rows: their predictions, in order.
+
+    Returns:
+        `{"n", "inside_central_box", "by_chance", "inserted", "deleted"}`: the mean share of a heatmap in the central
+        box and that of a map without meaning, and the curves of `insertion_and_deletion`. Empty where there is no such
+        film, and where the network gives no heatmap.
+    """
+    try:
+        cam = GradCam(scorer)
+    except InputError as error:
+        logger.info("no heatmaps: %s", error)
+        return {}
+    found = found_films(rows, scorer.settings.threshold)
+    chosen = [row["index"] for row in found[:: max(1, len(found) // EXPLAINED)]][:EXPLAINED]
+    if not chosen:
+        return {}
+    pixels, maps = heatmaps_of(cam, views, chosen)
+    inserted, deleted = insertion_and_deletion(scorer, maps, *pixels)
+    return {
+        "n": len(chosen),
+        "inside_central_box": float(share_inside(maps).mean()),
+        "by_chance": float(share_inside(np.ones_like(maps[:1]))[0]),
+        "inserted": inserted.tolist(),
+        "deleted": deleted.tolist(),
+    }
+
+
+def answered_films(rows: list[dict], threshold: float) -> list[dict]:
+    """Select the rows with an answer, each with its `index`, the most certain first."""
+    numbered = surest([{**row, "index": index} for index, row in enumerate(rows)], threshold)
+    return [row for row in numbered if row["flag"] in ("", "review")]
+
+
+def found_films(rows: list[dict], threshold: float) -> list[dict]:
+    """Select the films of pneumonia that were called so, the most certain first."""
+    return [row for row in answered_films(rows, threshold) if row["label"] == row["prediction"] == POSITIVE]
+
+
+def heatmaps_of(
+    cam: GradCam, views: Sequence[FilmDataset], chosen: Sequence[int]
+) -> tuple[list[torch.Tensor], np.ndarray]:
+    """Compute what each member is fed of the chosen films, and their heatmaps `[N, H, W]`."""
+    pixels = [films.__getitems__(chosen)["pixel_values"] for films in views]
+    batches = zip(*(torch.split(part, 8) for part in pixels), strict=True)
+    return pixels, np.concatenate([cam(*batch) for batch in batches])

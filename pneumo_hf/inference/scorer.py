@@ -1,0 +1,146 @@
+"""What a checkpoint and an ensemble share: films become probabilities here, for training, commands and app."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from pneumo_hf.data.files import read_film
+from pneumo_hf.data.reading import in_batches, in_threads, one_ahead, try_film
+from pneumo_hf.imaging.film import XraySource
+from pneumo_hf.imaging.processor import resize_film
+from pneumo_hf.imaging.quality import quality_issue
+from pneumo_hf.inference.settings import CheckpointSettings
+from pneumo_hf.labels import LABELS
+from pneumo_hf.runtime import Processes
+
+if TYPE_CHECKING:
+    from pneumo_hf.data.pixels import FilmDataset  # finds copies, by scipy and scikit-learn: not for scoring alone
+
+ANSWER = ("probability", "prediction", "flag", "error")
+
+
+class Scorer:
+    """Scores films and decides at its settings' threshold.
+
+    A subclass sets the attributes below, `members` being the predictors of the checkpoints behind it, and has the two
+    methods that score a batch.
+    """
+
+    name: str
+    settings: CheckpointSettings
+    device: torch.device
+    batch_size: int
+    members: list[Any]
+    flip: bool
+
+    def logits(self, *pixels: torch.Tensor) -> np.ndarray:
+        """Score a batch: logits `[B, 2]` (NORMAL, PNEUMONIA) of films `[B, 1, H, W]` uint8 for each member."""
+        raise NotImplementedError
+
+    def predict_with_outliers(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Score a batch: logits `[B, 2]`, and distances `[B]` from the films of training, above 1 for no chest film.
+
+        The distances are NaN without a detector.
+        """
+        raise NotImplementedError
+
+    @property
+    def chosen_on(self) -> str:
+        """The films that temperature and thresholds were chosen on."""
+        return self.settings.chosen_on + (", without mirroring" if self.flip and self.settings.is_calibrated else "")
+
+    def __call__(self, films: Iterable[XraySource]) -> list[dict]:
+        """Score paths, bytes, PIL pictures or arrays, in order: `[{"probability", "prediction", "flag", "error"}]`.
+
+        `probability` is P(PNEUMONIA); `flag` is "review" from the decision threshold up, "abstain" where neither label
+        is certain enough or the quality of the film forbids it, and "not_chest_xray" for other pictures; `error` says
+        what is wrong with a picture. A film that cannot be read has the reason in `error`, and None elsewhere.
+        """
+        rows = ({"image": film} for film in films)
+        return [{key: row[key] for key in ANSWER} for row in self.score_rows(rows, read=lambda film: film)]
+
+    def score_rows(self, rows: Iterable[dict], read: Callable = read_film) -> Iterator[dict]:
+        """Stream rows with an `image`, a batch at a time: the same rows with their scores, memory constant.
+
+        While the model scores a batch, a thread reads and decodes the next.
+        """
+
+        def decode(row: dict) -> tuple[dict, tuple[np.ndarray, ...] | None]:
+            film, reason, _ = try_film(row["image"], read)
+            if film is None:
+                return {**row, "error": reason}, None
+            return {**row, "issue": quality_issue(film), "error": ""}, self.resize(film)
+
+        # beside a GPU every core decodes; on a CPU they are the network's
+        shared_by = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        threads = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 1) // shared_by)
+        decoded = (result for _, result in in_threads(decode, rows, threads, self.batch_size))
+        for batch in one_ahead(in_batches(decoded, self.batch_size)):
+            yield from self._score_batch(batch)
+
+    def predict_dataset(
+        self, *films: "FilmDataset", outliers: bool = True, group: Processes | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score decoded films with a progress bar: logits `[N, 2]` float32, and the distances `[N]`.
+
+        Args:
+            films: the films as each member decodes them. outliers: whether the distances are needed; else NaN.
+            group: the processes that share the work; every one of them has all results.
+        """
+        group, score = group or Processes(), self.predict_with_outliers if outliers else self._without_distances
+        mine, results = group.part(len(films[0]), self.batch_size), [(np.empty((0, 2), np.float32), np.empty(0))]
+        starts = tqdm(mine[:: self.batch_size], desc="Scoring films", unit="batch", disable=not group.is_main)
+        for start in starts:
+            chosen = range(start, min(start + self.batch_size, mine.stop))
+            results.append(score(*(part.__getitems__(chosen)["pixel_values"] for part in films)))
+        whole = tuple(np.concatenate(values) for values in zip(*results, strict=True))
+        logits, distances = zip(*group.gather(whole), strict=True)
+        return np.concatenate(logits), np.concatenate(distances)
+
+    def resize(self, film: Image.Image) -> tuple[np.ndarray, ...]:
+        """Resize a film as each of `members` is fed it: `[1, H, W]` uint8 for each."""
+        return tuple(resize_film(film, member.image_processor) for member in self.members)
+
+    def prediction_rows(self, films: "FilmDataset", probs: np.ndarray, distances: np.ndarray) -> list[dict]:
+        """Make the rows of a predictions CSV from decoded films, their probabilities `[N]` and distances `[N]`."""
+        return [
+            {
+                "path": film["file_name"],
+                "label": LABELS[film["label"]],
+                "patient_id": film["patient_id"],
+                "probability": float(probability),
+                **self.settings.decide(probability, distance, issue),
+            }
+            for film, probability, distance, issue in zip(films.table, probs, distances, films.issues, strict=True)
+        ]
+
+    def _without_distances(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return self.logits(*pixels), np.full(len(pixels[0]), np.nan)
+
+    def _score_batch(self, batch: list[tuple[dict, tuple[np.ndarray, ...] | None]]) -> Iterator[dict]:
+        pixels = [resized for _, resized in batch if resized is not None]
+        parts = [torch.from_numpy(np.stack(part)) for part in zip(*pixels, strict=True)]
+        logits, distances = self.predict_with_outliers(*parts) if pixels else (np.empty((0, 2)), [])
+        scored = zip(probability_of(logits), distances, strict=True)
+        for row, _ in batch:
+            if row["error"]:
+                yield {**row, "probability": None, "prediction": None, "flag": None}
+            else:
+                probability, distance = next(scored)
+                decision = self.settings.decide(probability, distance, row["issue"])
+                yield {**row, "probability": float(probability), **decision}
+
+
+def probability_of(logits: np.ndarray) -> np.ndarray:
+    """P(PNEUMONIA) `[N]` from logits `[N, 2]`, in double precision.
+
+    >>> probability_of(np.array([[0.0, 0.0]]))
+    array([0.5])
+    """
+    normal, pneumonia = logits.astype(np.float64).T
+    return np.exp(pneumonia - np.logaddexp(normal, pneumonia))

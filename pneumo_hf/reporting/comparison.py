@@ -1,0 +1,35 @@
+"""The page of several runs side by side."""
+
+import json
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from matplotlib.axes import Axes
+
+from pneumo_hf import DISCLAIMER
+from pneumo_hf.reporting.page import ACCENT, INK, TEMPLATES, save_figure, write_page
+
+
+def write_comparison(folder: Path, result: dict) -> str:
+    """Write compare.json, compare.md, forest.png and index.html of what `compare` found; returns the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare.json").write_text(json.dumps(result, indent=2) + "\n")
+    texts = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
+    table = texts.get_template("compare.md.jinja").render(**result)
+    (folder / "compare.md").write_text(table)
+    save_figure(folder / "forest.png", lambda axes: forest(axes, result))
+    captions = {"forest.png": "ROC AUC with its 95 % interval; the baselines see no lung."}
+    write_page(folder, "compare.html.jinja", captions, disclaimer=DISCLAIMER, **result)
+    return table
+
+
+def forest(axes: Axes, result: dict) -> None:
+    """Draw the ROC AUC of every run and baseline with its interval."""
+    rows = {name: run["metrics"]["roc_auc"] for name, run in result["runs"].items()}
+    rows |= {f"baseline: {name.replace('_', ' ')}": value for name, value in result["shortcut_floors"].items()}
+    for place, (name, area) in enumerate(reversed(rows.items())):
+        color = INK if name.startswith("baseline: ") else ACCENT
+        axes.plot(area["ci95"], [place, place], color=color, linewidth=1.5)
+        axes.plot(area["value"], place, "o", color=color, markersize=4)
+    axes.set_yticks(range(len(rows)), reversed(rows), fontsize=7)
+    axes.set(xlabel="ROC AUC, 95 % interval")

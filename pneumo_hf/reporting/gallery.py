@@ -1,0 +1,52 @@
+"""Pictures for the report: the most certain mistakes, the films without an answer, and heatmaps over them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.abstention import surest
+from pneumo_hf.evaluation.evaluate import Evaluation
+from pneumo_hf.evaluation.heatmaps import answered_films, found_films, heatmaps_of
+from pneumo_hf.inference.explain import GradCam, overlay
+
+SHOWN = 6  # films a picture
+
+
+def save_galleries(folder: Path, evaluation: Evaluation) -> None:
+    """Write mistakes.png, abstained.png and heatmaps.png, where the network gives heatmaps."""
+    rows, threshold = evaluation.rows, evaluation.scorer.settings.threshold
+    try:
+        cam = GradCam(evaluation.scorer)
+    except InputError:  # said when the heatmaps were measured
+        return
+    numbered = surest([{**row, "index": index} for index, row in enumerate(rows)], threshold)
+    found = found_films(rows, threshold)
+    for name, chosen in (
+        ("mistakes.png", [row for row in answered_films(rows, threshold) if row["label"] != row["prediction"]]),
+        ("abstained.png", [row for row in numbered if row["flag"] in ("abstain", "not_chest_xray")]),
+        ("heatmaps.png", found[:: max(1, len(found) // SHOWN)]),
+    ):
+        _save(folder / name, cam, evaluation.views, chosen[:SHOWN])
+
+
+def _save(path: Path, cam: GradCam, views: Sequence[FilmDataset], rows: list[dict]) -> None:
+    """Each film above the same film under its heatmap; no picture where there are no films."""
+    path.unlink(missing_ok=True)
+    if not rows:
+        return
+    pixels, maps = heatmaps_of(cam, views, [row["index"] for row in rows])
+    figure = Figure(figsize=(1.9 * SHOWN, 4.6), layout="constrained")
+    panels = figure.subplots(2, SHOWN)
+    for axes in panels.ravel():
+        axes.set_axis_off()
+    for column, row, film, heatmap in zip(panels.T, rows, pixels[0].numpy()[:, 0], maps, strict=False):
+        picture = Image.fromarray(film)
+        column[0].imshow(picture, cmap="gray", vmin=0, vmax=255)
+        column[1].imshow(overlay(picture, heatmap))
+        flag = "" if row["flag"] in ("", "review") else f"\n{row['flag']}"
+        column[0].set_title(f"{row['label'].lower()}\nP = {row['probability']:.2f}{flag}", fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,102 @@
+"""An evaluation becomes `metrics.json`, the predictions, the figures and one page that shows them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from pneumo_hf import DISCLAIMER
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS, write_csv
+from pneumo_hf.evaluation.abstention import surest
+from pneumo_hf.evaluation.evaluate import Evaluation
+from pneumo_hf.evaluation.metrics import FEW_PATIENTS
+from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
+from pneumo_hf.reporting.checklist import checklist
+from pneumo_hf.reporting.gallery import save_galleries
+from pneumo_hf.reporting.page import write_page
+from pneumo_hf.reporting.plots import save_figures
+
+METRIC_NAMES = {
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC (average precision)",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity (recall)",
+    "specificity": "Specificity",
+    "precision": "Precision (PPV)",
+    "npv": "NPV",
+    "f1": "F1",
+    "mcc": "MCC",
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+    "log_loss": "Log loss",
+}
+FIGURES = {
+    "roc.png": "Sensitivity against 1 - specificity; the dots are the operating points.",
+    "confusion_matrix.png": "Films by label and by decision.",
+    "reliability.png": "On the dotted line a probability means what it says; large dots are many films.",
+    "pr.png": "Precision against sensitivity.",
+    "thresholds.png": "What another threshold would give on these films.",
+    "predictive_values.png": "What a flag, and no flag, are worth where pneumonia is rarer or more common.",
+    "risk_coverage.png": "Share of errors when only the most certain films are answered.",
+    "robustness.png": "ROC AUC, sensitivity and specificity at the carried threshold, as films get worse.",
+    "training_curves.png": "How the training went.",
+    "mistakes.png": "The most certain mistakes, with what Grad-CAM says they rest on.",
+    "abstained.png": "Films without an answer: neither label is certain enough, or no chest X-ray.",
+    "heatmaps.png": "Films of pneumonia that were found, with Grad-CAM.",
+}
+
+
+def write_split(folder: Path, evaluation: Evaluation, suffix: str = "") -> None:
+    """Write `metrics{suffix}.json` and `predictions_{split}.csv`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = evaluation.metrics
+    (folder / f"metrics{suffix}.json").write_text(json.dumps(_without_nan(metrics), indent=2) + "\n")
+    write_csv(folder / f"predictions_{metrics['split']}.csv", PREDICTION_COLUMNS, evaluation.rows)
+
+
+def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | None = None) -> None:
+    """Write all of an evaluation: `write_split`, the figures, `threshold_curve.csv`, and `index.html`.
+
+    The page works without a network.
+
+    Args:
+        validation: of the validation films, to stand beside these, where it is at hand.
+    """
+    write_split(folder, evaluation)
+    scorer, rows, rejected = evaluation.scorer, evaluation.rows, evaluation.rejected
+    metrics, threshold = _without_nan(evaluation.metrics), scorer.settings.threshold
+    config = scorer.members[0].model.config.to_dict() if len(scorer.members) == 1 else {}
+    write_csv(folder / "threshold_curve.csv", CURVE_COLUMNS, threshold_curve(evaluation.labels, evaluation.probs))
+    patients = np.array([row["patient_id"] for row in rows])
+    save_figures(folder, evaluation.labels, evaluation.probs, metrics, patients)
+    save_galleries(folder, evaluation)
+    # The page names no film, so that it can be published: it points to lines of the predictions.
+    numbered = [{**row, "line": line} for line, row in enumerate(rows, start=2)]
+    mistakes = surest([row for row in numbered if row["label"] != row["prediction"]], threshold)
+    write_page(
+        folder,
+        "report.html.jinja",
+        FIGURES,
+        metrics=metrics,
+        names=METRIC_NAMES,
+        few=FEW_PATIENTS,
+        validation=validation and validation.metrics,
+        rejected=Counter(film["reason"] for film in rejected).most_common(),
+        unreadable=len(rejected),
+        mistakes=mistakes[:12],
+        not_chests=[row for row in numbered if row["flag"] == "not_chest_xray"][:12],
+        config=config,
+        checklist=checklist(metrics, config, len(rejected)),
+        disclaimer=DISCLAIMER,
+    )
+
+
+def _without_nan(value):
+    """JSON has no NaN: an undefined figure is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
