@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pneumo_hf.data.sources import load_data
+    from pneumo_hf.evaluation.evaluate import evaluate
     from pneumo_hf.imaging.film import load_xray
     from pneumo_hf.inference.predictor import Predictor
-    from pneumo_hf.reporting.report import evaluate
     from pneumo_hf.training.train import train
 
 __version__ = "0.2.0"
@@ -22,7 +22,7 @@ _PUBLIC = {
     "load_xray": "pneumo_hf.imaging.film",
     "load_data": "pneumo_hf.data.sources",
     "Predictor": "pneumo_hf.inference.predictor",
-    "evaluate": "pneumo_hf.reporting.report",
+    "evaluate": "pneumo_hf.evaluation.evaluate",
     "train": "pneumo_hf.training.train",
 }
 

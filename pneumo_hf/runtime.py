@@ -72,13 +72,13 @@ class Processes:
             _state().wait_for_everyone()
 
     def part(self, films: int, batch_size: int) -> range:
-        """The films of this process, of `films` in all: contiguous whole batches, for any number of processes."""
+        """Select the films of this process, of `films` in all: contiguous and whole batches."""
         batches = -(-films // batch_size)
         start, stop = (batches * index // self.count for index in (self.index, self.index + 1))
         return range(start * batch_size, min(stop * batch_size, films))
 
     def gather(self, value: object) -> list:
-        """The values of all processes, in order, in every process."""
+        """Return the values of all processes, in order, in every process."""
         if self.count == 1:
             return [value]
         from accelerate.utils import gather_object

@@ -31,7 +31,7 @@ SHOWN = {  # of a header's free text: anything else could be a name
 
 
 def build_api(predictor: Scorer) -> None:
-    """The endpoint `/predict`, which has no part on the page; requests that wait are scored as one batch."""
+    """Add the endpoint `/predict`, which has no part on the page; requests that wait are scored as one batch."""
     thresholds = predictor.settings.thresholds
     score = in_model_thread(lambda film: predictor([film])[0]) if ON_ZERO_GPU else Together(predictor)
 
@@ -55,7 +55,7 @@ def build_api(predictor: Scorer) -> None:
 
 
 def at_threshold(predictor: Scorer, result: dict, threshold: float) -> dict:
-    """A result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
+    """Return A result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
     if result["probability"] is None:
         return result
     decided = predictor.settings.decide(result["probability"], threshold=threshold)
@@ -72,7 +72,7 @@ def _as_data(predictor: Scorer, result: dict, point: str | None, thresholds: dic
 
 
 def in_words(result: dict, threshold: float) -> tuple[str, str]:
-    """`(kind, words)` of a decided result: clear, flag or unread."""
+    """Return `(kind, words)` of a decided result: clear, flag or unread."""
     if result["probability"] is None:
         return "unread", f"Not read: {result['error']}"
     if result["flag"] == "not_chest_xray":
@@ -85,7 +85,7 @@ def in_words(result: dict, threshold: float) -> tuple[str, str]:
 
 
 def verdict_html(predictor: Scorer, result: dict, threshold: float) -> str:
-    """The decision in words, and the probability as a bar with the threshold drawn on it."""
+    """Format the decision in words, and the probability as a bar with the threshold drawn on it."""
     result = at_threshold(predictor, result, threshold)
     kind, words = in_words(result, threshold)
     said = f'<div class="decision {kind}" role="status">{html.escape(words)}</div>'
@@ -104,7 +104,7 @@ Decision threshold: {threshold:.1%}.</p>
 
 
 def file_facts(path: str, film: Image.Image) -> dict[str, str]:
-    """What the file is, and of a DICOM its header's facts; nothing that names a person."""
+    """Return what the file is, and of a DICOM its header's facts; nothing that names a person."""
     content = Path(path).read_bytes()
     found = describe(content)
     bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
@@ -122,7 +122,7 @@ def file_facts(path: str, film: Image.Image) -> dict[str, str]:
 def write_case_report(
     predictor: Scorer, result: dict, threshold: float, pictures: dict[str, Image.Image], facts: dict[str, str]
 ) -> str:
-    """One self-contained page about one film, to print or to keep: the path of its file.
+    """Write one self-contained page about one film, to print or to keep: the path of its file.
 
     Args:
         pictures: `{caption: picture}`.

@@ -17,7 +17,7 @@ KEPT = 3600  # seconds that uploads and downloads live
 
 
 def write_examples(sample: Path) -> list[Path]:
-    """A few test films of the embedded sample as files for the examples row; none where the sample is absent."""
+    """Write A few test films of the embedded sample as files for the examples row; none where the sample is absent."""
     try:
         films = list_films(sample / "test-00000-of-00001.parquet")
     except InputError:
@@ -34,7 +34,7 @@ def write_examples(sample: Path) -> list[Path]:
 
 
 def download_path(name: str) -> Path:
-    """Where to write a file of this name for a visitor."""
+    """Choose where to write a file of this name for a visitor."""
     own = _downloads() / secrets.token_hex(8)
     own.mkdir()
     return own / name
@@ -51,7 +51,7 @@ def sweep_downloads() -> None:
 
 
 def uploads_folder() -> Path:
-    """Where gradio keeps what visitors send; it goes with the app, and what is older than an hour before."""
+    """Make the folder where gradio keeps what visitors send; it is removed with the app, and old uploads before."""
     folder = Path(_root().name) / "uploads"
     folder.mkdir(exist_ok=True)
     return folder

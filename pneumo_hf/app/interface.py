@@ -43,7 +43,7 @@ LARGEST_FILE = "50mb"
 
 
 def build_app(predictor: Scorer, sample: Path) -> gr.Blocks:
-    """The interface for a loaded checkpoint; uploads are deleted after an hour."""
+    """Build the interface for a loaded checkpoint; uploads are deleted after an hour."""
     report = read_report(predictor)
     with gr.Blocks(title="pneumo_hf", delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(f"# Pneumonia or normal?\nA second look at a chest X-ray, by `{Path(predictor.name).name}`.")

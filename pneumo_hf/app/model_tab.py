@@ -3,7 +3,7 @@
 import html
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -19,15 +19,15 @@ class Report(NamedTuple):
     from 0 to 1, where an older report lacks them None."""
 
     metrics: dict
-    curve: np.ndarray | None
+    curve: Any  # [K, 2], or None
 
     def at(self, threshold: float) -> tuple[float, float]:
-        """Sensitivity and specificity on the test films at a threshold, to the curve's step."""
+        """Return sensitivity and specificity on the test films at a threshold, to the curve's step."""
         return tuple(self.curve[round(threshold * (len(self.curve) - 1))].tolist())
 
 
 def read_report(predictor: Scorer) -> Report | None:
-    """The report beside a checkpoint, in its folder or on the Hub; None where there is none."""
+    """Read the report beside a checkpoint, in its folder or on the Hub; None where there is none."""
     metrics, curve = report_file(predictor, "metrics.json"), report_file(predictor, "threshold_curve.csv")
     if metrics is None:
         return None
@@ -44,7 +44,7 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
     if report.curve is not None:
 
         def threshold(threshold: float, prevalence: float) -> str:
-            """What a threshold gives on the report's test films, and what it is worth at a share of pneumonia."""
+            """Measure a threshold on the report's test films, and its worth at a share of pneumonia."""
             return at_threshold(report, threshold, prevalence)
 
         with gr.Row():
@@ -65,7 +65,7 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
 
 
 def facts(metrics: dict, predictor: Scorer) -> str:
-    """What the report says of its test, every metric with its interval."""
+    """Format what the report says of its test, every metric with its interval."""
     rows = "".join(
         f"<tr><td>{METRIC_NAMES[key]}</td><td>{_number(m['value'])}</td>"
         f"<td>{_number(m['ci95'][0])} to {_number(m['ci95'][1])}</td></tr>"
@@ -80,7 +80,7 @@ def facts(metrics: dict, predictor: Scorer) -> str:
 
 
 def at_threshold(report: Report, threshold: float, prevalence: float) -> str:
-    """The confusion matrix of the report's test films at a threshold, and predictive values at a prevalence."""
+    """Return the confusion matrix of the report's test films at a threshold, and predictive values at a prevalence."""
     metrics, (sensitivity, specificity) = report.metrics, report.at(threshold)
     cases = round(metrics["n"] * metrics["prevalence"])
     tp, tn = round(sensitivity * cases), round(specificity * (metrics["n"] - cases))
@@ -95,11 +95,12 @@ def at_threshold(report: Report, threshold: float, prevalence: float) -> str:
     )
 
 
-def _number(value: float | None) -> str:
+def _number(value: Any) -> str:
     return "undefined" if value is None or np.isnan(value) else f"{value:.3f}"
 
 
 def report_file(predictor: Scorer, name: str) -> Path | None:
+    """Find a file of the report beside a checkpoint."""
     try:
         path = cached_file(predictor.name, f"report/{name}", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError):  # an ensemble's name is no place

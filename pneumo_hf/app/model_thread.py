@@ -16,7 +16,7 @@ _thread = ThreadPoolExecutor(1)
 
 
 def in_model_thread(function: Callable) -> Callable:
-    """The function, always run in the same thread; never call one such function from another.
+    """Wrap the function, always run in the same thread; never call one such function from another.
 
     torch keeps a pool of its own for every thread that calls it: gradio's forty would each leave theirs in memory.
     On a Space with ZeroGPU the call gets its GPU instead, in a process of its own.

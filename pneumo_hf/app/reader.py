@@ -34,7 +34,7 @@ class Reader:
     @in_model_thread
     def read(self, path: str | None) -> tuple[dict | None, Image.Image | None, str]:
         result, film = read_film_file(self.predictor, path)
-        return result, film, table_of(file_facts(path, film)) if film else ""
+        return result, film, table_of(file_facts(path, film)) if path and film else ""
 
     def decide(self, result: dict | None, threshold: float) -> tuple[str, str]:
         verdict = verdict_html(self.predictor, result, threshold) if result else EMPTY
@@ -47,7 +47,7 @@ class Reader:
 
     @in_model_thread
     def case_report(self, path: str | None, threshold: float) -> str:
-        """One page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
+        """Write one page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
         return report_film_file(self.predictor, path, threshold)
 
 
@@ -105,7 +105,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
 
 
 def read_film_file(predictor: Scorer, path: str | None) -> tuple[dict | None, Image.Image | None]:
-    """The result of `Predictor` and the film; without a film where it cannot be read, None twice without a file."""
+    """Read and score a film; without a film where it cannot be read, None twice without a file."""
     if path is None:
         return None, None
     start = time.perf_counter()
@@ -119,7 +119,7 @@ def read_film_file(predictor: Scorer, path: str | None) -> tuple[dict | None, Im
 
 
 def explain_film_file(predictor: Scorer, path: str | None, opacity: float) -> Image.Image | None:
-    """The film under its heatmap, or as it is: at opacity 0, and where there is nothing to explain."""
+    """Lay the heatmap over the film; the film alone at opacity 0, and where there is nothing to explain."""
     if path is None:
         return None
     try:
@@ -130,9 +130,9 @@ def explain_film_file(predictor: Scorer, path: str | None, opacity: float) -> Im
 
 
 def report_film_file(predictor: Scorer, path: str | None, threshold: float) -> str:
-    """The path of a case report; an error for the page where there is no film to report on."""
+    """Write the path of a case report; an error for the page where there is no film to report on."""
     result, film = read_film_file(predictor, path)
-    if film is None:
+    if path is None or result is None or film is None:
         reason = f"not read: {result['error']}" if result else "There is no film yet: drop one into the box."
         raise gr.Error(reason, print_exception=False)
     pictures = {"The film as it was read.": film}
@@ -145,7 +145,7 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float) -> s
 
 
 def heatmap(predictor: Scorer, film: Image.Image, opacity: float) -> Image.Image:
-    """Raises InputError where no map explains the score: a network that does not end in maps."""
+    """Lay a heatmap over a film; InputError where no map explains the score."""
     pixels = [torch.from_numpy(part[None]) for part in predictor.resize(film)]
     return overlay(film, GradCam(predictor)(*pixels)[0], opacity)
 
@@ -156,6 +156,7 @@ def _reason(error: Exception) -> str:
 
 
 def measured_html(report: Report | None, threshold: float) -> str:
+    """Format what was measured at a threshold."""
     if report is None or report.curve is None:
         return '<p class="hint">No measured sensitivity and specificity lie beside this checkpoint.</p>'
     sensitivity, specificity = report.at(threshold)
@@ -166,6 +167,7 @@ def measured_html(report: Report | None, threshold: float) -> str:
 
 
 def table_of(facts: dict[str, str]) -> str:
+    """Format facts as a table."""
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
     )

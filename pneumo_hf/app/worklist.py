@@ -42,7 +42,7 @@ def build_worklist(predictor: Scorer) -> None:
 
 
 def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
-    """The table's rows, `(thumbnail, caption)` of its top, and the CSV; one bad file never stops the rest."""
+    """Score the table's rows, `(thumbnail, caption)` of its top, and the CSV; one bad file never stops the rest."""
     rows, answers, start = [], [], time.perf_counter()
     for path in paths:
         try:

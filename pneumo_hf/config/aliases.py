@@ -67,5 +67,5 @@ def translate(recipe: dict, path: str) -> dict:
 
 
 def new_name(key: str) -> str | None:
-    """Today's name of a former option; None where it never was one."""
+    """Return today's name of a former option; None where it never was one."""
     return f"augmentation_kwargs.{AUGMENTATION[key]}" if key in AUGMENTATION else RENAMED.get(key)

@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import dataclass, fields, replace
 
+from pneumo_hf.config.arguments import Kwargs
 from pneumo_hf.errors import InputError
 
 
@@ -42,7 +43,7 @@ POLICIES = {
 }
 
 
-def make_policy(name: str, overrides: dict[str, float] | None) -> AugmentationPolicy:
+def make_policy(name: str, overrides: Kwargs) -> AugmentationPolicy:
     """Look a policy up and apply its overrides.
 
     >>> make_policy("strong", {"crop_scale": 0.3}).crop_scale
@@ -51,6 +52,8 @@ def make_policy(name: str, overrides: dict[str, float] | None) -> AugmentationPo
     Raises:
         InputError: an override is unknown or out of range.
     """
+    if not isinstance(overrides, dict | None):
+        raise InputError(f"augmentation_kwargs is {overrides}, but is a mapping: {{crop_scale: 0.3}}")
     known = [f.name for f in fields(AugmentationPolicy)]
     for key, value in (overrides or {}).items():
         if key not in known:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 
@@ -57,10 +57,10 @@ def parse_args(argv: Sequence[str]) -> "Arguments":
     values = vars(namespace)
     check(values)
     try:
-        arguments = [cls(**{f.name: values[f.name] for f in fields(cls) if f.init}) for cls in classes]
+        made: list[Any] = [cls(**{f.name: values[f.name] for f in fields(cls) if f.init}) for cls in classes]
     except ValueError as error:  # what TrainingArguments finds contradictory
         raise InputError(str(error)) from error
-    return Arguments(*arguments)
+    return Arguments(*made)
 
 
 def read_recipe(path: str) -> list[str]:

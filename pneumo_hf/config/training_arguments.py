@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -51,7 +51,8 @@ class XrayTrainingArguments(StageArguments, AugmentationArguments, DecisionArgum
         if steps:
             self.lr_scheduler_type = "step"
         elif self.lr_scheduler_type == "reduce_lr_on_plateau":  # which else takes a rising ROC AUC for a worse one
-            self.lr_scheduler_kwargs = {**(self.lr_scheduler_kwargs or {}), "mode": "max" if larger else "min"}
+            given: Any = self.lr_scheduler_kwargs or {}  # a mapping by now
+            self.lr_scheduler_kwargs = {**given, "mode": "max" if larger else "min"}
 
 
 class Arguments(NamedTuple):

@@ -57,7 +57,7 @@ def audit(data: Mapping[str, Dataset | IterableDataset], title: str, labels: Seq
 
 
 def counts(found: Survey, labels: Sequence[str]) -> dict[str, dict]:
-    """Readable films by split and label, patients by split, and films by each of the other columns."""
+    """Count readable films by split and label, patients by split, and films by each of the other columns."""
     films, patients = defaultdict(Counter), defaultdict(set)
     for split, label, patient in zip(found.splits, found.labels, found.patients, strict=True):
         films[split][labels[label]] += 1
@@ -79,7 +79,7 @@ def duplicates(
 ) -> dict[str, dict]:
     """Exact groups and near pairs, each with its films, labels and splits."""
 
-    def described(rows: Sequence[int], **more) -> dict:
+    def described(rows: np.ndarray | tuple[int, int], **more) -> dict:
         return {
             "films": [found.names[row] for row in rows],
             "labels": sorted({labels[found.labels[row]] for row in rows}),
@@ -107,7 +107,7 @@ def _spread(found: list[dict]) -> dict:
 def leakage(
     found: Survey, splits: np.ndarray, contents: np.ndarray, near: Sequence[tuple[int, int, float]]
 ) -> dict[str, list]:
-    """Patients, and pairs of films, that are in two splits: what stops a training."""
+    """List patients, and pairs of films, that are in two splits: what stops a training."""
     leaks = find_leaks(splits, np.array(found.patients), contents, near)
     return {
         "patients": leaks["patients"],
@@ -116,7 +116,7 @@ def leakage(
 
 
 def by_label(found: Survey, names: Sequence[str], labels: Sequence[str]) -> dict[str, dict]:
-    """`{label: {quantity: {"min", "median", "mean", "max"}}}`."""
+    """Summarise `{label: {quantity: {"min", "median", "mean", "max"}}}`."""
     of_label, result = np.array(found.labels), {}
     for number, label in enumerate(labels):
         chosen = of_label == number
@@ -131,7 +131,7 @@ def by_label(found: Survey, names: Sequence[str], labels: Sequence[str]) -> dict
 
 
 def quantity(found: Survey, name: str) -> np.ndarray:
-    """A number for each readable film: bytes, width, height, aspect_ratio, brightness, contrast, sharpness `[N]`."""
+    """Return bytes, width, height, aspect_ratio, brightness, contrast or sharpness of each readable film, `[N]`."""
     if name == "aspect_ratio":
         return quantity(found, "width") / quantity(found, "height")
     return np.array(found.numbers[name])

@@ -1,8 +1,9 @@
-"""Copies of films: exact ones by a hash of the pixels, near ones by a perceptual hash in an index; and leaks."""
+"""Copies of films: exact ones by a hash of the pixels, near ones by a perceptual hash in an index."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ FILMS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells whether two films are copies, whatever their files."""
+    """By which two films are found to be copies, whatever their files."""
 
     content: str  # for exact copies: BLAKE2b of the size and the 8-bit pixels, 32 hexadecimal digits
     thumbnail: np.ndarray  # for near ones: [56, 56] uint8
@@ -37,16 +38,16 @@ def fingerprint(film: Image.Image) -> Fingerprint:
 
 
 def exact_groups(contents: np.ndarray) -> list[np.ndarray]:
-    """Indices of the films of equal content, a group each, in order of their first film."""
+    """Group indices of the films of equal content, a group each, in order of their first film."""
     order = np.argsort(contents, kind="stable")
     groups = np.split(order, np.flatnonzero(contents[order][1:] != contents[order][:-1]) + 1)
     return sorted((group for group in groups if len(group) > 1), key=lambda group: group[0])
 
 
 def near_pairs(
-    contents: np.ndarray, thumbnails: np.ndarray, groups: np.ndarray | None = None
+    contents: np.ndarray, thumbnails: Any, groups: np.ndarray | None = None
 ) -> list[tuple[int, int, float]]:
-    """Pairs of films of different content that are one picture, resized or compressed anew: `(i, j, correlation)`.
+    """Find pairs of films of different content that are one picture, resized or recompressed: `(i, j, correlation)`.
 
     The measure is the correlation of thumbnails from which the mean chest film is taken out, since all chests look
     alike. The index is a k-d tree of a perceptual hash, the lowest cosine coefficients as in pHash (Zauner 2010) but
@@ -95,13 +96,13 @@ def _neighbours(points: np.ndarray, films: np.ndarray, groups: np.ndarray) -> se
 def copy_pairs(
     contents: np.ndarray, thumbnails: np.ndarray, groups: np.ndarray | None = None
 ) -> list[tuple[int, int]]:
-    """Pairs of films that link all copies, exact and near (`groups` as in `near_pairs`)."""
+    """Find pairs of films that link all copies, exact and near (`groups` as in `near_pairs`)."""
     exact = [(int(group[0]), int(other)) for group in exact_groups(contents) for other in group[1:]]
     return exact + [(i, j) for i, j, _ in near_pairs(contents, thumbnails, groups)]
 
 
 def copy_groups(pairs: Sequence[tuple[int, int]], films: int) -> np.ndarray:
-    """The number `[N]` of the group of copies that each film belongs to; a film without copies is alone in its own."""
+    """Number the groups of copies `[N]`; a film without copies is alone in its own."""
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     edges = coo_array((np.ones(len(first)), (first, second)), shape=(films, films))
     return connected_components(edges, directed=False)[1]

@@ -34,7 +34,7 @@ UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
 
 
 def is_missing(path: Path) -> bool:
-    """Whether a path, not there, can only be one, and no Hub id: it is absolute, or its folder is there."""
+    """Return whether a path, not there, can only be one, and no Hub id: it is absolute, or its folder is there."""
     return not path.exists() and (path.is_absolute() or bool(path.parent.name and path.parent.is_dir()))
 
 
@@ -47,7 +47,7 @@ def assert_apart(sources: Iterable[str | Path], folder: Path) -> None:
 
 
 def read_film(image: dict | None) -> bytes:
-    """The bytes of a value of the `image` column: embedded, in a file, in a zip (`zip://inside::archive`) or remote.
+    """Read a value of the column `image`: embedded, in a file, in a zip (`zip://inside::archive`) or remote.
 
     Raises:
         OSError, BadZipFile, zlib.error: it is missing or damaged (`UNREADABLE` holds them all).
@@ -58,14 +58,14 @@ def read_film(image: dict | None) -> bytes:
 
 
 def read_head(file: str, size: int | None) -> bytes:
-    """The first bytes of a file, or all of it for None. Raises what `read_film` does."""
+    """Read the first bytes of a file, or all of it for None. Raises what `read_film` does."""
     if is_in_zip(file):
         inside, archive = split_zip_path(file)
         try:
             if size is None and file_size(file) > LARGEST:
                 raise OSError("too large for a film")
             with _open_zip(archive).open(inside) as opened:
-                return opened.read(size)
+                return opened.read(-1 if size is None else size)
         except KeyError as error:
             raise FileNotFoundError(f"not in {Path(archive).name}") from error
     if "://" in file:
@@ -74,11 +74,11 @@ def read_head(file: str, size: int | None) -> bytes:
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise FileNotFoundError("not a file")
     with open(file, "rb") as opened:
-        return opened.read(size)
+        return opened.read(-1 if size is None else size)
 
 
 def file_size(file: str) -> int:
-    """Bytes of a file on disk or in a zip."""
+    """Return bytes of a file on disk or in a zip."""
     if is_in_zip(file):
         inside, archive = split_zip_path(file)
         return _open_zip(archive).getinfo(inside).file_size
@@ -86,18 +86,18 @@ def file_size(file: str) -> int:
 
 
 def is_in_zip(file: str) -> bool:
-    """Whether it is a path of `list_zip`; remote ones are fsspec's."""
+    """Return whether it is a path of `list_zip`; remote ones are fsspec's."""
     return file.startswith("zip://") and "://" not in file.removeprefix("zip://")
 
 
 def split_zip_path(file: str) -> tuple[str, str]:
-    """The name inside, in which a colon is written %3A, and the archive."""
+    """Split the name inside, in which a colon is written %3A, and the archive."""
     inside, archive = file.removeprefix("zip://").split("::", 1)
     return unquote(inside), archive
 
 
 def list_folder(root: Path) -> tuple[Path, list[tuple[str, str]]]:
-    """The root and `(name below it, path)` of each file; links are followed, but no folder is entered twice."""
+    """List the root and `(name below it, path)` of each file; links are followed, but no folder is entered twice."""
     files, entered = [], set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -110,7 +110,7 @@ def list_folder(root: Path) -> tuple[Path, list[tuple[str, str]]]:
 
 
 def list_shards(root: Path) -> list[Path]:
-    """The Parquet shards below a folder; where there are any, its pictures are not read, which is said."""
+    """List the Parquet shards below a folder; where there are any, its pictures are not read, which is said."""
     shards = sorted(root.rglob("*.parquet"))
     beside = len(list(only_films(list_folder(root)[1]))) if shards else 0
     if beside:
@@ -119,6 +119,7 @@ def list_shards(root: Path) -> list[Path]:
 
 
 def list_zip(archive: Path) -> tuple[Path, list[tuple[str, str]]]:
+    """List the archive and `(name inside, path)` of each file."""
     try:
         names = sorted(info.filename for info in _open_zip(str(archive)).infolist() if not info.is_dir())
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
@@ -127,7 +128,7 @@ def list_zip(archive: Path) -> tuple[Path, list[tuple[str, str]]]:
 
 
 def only_films(entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The entries that are films: by their suffix, or, of files that have none or a number, by DICOM's magic word."""
+    """Select the films: by their suffix, or, where it is missing or a number, by DICOM's magic word."""
     for name, file in entries:
         path = PurePosixPath(name)
         if "__MACOSX" in path.parts or path.name.startswith("."):

@@ -4,6 +4,7 @@ import logging
 import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow.compute as pc
 from datasets import (
@@ -26,10 +27,11 @@ from pneumo_hf.imaging.dicom import years
 
 logger = logging.getLogger(__name__)
 
-Films = Dataset | IterableDataset
+Films = Any  # a Dataset or an IterableDataset
 
 
 def from_parquet(root: Path, shards: list[Path], names: LabelNames) -> DatasetDict:
+    """Load Parquet shards; their names say the split."""
     files = defaultdict(list)
     for shard in shards:
         words = re.split(r"[-._/]", shard.relative_to(root if root.is_dir() else root.parent).as_posix().lower())
@@ -42,7 +44,7 @@ def from_parquet(root: Path, shards: list[Path], names: LabelNames) -> DatasetDi
 
 
 def complete(source: str, split: str, films: Dataset, names: LabelNames) -> Dataset:
-    """Our columns of a set of images and labels from elsewhere: what it lacks comes from its file names.
+    """Bring a set of images and labels from elsewhere into our columns; what is missing comes from its file names.
 
     Raises:
         InputError: no columns `image` and `label`, or labels that are numbers without names.
@@ -59,6 +61,7 @@ def complete(source: str, split: str, films: Dataset, names: LabelNames) -> Data
 
 
 def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    """Load a data set of the Hub, whole or as a stream."""
     try:
         data = load_dataset(name, streaming=streaming)
     except (OSError, ValueError, DatasetGenerationError) as error:
@@ -97,7 +100,7 @@ def _rename(source: str, films: Films) -> Films:
     found = [name for name in ("label", "labels") if name in films.features]
     if not images or not found:
         raise InputError(f"{source}: no column of images, or none called label, among {', '.join(films.features)}")
-    films = films.cast_column(images[0], Image(decode=False))  # first: a stream's renaming would encode films anew
+    films = films.cast_column(images[0], Image(decode=False))  # first: a stream's renaming would encode films again
     renamed = {old: new for old, new in ((images[0], "image"), (found[0], "label")) if old != new}
     return films.rename_columns(renamed) if renamed else films
 
@@ -145,6 +148,7 @@ def _plain(values: list, kind: object) -> list[str | None]:
 
 
 def from_kaggle(handle: str) -> Path:
+    """Download a data set of Kaggle; returns its folder."""
     try:
         import kagglehub
         from kagglehub import exceptions

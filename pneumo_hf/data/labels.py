@@ -42,7 +42,7 @@ class LabelNames:
         return name.strip().lower() in self.numbers or name.strip().lower() == "pneumonia"
 
     def number(self, name: str, subtype: str = "") -> int | None:
-        """The label of a film, or None, which is counted."""
+        """Look up the label of a film, or None, which is counted."""
         name = name.strip()
         number = self.numbers.get(name.lower())
         if number is None and name.lower() == "pneumonia":
@@ -67,7 +67,7 @@ def assert_every_label(found: Iterable[int], labels: Sequence[str] = LABELS, *, 
 
 
 def parse_label_map(text: str | None) -> dict[str, str]:
-    """`{"COVID19": "PNEUMONIA"}` as JSON, or `COVID19=PNEUMONIA,No Finding=NORMAL`.
+    """Parse `{"COVID19": "PNEUMONIA"}` as JSON, or `COVID19=PNEUMONIA,No Finding=NORMAL`.
 
     Raises:
         InputError: it is neither.

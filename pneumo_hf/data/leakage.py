@@ -20,7 +20,7 @@ HELD_OUT = ("test", "validation", "train")  # a film that two splits have belong
 def find_leaks(
     splits: np.ndarray, patient_ids: np.ndarray, contents: np.ndarray, near: Sequence[tuple[int, int, float]]
 ) -> dict[str, list]:
-    """What is in two splits: `patients` (their ids), and `exact` and `near`, lists of index pairs `(i, j)`.
+    """Find what is in two splits: `patients` (their ids), and `exact` and `near`, lists of index pairs `(i, j)`.
 
     A held-out film that train has several times makes one exact pair, with the first of them.
     """
@@ -79,7 +79,7 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
             if POSITIVE in AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).label2id:
                 logger.warning("%s does not say which films it held out: check that they are this run's", checkpoint)
             continue
-        held_out = set().union(*tables)
+        held_out = set().union(*(table or () for table in tables))
         if held_out & set().union(*names.values()) and not names["validation"] | names["test"] <= held_out:
             raise InputError(
                 f"{checkpoint} may have been trained on films that this run holds out: train both with one "

@@ -73,7 +73,7 @@ class FilmList:
 
 
 def list_films(*sources: str | Path) -> FilmList:
-    """Every film below files, folders, zips, Parquet shards, or in the Parquet shards of a Hub data set, for scoring.
+    """List every film of files, folders, zips, Parquet shards or a Hub data set of Parquet shards, for scoring.
 
     A source that is given twice counts once.
 
@@ -221,7 +221,7 @@ def _shard(path: str) -> "_Shard | _Files":
 
 def _unreachable(path: str, error: Exception) -> str:
     """What the network does not bring now may come later: its films are not given up as unreadable."""
-    return f"{path} cannot be reached ({_first_line(error)}): the same command goes on from here"
+    return f"{path} cannot be reached ({_first_line(error)}): the same command resumes from here"
 
 
 def _image_column(described: Features) -> str | None:
@@ -231,7 +231,7 @@ def _image_column(described: Features) -> str | None:
 def _label(value: object, kind: object) -> int | None:
     """The label's number, by the name that it has; a number of which no name is told may mean anything."""
     if isinstance(kind, ClassLabel) and value is not None:
-        value = kind.names[value] if 0 <= value < len(kind.names) else None
+        value = kind.names[value] if isinstance(value, int) and 0 <= value < len(kind.names) else None
     name = str(value).strip().lower()
     return None if name.isdecimal() else LabelNames(LABELS).numbers.get(name)
 

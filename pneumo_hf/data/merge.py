@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def load_sources(
     sources: Sequence[str], labels: Sequence[str] = LABELS, label_map: Mapping[str, str] | None = None
 ) -> tuple[DatasetDict, list[dict[str, str]]]:
-    """The table of one or several sources (see `load_data`), and the films that merging dropped, `{"path", "reason"}`.
+    """Load one or several sources (see `load_data`), and `{"path", "reason"}` of the films that merging dropped.
 
     A film that is in several sources, exactly or as a near-duplicate, stays in one: in that which has it as a test
     film, else in the first. So no film of one source's test comes back in another's train. Copies within a source
@@ -88,7 +88,7 @@ def _fingerprints(films: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
     def read(row: int) -> Fingerprint | None:
         film = try_film(films[row]["image"]).film
-        return film and fingerprint(film)
+        return fingerprint(film) if film else None
 
     rows = in_threads(read, range(len(films)))
     for row, found in tqdm(rows, total=len(films), desc="Looking for copies", unit="film"):

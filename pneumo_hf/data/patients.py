@@ -21,7 +21,7 @@ HASHED = re.compile(r"^[0-9a-f]{16}$")
 
 
 def parse_file_name(file_name: str) -> tuple[str, str]:
-    """`(patient_id, subtype)` from a file name of the Kermany set, Kaggle's or Mendeley's.
+    """Parse `(patient_id, subtype)` from a file name of the Kermany set, Kaggle's or Mendeley's.
 
     The number in `personN_bacteria_K` counts per subtype, so the subtype is part of the id; in
     `NORMAL2-IM-n-0001-0002` the prefix is, and the last numbers are further films of one child. Any other film is a
@@ -38,12 +38,12 @@ def parse_file_name(file_name: str) -> tuple[str, str]:
 
 
 def patient_group(patient_id: str) -> str:
-    """The id without its subtype: a superset of the patient, in case one number should mean one child after all."""
+    """Drop the subtype of an id: a superset of the patient, in case one number should mean one child after all."""
     return re.sub(r"^(person\d+)_(bacteria|virus)$", r"\1", patient_id)
 
 
 def keyed_hash(name: str) -> str:
-    """A name without the name: 16 hexadecimal digits of keyed BLAKE2b.
+    """Hash a name to 16 hexadecimal digits of keyed BLAKE2b.
 
     The key is drawn once and kept in `~/.cache/pneumo_hf/patient.key`, so that one patient has one id on this machine,
     and nobody who lacks the key can try names until one fits.
@@ -69,6 +69,6 @@ def _key(home: Path) -> bytes:
 
 
 def qualify(patient_id: str, source: str) -> str:
-    """The id in a merged set: two hospitals' patient 7 are two patients, but a child of Kermany's set is one."""
+    """Qualify an id in a merged set: two hospitals' patient 7 are two patients, a child of Kermany's set is one."""
     known = (KAGGLE_PATIENT, MENDELEY_PATIENT, HASHED)
     return patient_id if any(pattern.match(patient_id) for pattern in known) else f"{source}/{patient_id}"

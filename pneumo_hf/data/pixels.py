@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -150,7 +151,7 @@ def _status(file: str) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     with path.open("wb") as file:
         np.savez(file, **arrays)
 

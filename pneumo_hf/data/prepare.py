@@ -3,7 +3,7 @@
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -68,7 +68,7 @@ def prepare(
 
 
 def leaks(found: Survey) -> dict[str, dict[int, str]]:
-    """`{split: {position: reason}}` of the films whose patient or copy an earlier split of `HELD_OUT` has."""
+    """Return `{split: {position: reason}}` of the films whose patient or copy an earlier split of `HELD_OUT` has."""
     splits, contents = np.array(found.splits), np.array(found.contents)
     pairs = [(int(i), int(j)) for i, j, _ in near_pairs(contents, found.thumbnails, splits)]
     for column in (contents, np.array(found.patients)):
@@ -93,7 +93,7 @@ def _film_rows(
     rejected: list[dict[str, str]],
 ) -> Iterator[dict]:
     """The rows to write, their films read in parallel; what is left out goes to `rejected`."""
-    order = enumerate(films)
+    order: Iterable[tuple[int, dict]] = enumerate(films)
     if anonymize and isinstance(films, Dataset):
         shuffled = sorted(range(len(films)), key=lambda row: keyed_hash(films[row]["file_name"]))
         order = ((row, films[row]) for row in shuffled)

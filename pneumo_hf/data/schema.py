@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 10_000  # so that a table of any length is built in little memory
 
 
 def features(labels: Sequence[str] = LABELS) -> Features:
-    """The columns, for two labels or for three; what a source does not say is None (`subtype`: "")."""
+    """Return the columns, for two labels or for three; what a source does not say is None (`subtype`: "")."""
     return Features(
         {
             "image": Image(decode=False),  # {"bytes", "path"}: reading is load_xray's
@@ -40,7 +40,7 @@ def features(labels: Sequence[str] = LABELS) -> Features:
 
 
 def film_row(image: dict, file_name: str, label: int | None, source: str, dicom: bytes | None = None) -> dict:
-    """A row of the table from a film's place and name, and from its header where it is DICOM."""
+    """Make A row of the table from a film's place and name, and from its header where it is DICOM."""
     patient_id, subtype = parse_file_name(file_name)
     row = dict.fromkeys(features()) | {
         "image": image,
@@ -62,7 +62,7 @@ def film_row(image: dict, file_name: str, label: int | None, source: str, dicom:
 
 
 def file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
-    """A row for a film in a file; of DICOM the header is read."""
+    """Make A row for a film in a file; of DICOM the header is read."""
     image = {"bytes": None, "path": file}
     dicom = None
     if PurePosixPath(file_name).suffix.lower() not in FILM_SUFFIXES - {".dcm", ".dicom"}:
@@ -74,6 +74,6 @@ def file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
 
 
 def make_table(rows: Iterable[dict], labels: Sequence[str]) -> Dataset:
-    """A table from at least one row, built piece by piece."""
+    """Make A table from at least one row, built piece by piece."""
     pieces = [Dataset.from_list(chunk, features=features(labels)) for chunk in in_batches(rows, ROWS_AT_ONCE)]
     return concatenate_datasets(pieces)

@@ -21,14 +21,17 @@ Baselines = dict[str, dict[str, float | list[float]]]
 
 
 def shortcut_baselines(train: FilmDataset, test: FilmDataset) -> Baselines:
-    """Measure ridge regression on the parts of a film that hold no lung, on the test films (see `linear_baselines`)."""
-    both = [np.concatenate([getattr(films, name) for films in (train, test)]) for name in ("labels", "patient_ids")]
+    """Measure on the test films what ridge regression makes of the parts that hold no lung (`linear_baselines`)."""
+    labels, patients = (
+        np.concatenate([train.labels, test.labels]),
+        np.concatenate([train.patient_ids, test.patient_ids]),
+    )
     thumbnails = np.concatenate([train.thumbnails, test.thumbnails])
-    return linear_baselines(region_features(thumbnails), *both, np.arange(len(thumbnails)) >= len(train))
+    return linear_baselines(region_features(thumbnails), labels, patients, np.arange(len(labels)) >= len(train))
 
 
 def region_features(thumbnails: np.ndarray) -> dict[str, np.ndarray]:
-    """`{region: [N, D] float32}`: the grey levels there of thumbnails `[N, 56, 56]`, averaged to 28 x 28."""
+    """Average thumbnails `[N, 56, 56]` to 28 x 28: `{region: [N, D] float32}`, the grey levels of each region."""
     films = np.asarray(thumbnails).reshape(len(thumbnails), SIDE, 2, SIDE, 2).mean(axis=(2, 4), dtype=np.float32)
     return {region: films[:, region_mask(region)] for region in REGIONS}
 
@@ -36,7 +39,7 @@ def region_features(thumbnails: np.ndarray) -> dict[str, np.ndarray]:
 def linear_baselines(
     features: Mapping[str, np.ndarray], labels: np.ndarray, patient_ids: np.ndarray, is_test: np.ndarray
 ) -> Baselines:
-    """`{name: {"value", "ci95"}}`: the ROC AUC of ridge regression on each of `features` `[N, D]` alone.
+    """Measure the ROC AUC of ridge regression on each of `features` `[N, D]` alone: `{name: {"value", "ci95"}}`.
 
     Fitted on the films that are no test films and measured on those that are; without test films of both kinds,
     measured by cross-validation over patients. The intervals resample patients.
@@ -58,7 +61,7 @@ def linear_baselines(
 
 
 def region_mask(region: str) -> np.ndarray:
-    """Which of 28 x 28 pixels belong to a region."""
+    """Return which of 28 x 28 pixels belong to a region."""
     edge = np.minimum(np.arange(SIDE), np.arange(SIDE)[::-1])  # distance from the nearer edge
     near_x, near_y = np.meshgrid(edge, edge)
     nearest = np.maximum(near_x, near_y) if region == "corners" else np.minimum(near_x, near_y)

@@ -73,7 +73,7 @@ def read_source(
     label_map: Mapping[str, str] | None = None,
     streaming: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
-    """`load_data` of a set in which a split may lack a label: to be merged, or audited."""
+    """Load a set in which a split may have no film of a label, as `load_data` does: to be merged, or audited."""
     names, title = LabelNames(labels, label_map), str(source)
     if title.startswith("kaggle:"):
         data = _from_files(*list_folder(from_kaggle(title.removeprefix("kaggle:"))), names)
@@ -110,12 +110,12 @@ def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -
     found = _by_split_and_label(films, names)
     if not found:
         tables = [(name, read_table(read_head(file, None))) for name, file in entries if name.lower().endswith(".csv")]
-        tables = [(name, rows) for name, rows in tables if rows is not None and "__MACOSX" not in name]
-        rows = locate(tables, entries, root.name)
+        known_tables = [(name, rows) for name, rows in tables if rows is not None and "__MACOSX" not in name]
+        rows = locate(known_tables, entries, root.name)
         by_folder = [("train", *_label_and_rest(name), file) for name, file in films]
         known = any(label in names for _, label, _, _ in by_folder)
         if rows and (2 * len(rows) >= len(films) or not known):
-            logger.info("%s: labels from %s", root.name, ", ".join(name for name, _ in tables))
+            logger.info("%s: labels from %s", root.name, ", ".join(name for name, _ in known_tables))
             return _from_rows(root.name, rows, names)
         found = by_folder
     splits = defaultdict(list)
@@ -125,8 +125,8 @@ def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -
             stored = label.upper() if label.upper() in names.labels else label
             splits[split].append((file, f"{split}/{stored}/{name}", number))
     if not splits:
-        found = ", ".join([label for label in names.left_out if label][:5]) or "no folder that names one"
-        labels = f" of a known label (found {found})" if names.left_out else ""
+        names_found = ", ".join([label for label in names.left_out if label][:5]) or "no folder that names one"
+        labels = f" of a known label (found {names_found})" if names.left_out else ""
         raise InputError(f"no films{labels} in {root}: {EXPECTED}")
     return DatasetDict(
         {

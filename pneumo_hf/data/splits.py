@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def decode_splits(
     data: DatasetDict, image_processor: BaseImageProcessor, arguments: DataArguments, seed: int
 ) -> tuple[dict[str, FilmDataset], list[dict[str, str]]]:
-    """Decode a data set and hold out what it lacks: `train`, `validation` and `test`.
+    """Decode a data set and hold out what is missing of `train`, `validation` and `test`.
 
     No patient, film or near-duplicate of a film is in two of them. Patients who share a film are held out together.
 
@@ -93,7 +93,7 @@ def split_by_patient(
     fold: int = 0,
     duplicates: Sequence[tuple[int, int]] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices `(rest, held_out)` with about `fraction` of the films held out and no patient on both sides.
+    """Split films into indices `(rest, held_out)`, about `fraction` held out and no patient on both sides.
 
     The films fall into round(1 / fraction) folds, of which `fold` is held out: folds 0, 1, ... of one seed make a
     cross-validation. `random` is stratified by label (scikit-learn's StratifiedGroupKFold). `block` cuts the ids of

@@ -138,7 +138,7 @@ def _note(found: Survey, split: str, row: dict, film: Film, random: np.random.Ge
     expected = EXTENSIONS.get(PurePosixPath(name).suffix.lower())
     if expected and film.kind not in (*expected, "empty", "unknown", "missing"):
         found.wrong_extension.append({"path": name, "kind": film.kind})
-    if film.reason:
+    if film.print is None or film.picture is None:
         found.unreadable.append({"path": name, "split": split, "kind": film.kind, "reason": film.reason})
         return
     picture = film.picture.astype(np.int16)

@@ -27,7 +27,7 @@ COLUMNS = {  # as written without spaces, hyphens and underscores
 
 
 def read_table(content: bytes) -> list[dict[str, str]] | None:
-    """The rows of a CSV with at least the columns path and label, under our column names; None if it is no such table.
+    """Read the rows of a CSV with the columns path and label, under our column names; None if it is no such table.
 
     Commas, semicolons or tabs; UTF-8 with or without a byte order mark.
     """
@@ -52,7 +52,7 @@ def read_table(content: bytes) -> list[dict[str, str]] | None:
 def locate(
     tables: Iterable[tuple[str, list[dict[str, str]]]], entries: list[tuple[str, str]], title: str
 ) -> list[dict[str, str]]:
-    """The rows whose film is there, each with its `file`, once; a table called train, val or test says the split.
+    """Find the rows whose film is there, each with its `file`, once; a table called train, val or test says the split.
 
     A path may be relative to its table or to the root, absolute, or the bare name of a film that lies anywhere below.
 

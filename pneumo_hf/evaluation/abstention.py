@@ -6,7 +6,7 @@ from pneumo_hf.inference.settings import is_positive
 
 
 def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, float] | None) -> dict:
-    """Flags counted, and accuracy, sensitivity and specificity of the films that get an answer.
+    """Count flags, and measure accuracy, sensitivity and specificity of the films that get an answer.
 
     Args:
         labels: `[N]`, 1 for pneumonia. rows: of the predictions CSV, in the same order.
@@ -37,7 +37,7 @@ def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, f
 
 
 def risk_coverage(labels: np.ndarray, probs: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Share of films answered `[N]`, the surest first, and the share of errors among them `[N]`.
+    """Compute the share of films answered `[N]`, the most certain first, and of errors among them `[N]`.
 
     After El-Yaniv and Wiener 2010.
     """
@@ -47,7 +47,7 @@ def risk_coverage(labels: np.ndarray, probs: np.ndarray, threshold: float) -> tu
 
 
 def sureness(probs: np.ndarray, threshold: float) -> np.ndarray:
-    """How far scores `[N]` lie from the threshold, as a share of the way to 0 or to 1."""
+    """Measure how far scores `[N]` lie from the threshold, as a share of the way to 0 or to 1."""
     above = (probs - threshold) / max(1 - threshold, 1e-12)
     return np.where(is_positive(probs, threshold), above, (threshold - probs) / max(threshold, 1e-12))
 

@@ -13,7 +13,7 @@ EPSILON = 1e-7
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that minimises the validation log loss of `logits / T` (Guo et al. 2017).
+    """Fit the temperature that minimises the validation log loss of `logits / T` (Guo et al. 2017).
 
     Args:
         logits: `[N, C]`; labels: `[N]`. Kept within .05 to 20: perfectly separated films would ask for 0.
@@ -27,7 +27,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def slope_and_intercept(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
-    """Calibration slope, and in the large: the intercept with the slope held at 1 (Van Calster et al. 2019).
+    """Fit calibration slope, and in the large: the intercept with the slope held at 1 (Van Calster et al. 2019).
 
     A slope below 1 says that scores are too extreme, an intercept below 0 that they are too high on average; 1 and 0
     are ideal. NaN where one label is missing; no slope where the labels are separated.
@@ -41,7 +41,7 @@ def slope_and_intercept(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
 
 
 def prevalence_of_scores(labels: np.ndarray, probs: np.ndarray) -> float:
-    """The share of pneumonia that scores take for granted: class weights and undersampling move it from the data's.
+    """Estimate the share of pneumonia that scores take for granted; class weights and undersampling change it.
 
     Of validation films with both labels. Temperature scaling leaves it as training made it.
     """
@@ -55,13 +55,13 @@ def _intercept(labels: np.ndarray, odds: np.ndarray) -> float:
 
 
 def fit_isotonic(labels: np.ndarray, probs: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Isotonic regression of validation labels on their scores: `[N]` scores -> `[N]`, in the same order of films."""
+    """Fit isotonic regression of validation labels on their scores: `[N]` scores -> `[N]`, in the same order."""
     return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(probs, labels).predict
 
 
-def at_prevalence(probs: np.ndarray, learnt: float, there: float) -> np.ndarray:
-    """Scores `[N]` that take a share `learnt` of pneumonia for granted, for where a share `there` has it.
+def at_prevalence(probs: np.ndarray, assumed: float, there: float) -> np.ndarray:
+    """Correct scores `[N]` that take a share `assumed` of pneumonia for granted, for where a share `there` has it.
 
     The odds are multiplied by the ratio of the prior odds (Saerens et al. 2002). The order of films stays.
     """
-    return expit(logit(probs) + logit(there) - logit(learnt))
+    return expit(logit(probs) + logit(there) - logit(assumed))

@@ -32,7 +32,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """A run folder of train_hf.py, or a report folder of `evaluate`.
+    """Read A run folder of train_hf.py, or a report folder of `evaluate`.
 
     Raises:
         InputError: there is no whole report.
@@ -84,7 +84,7 @@ def compare(folders: Sequence[str | Path]) -> dict:
 
 
 def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Two ROC areas of the same films, their difference and its two-sided p (DeLong, DeLong and Clarke-Pearson 1988).
+    """Compare two ROC areas of the same films by DeLong's test (DeLong, DeLong and Clarke-Pearson 1988).
 
     Args:
         labels: `[N]`, 1 for pneumonia. first, second: `[N]`, scores.
@@ -98,7 +98,7 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[st
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Films that one alone calls right, and the exact two-sided p that both err as often (McNemar 1947).
+    """Compare the errors on the same films by McNemar's exact test, two-sided (McNemar 1947).
 
     Args:
         first, second: `[N]`, whether the film was called right.

@@ -45,7 +45,7 @@ def load_predictor(
     from pneumo_hf.evaluation.operating_points import DEFAULT, fit_settings
 
     labels = np.array([label for label, _ in first.values()])
-    odds = np.array([[table[film][1] for film in first] for table in tables])  # [M, N]
+    odds = np.array([[table[film][1] for film in first] for table in tables if table])  # [M, N]
     logits = mean_logits(np.stack([np.zeros_like(odds), odds], axis=-1))
     temperature = fit_temperature(logits, labels)
     methods = {member.settings.method for member in members if member.settings.is_calibrated}

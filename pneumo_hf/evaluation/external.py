@@ -14,7 +14,7 @@ COMPARED = ("roc_auc", "sensitivity", "specificity", "ece")
 
 
 def home_metrics(checkpoint: str | Path, films: FilmDataset) -> dict | None:
-    """The `metrics.json` of the test that a checkpoint was reported on, if these films are others.
+    """Read the `metrics.json` of the test that a checkpoint was reported on, if these films are others.
 
     None where none lies beside it, where a film of its report is among these, by name, and where both are of the
     Kermany set, by their file names.
@@ -36,7 +36,7 @@ def home_metrics(checkpoint: str | Path, films: FilmDataset) -> dict | None:
 
 
 def against_home(labels: np.ndarray, probs: np.ndarray, metrics: dict, home: dict, kermany: bool) -> dict:
-    """What these films show beside the checkpoint's own test, and the threshold that they would have needed.
+    """Compare what these films show beside the checkpoint's own test, and the threshold that they would have needed.
 
     The thresholds are chosen on the very films, to say how far the carried one is off: they are no result.
 

@@ -5,6 +5,7 @@ resample counts how often each film's patient was drawn. scikit-learn is the ref
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, norm, rankdata
@@ -36,7 +37,7 @@ def epoch_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
 def metrics_with_intervals(
     labels: np.ndarray, probs: np.ndarray, threshold: float, patient_ids: np.ndarray, seed: int = 0
 ) -> dict[str, dict[str, float | list[float]]]:
-    """`{name: {"value", "ci95": [low, high]}}` for every metric of the contract.
+    """Measure `{name: {"value", "ci95": [low, high]}}` for every metric of the contract.
 
     Proportions have `ci95_wilson` beside it (Wilson 1927) and the ROC area `ci95_delong` (DeLong et al. 1988). Both
     take films as independent: they are what other papers give, and too narrow where patients have several films.
@@ -55,7 +56,7 @@ def metrics_with_intervals(
         for weights in bootstrap_weights(patient_ids, RESAMPLES, seed)
     ]
     resampled = {name: np.concatenate([block[name] for block in blocks]) for name in values}
-    result = {}
+    result: dict[str, Any] = {}
     for name, value in values.items():
         defined = resampled[name][np.isfinite(resampled[name])]
         low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (np.nan, np.nan)
@@ -72,7 +73,7 @@ def metrics_with_intervals(
 
 
 def delong_areas(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ROC areas `[M]` of M scores `[N]` of the same films, and their covariance `[M, M]`.
+    """Compute ROC areas `[M]` of M scores `[N]` of the same films, and their covariance `[M, M]`.
 
     DeLong, DeLong and Clarke-Pearson 1988, by midranks as in Sun and Xu 2014. Needs two films of each label.
     """
@@ -87,7 +88,7 @@ def delong_areas(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, n
 
 
 def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each film's patient is drawn when as many patients as there are are drawn with return.
+    """Draw how often each film's patient is drawn when as many patients as there are are drawn with return.
 
     Returns:
         Blocks `[B, N]` of `resamples` rows in all, so that memory does not grow with their number.
@@ -103,7 +104,7 @@ def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> Ite
 def weighted_metrics(
     labels: np.ndarray, probs: np.ndarray, threshold: float, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every metric `[B]` of films `[N]` under weights `[B, N]`; NaN where a denominator is zero."""
+    """Compute every metric `[B]` of films `[N]` under weights `[B, N]`; NaN where a denominator is zero."""
     preds = is_positive(probs, threshold)
     tp = weights @ (preds & (labels == 1))
     fp = weights @ (preds & (labels == 0))
@@ -132,6 +133,7 @@ def weighted_metrics(
 
 
 def confusion(labels: np.ndarray, preds: np.ndarray) -> dict[str, int]:
+    """Count true and false negatives and positives."""
     return {
         "tn": int(np.sum(~preds & (labels == 0))),
         "fp": int(np.sum(preds & (labels == 0))),
@@ -153,7 +155,7 @@ def _proportions(counts: dict[str, int]) -> dict[str, tuple[int, int]]:
 
 
 def reliability(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`(mean probability, share of pneumonia, films)` of each occupied bin, for the reliability diagram."""
+    """Compute `(mean probability, share of pneumonia, films)` of each occupied bin, for the reliability diagram."""
     bins = _bins(probs)
     used = np.unique(bins)
     return (
@@ -180,7 +182,7 @@ def _areas(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> tuple[
 
 
 def top_label_error(labels: np.ndarray, probs: np.ndarray) -> float:
-    """The expected calibration error as Guo et al. 2017 have it: of the likelier label, and how sure it is.
+    """Compute the expected calibration error as Guo et al. 2017 have it: of the likelier label, and how sure it is.
 
     `ece` is of P(PNEUMONIA), and the stricter: there scores of p and of 1 - p do not share a bin, to make up for each
     other.

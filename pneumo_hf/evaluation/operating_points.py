@@ -1,6 +1,7 @@
 """Operating points: thresholds chosen on validation, by name, and what they give on any split."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_curve
@@ -26,7 +27,7 @@ def fit_settings(
         labels: `[N]`, 1 for pneumonia. probs: `[N]`, calibrated P(PNEUMONIA). method: of the decision threshold.
         temperature: that the scores were calibrated by. training_data: where they come from.
     """
-    thresholds = choose_thresholds(labels, probs, dict.fromkeys((*NAMED, method)))
+    thresholds = choose_thresholds(labels, probs, list(dict.fromkeys((*NAMED, method))))
     return CheckpointSettings(
         threshold=thresholds[method],
         method=method,
@@ -55,22 +56,22 @@ def choose_thresholds(labels: np.ndarray, probs: np.ndarray, names: Sequence[str
         elif name == "f1":
             index = _middle_of_best(2 * tp / (cases + tp + fp))
         elif name.startswith("cost@"):
-            index = _middle_of_best(-target_of(name) * (cases - tp) - fp)
+            index = _middle_of_best(-(target_of(name) or 1.0) * (cases - tp) - fp)
         elif name.startswith("sensitivity@"):
-            index = np.argmax(tpr >= target_of(name))
+            index = int(np.argmax(tpr >= target_of(name)))
         else:
-            index = np.flatnonzero(1 - fpr >= target_of(name))[-1]
+            index = int(np.flatnonzero(1 - fpr >= target_of(name))[-1])
         chosen[name] = _between(probs, cuts[index])
     return chosen
 
 
 def _middle_of_best(values: np.ndarray) -> int:
     best = np.flatnonzero(np.isclose(values, values.max()))
-    return best[len(best) // 2]
+    return int(best[len(best) // 2])
 
 
 def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str, float]) -> list[dict]:
-    """What each threshold gives on these films: a row of the contract's `operating_points` for each."""
+    """Measure what each threshold gives on these films: a row of the contract's `operating_points` for each."""
     points = []
     for name, threshold in thresholds.items():
         values = weighted_metrics(labels, probs, threshold, np.ones((1, len(labels))))
@@ -88,17 +89,17 @@ def operating_points(labels: np.ndarray, probs: np.ndarray, thresholds: dict[str
 
 
 def threshold_curve(labels: np.ndarray, probs: np.ndarray) -> list[dict[str, float]]:
-    """Sensitivity and specificity at the thresholds 0, .001, ... 1: what a slider shows without any film's score."""
+    """Measure sensitivity and specificity at the thresholds 0, .001, ... 1, for a slider without films' scores."""
     cuts = np.linspace(0, 1, CURVE_STEPS + 1).round(6)
     cases, controls = np.sort(probs[labels == 1]), np.sort(probs[labels == 0])
     sensitivity = 1 - np.searchsorted(cases, cuts) / len(cases)
     specificity = np.searchsorted(controls, cuts) / len(controls)
-    rows = zip(cuts.tolist(), sensitivity.round(6).tolist(), specificity.round(6).tolist(), strict=True)
-    return [dict(zip(CURVE_COLUMNS, row, strict=True)) for row in rows]
+    columns: list[Any] = [values.round(6).tolist() for values in (cuts, sensitivity, specificity)]
+    return [dict(zip(CURVE_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def predictive_values(sensitivity: float, specificity: float, prevalence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """PPV and NPV `[K]` that a threshold would have where a share `prevalence` `[K]` of the films has pneumonia.
+    """Compute PPV and NPV `[K]` of a threshold where a share `prevalence` `[K]` of the films has pneumonia.
 
     By Bayes' theorem, if the films are otherwise like those that sensitivity and specificity were measured on.
     """

@@ -1,4 +1,4 @@
-"""Films as a poorer machine would have made them: what a score must bear, and a stand-in for another hospital."""
+"""Films as a poorer machine would have made them: how robust scores are, and a stand-in for another hospital."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -40,10 +40,10 @@ def _blur(films: torch.Tensor, share: float) -> torch.Tensor:
     return gaussian_blur2d(films, (size, size), (sigma, sigma))
 
 
-def _jpeg(films: torch.Tensor, quality: int) -> torch.Tensor:
+def _jpeg(films: torch.Tensor, quality: float) -> torch.Tensor:
     def compress(film: np.ndarray) -> np.ndarray:
         file = io.BytesIO()
-        Image.fromarray(film).save(file, "JPEG", quality=quality)
+        Image.fromarray(film).save(file, "JPEG", quality=int(quality))
         return np.asarray(Image.open(file))
 
     pixels = films.round().to(torch.uint8).cpu().numpy()[:, 0]
@@ -74,19 +74,18 @@ CORRUPTIONS: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], tupl
 
 
 def corrupt(films: torch.Tensor, kind: str, severity: int) -> torch.Tensor:
-    """Films `[B, 1, H, W]` uint8, spoilt in one way of CORRUPTIONS at a severity of 1 to 5: the same shape and type.
+    """Corrupt films `[B, 1, H, W]` uint8 in one way of CORRUPTIONS at a severity of 1 to 5: the same shape and type.
 
     After Hendrycks and Dietterich 2019, with kinds and strengths for films.
     """
-    spoil, strengths = CORRUPTIONS[kind]
-    spoilt = spoil(films.float(), strengths[severity - 1])
-    return spoilt.round().clamp(0, 255).to(torch.uint8)
+    change, strengths = CORRUPTIONS[kind]
+    return change(films.float(), strengths[severity - 1]).round().clamp(0, 255).to(torch.uint8)
 
 
 def score_corrupted(
     predictor: Scorer, films: FilmDataset, severities: tuple[int, ...] = SEVERITIES
 ) -> Iterator[tuple[str, int, np.ndarray]]:
-    """`(kind, severity, logits [N, 2])` for every corruption of the films at every severity."""
+    """Score every corruption of the films at every severity: `(kind, severity, logits [N, 2])`."""
     tasks = [(kind, severity) for kind in CORRUPTIONS for severity in severities]
     for kind, severity in tqdm(tasks, desc="Corrupting films", unit="way"):
         batches = [predictor.logits(corrupt(pixels, kind, severity)) for pixels in _batches(films)]
@@ -94,7 +93,7 @@ def score_corrupted(
 
 
 def score_randomly_corrupted(predictor: Scorer, films: FilmDataset) -> np.ndarray:
-    """Logits `[N, 2]` of the films, each spoilt in one way and at one severity, drawn at random."""
+    """Score the films, each corrupted in one way and at one severity drawn at random: logits `[N, 2]`."""
     ways = [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]
     drawn, logits = (
         np.random.default_rng(0).integers(len(ways), size=len(films)),
@@ -109,7 +108,7 @@ def score_randomly_corrupted(predictor: Scorer, films: FilmDataset) -> np.ndarra
 
 
 def robustness(predictor: Scorer, films: FilmDataset, threshold: float) -> dict[str, list[dict]]:
-    """`{kind: [{"severity", "roc_auc", "sensitivity", "specificity"}]}` at the carried threshold, for one checkpoint.
+    """Measure one checkpoint at the carried threshold: `{kind: [{"severity", "roc_auc", ...}]}`.
 
     Severity 0 is the films as they are.
 
@@ -118,8 +117,8 @@ def robustness(predictor: Scorer, films: FilmDataset, threshold: float) -> dict[
     """
     result, clean = {}, predictor.predict_dataset(films, outliers=False)[0]
     scored = [*score_corrupted(predictor, films), *score_changed(predictor, films)]
-    unspoilt = [(kind, 0, clean) for kind in dict.fromkeys(kind for kind, _, _ in scored)]
-    for kind, severity, logits in unspoilt + scored:
+    unchanged = [(kind, 0, clean) for kind in dict.fromkeys(kind for kind, _, _ in scored)]
+    for kind, severity, logits in unchanged + scored:
         values = weighted_metrics(films.labels, probability_of(logits), threshold, np.ones((1, len(films))))
         figures = {name: float(values[name][0]) for name in ("roc_auc", "sensitivity", "specificity")}
         result.setdefault(kind, []).append({"severity": severity, **figures})
@@ -127,7 +126,7 @@ def robustness(predictor: Scorer, films: FilmDataset, threshold: float) -> dict[
 
 
 def score_changed(predictor: Scorer, films: FilmDataset) -> Iterator[tuple[str, int, np.ndarray]]:
-    """`(kind, 1, logits [N, 2])` of inverted films, and of those with only the central box or only the border left."""
+    """Score inverted films, and those with only the central box or only the border left: `(kind, 1, logits)`."""
     for kind in ("inverted", "central box", "border"):
         yield (kind, 1, np.concatenate([predictor.logits(_changed(pixels, kind)) for pixels in _batches(films)]))
 

@@ -15,7 +15,7 @@ ASPECTS = {"below 1.2": (0, 1.2), "1.2 to 1.5": (1.2, 1.5), "from 1.5": (1.5, np
 
 
 def subgroups(films: FilmDataset, probs: np.ndarray, threshold: float) -> dict[str, dict]:
-    """`{group: {"n", "roc_auc", "sensitivity", "specificity"}}`, undefined ones left out.
+    """Measure `{group: {"n", "roc_auc", "sensitivity", "specificity"}}`, undefined ones left out.
 
     A kind of pneumonia is set against all normal films, so that it has a ROC area; it has no specificity of its own.
     A group of fewer than 20 films has a `note` in place of figures. A column that does not divide the films, or whose

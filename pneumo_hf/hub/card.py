@@ -106,7 +106,7 @@ def _read_external(path: Path, metrics: dict) -> dict:
 
 
 def shows_public_films(config: dict) -> bool:
-    """Whether a checkpoint's films are those of the Kermany set, which anyone may show (CC BY 4.0)."""
+    """Return whether a checkpoint's films are those of the Kermany set, which anyone may show (CC BY 4.0)."""
     return CheckpointSettings.from_config(config).trained_on_kermany
 
 

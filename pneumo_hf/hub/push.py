@@ -106,7 +106,7 @@ def _run_files(run: Path, repo_id: str) -> dict[str, Path | bytes]:
 
 
 def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
-    """Why a run should not be uploaded, by name and by content: `["FILE: reason", ...]`, empty where all is well.
+    """Say why a run should not be uploaded, by name and by content: `["FILE: reason", ...]`, empty where all is well.
 
     Names are looked at in the whole folder: a pickle that would not be uploaded does not belong there either.
     """
@@ -154,7 +154,7 @@ def _text_of(path: Path) -> str:
 
 
 def space_files(root: Path, model: str) -> dict[str, Path | bytes]:
-    """What a Space needs: its card, the app, the package, pinned requirements, and the model's id."""
+    """Collect what a Space needs: its card, the app, the package, pinned requirements, and the model's id."""
     card = SpaceCard.from_template(
         SpaceCardData(
             title="Pneumonia or normal?",
@@ -173,7 +173,7 @@ def space_files(root: Path, model: str) -> dict[str, Path | bytes]:
         template_str="---\n{{ card_data }}\n---\n\n# Pneumonia or normal?\n\n{{ text }}\n",
         text=f"{DISCLAIMER} Made with pneumo_hf {__version__}; the model is [{model}](https://huggingface.co/{model}).",
     )
-    files = {"README.md": str(card).encode(), "model_id.txt": f"{model}\n".encode()}
+    files: dict[str, Path | bytes] = {"README.md": str(card).encode(), "model_id.txt": f"{model}\n".encode()}
     for pattern in SPACE_FILES:
         files |= {path.relative_to(root).as_posix(): path for path in sorted(root.glob(pattern))}
     return files
@@ -181,7 +181,8 @@ def space_files(root: Path, model: str) -> dict[str, Path | bytes]:
 
 def _pinned(root: Path, package: str) -> str:
     """The lowest tested version: `gradio>=6.31,<6.32` -> 6.31.0."""
-    version = re.search(rf"^{package}>=([\d.]+)", (root / "requirements.txt").read_text(), re.MULTILINE)[1]
+    found = re.search(rf"^{package}>=([\d.]+)", (root / "requirements.txt").read_text(), re.MULTILINE)
+    version = found[1] if found else ""
     return version + ".0" * (2 - version.count("."))
 
 
@@ -202,7 +203,7 @@ def _upload(
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         operations += [CommitOperationDelete(name) for name in sorted(before - set(files))]
         hub.create_commit(repo_id, operations, commit_message=message, repo_type=kind)
-        with suppress(RevisionNotFoundError):  # of an earlier push; the tag tells whose version the files are now
+        with suppress(RevisionNotFoundError):  # of an earlier push; the tag shows which version wrote the files
             hub.delete_tag(repo_id, tag=tag, repo_type=kind)
         hub.create_tag(repo_id, tag=tag, repo_type=kind)
         if hardware:

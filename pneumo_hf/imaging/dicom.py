@@ -49,12 +49,12 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def is_dicom(content: bytes) -> bool:
-    """By the magic word after the preamble, whatever the file is called."""
+    """Recognise DICOM by the magic word after the preamble, whatever the file is called."""
     return content[PREAMBLE : PREAMBLE + 4] == b"DICM"
 
 
 def read_dicom(content: bytes) -> np.ndarray:
-    """The film `[H, W]` uint8 as a viewer shows it, lungs dark and bones bright; 8-bit films without a LUT untouched.
+    """Read a film `[H, W]` uint8 as a viewer shows it, lungs dark and bones bright; 8-bit without LUT untouched.
 
     A window or LUT maps to its whole output range, other films by the depth they are stored in; padding is black.
     MONOCHROME1 is inverted, unless the result resembles a chest film's negative: then the tag is wrong.
@@ -90,7 +90,7 @@ def read_dicom(content: bytes) -> np.ndarray:
 
 
 def dicom_facts(content: bytes) -> dict:
-    """What a DICOM header says of a film, None where it is silent.
+    """Read what a DICOM header says of a film, None where it is silent.
 
     `patient` (to be hashed, never kept), `view` (PA, AP, LATERAL, ...), `age` in years, `sex` (F or M), `body_part`,
     `modality`, `bits` (stored).
@@ -115,7 +115,7 @@ def dicom_facts(content: bytes) -> dict:
 
 
 def years(text: str | None) -> float | None:
-    """An age as `45`, `45.5` or DICOM's `045Y`, `018M`, `006W`, `010D`, in years; None for anything else."""
+    """Parse an age as `45`, `45.5` or DICOM's `045Y`, `018M`, `006W`, `010D`, in years; None for anything else."""
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([YMWD]?)", (text or "").strip().upper())
     return match and round(float(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]], 2)
 

@@ -58,7 +58,7 @@ def load_xray(source: XraySource, clahe: bool = False) -> Image.Image:
 
 
 def equalize(film: Image.Image) -> Image.Image:
-    """CLAHE, contrast-limited adaptive histogram equalisation (Zuiderveld 1994): 8 x 8 tiles, clip limit 2."""
+    """Apply CLAHE, contrast-limited adaptive histogram equalisation (Zuiderveld 1994): 8 x 8 tiles, clip limit 2."""
     from kornia.enhance import equalize_clahe  # with torch, which reading a film does without
     from torch import from_numpy
 
@@ -94,7 +94,7 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 
 def describe(content: bytes) -> dict:
-    """What a file is, from its first bytes: `kind` (JPEG, PNG, TIFF, WEBP, DICOM, HTML, empty or unknown), and for
+    """Detect from its first bytes what a file is: `kind` (JPEG, PNG, TIFF, WEBP, DICOM, HTML, empty, unknown), and of
     pictures `mode` as PIL's, and `bits` a pixel and channel. The file's name plays no part."""
     if is_dicom(content):
         try:

@@ -14,18 +14,18 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_image_processor(checkpoint: str | Path) -> BaseImageProcessor:
-    """The saved image processor of a checkpoint, in its PIL form: the one the caches and the scores are made with."""
+    """Load the saved image processor of a checkpoint in its PIL form, which caches and scores are made with."""
     return AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
 
 
 def make_image_processor(checkpoint: str | Path | None, image_size: int, clahe: bool = False) -> ViTImageProcessorPil:
-    """A fixed square of the whole film, with the checkpoint's own mean and standard deviation.
+    """Make A fixed square of the whole film, with the checkpoint's own mean and standard deviation.
 
     The crops of the ConvNext and EfficientNet processors cut the lungs' edges, so theirs is not used. `None` is for a
     network trained from scratch: ImageNet's mean and deviation. `clahe` is kept for `resize_film`; the stock pipeline
     knows nothing of it, so its callers equalise the film themselves: `load_xray(path, clahe=True)`.
     """
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
     if checkpoint is not None:
         own = load_image_processor(checkpoint)
         mean, std = own.image_mean, own.image_std
@@ -37,7 +37,7 @@ def make_image_processor(checkpoint: str | Path | None, image_size: int, clahe: 
 
 
 def resize_film(film: Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:
-    """The processor's resizing alone: `[1, H, W]` uint8. Normalised later it is what the stock pipeline feeds."""
+    """Resize as the processor does: `[1, H, W]` uint8. Normalised later it is what the stock pipeline feeds."""
     if uses_clahe(image_processor):
         film = equalize(film)
     size, resample = image_processor.size, image_processor.resample

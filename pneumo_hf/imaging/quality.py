@@ -26,12 +26,12 @@ QUALITY_ISSUES = {  # and the flag that a prediction gets for each
 
 
 def thumbnail(film: Image.Image) -> np.ndarray:
-    """`[56, 56]` uint8, each pixel the mean of its area, whatever the film's proportions."""
+    """Shrink a film to `[56, 56]` uint8, each pixel the mean of its area, whatever its proportions."""
     return np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 def standardise(thumbnails: np.ndarray) -> np.ndarray:
-    """Thumbnails `[N, 56, 56]` as rows `[N, 3136]` float32 of mean zero and length one (a blank film stays zero)."""
+    """Turn thumbnails `[N, 56, 56]` into rows `[N, 3136]` float32 of mean zero and length one (a blank film: zero)."""
     rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
@@ -39,12 +39,12 @@ def standardise(thumbnails: np.ndarray) -> np.ndarray:
 
 @cache
 def mean_chest() -> np.ndarray:
-    """The mean train film of the embedded sample (`data/make_sample.py` wrote it), standardised: `[3136]`."""
+    """Load the mean train film of the embedded sample (`data/make_sample.py` wrote it), standardised: `[3136]`."""
     return standardise(np.asarray(Image.open(MEAN_CHEST))[None])[0]
 
 
 def chest_correlation(thumbnails: np.ndarray) -> np.ndarray:
-    """How thumbnails `[N, 56, 56]` correlate with the mean chest film, `[N]` from -1 to 1.
+    """Correlate thumbnails `[N, 56, 56]` with the mean chest film: `[N]` from -1 to 1.
 
     Quadratic shading is taken out of both, so that lungs, ribs and spine count, not a bright middle. Below `INVERTED`
     a film is a negative, its lungs bright.
@@ -63,9 +63,9 @@ def _shading() -> np.ndarray:
 
 
 def quality_issue(film: Image.Image) -> str:
-    """Why a film of `load_xray` should not be scored, a key of `QUALITY_ISSUES`; empty where nothing is wrong."""
+    """Say why a film should not be scored, a key of `QUALITY_ISSUES`; empty where nothing is wrong."""
     # twice as fast as `thumbnail`; areas are rounded to pixels: on 64 films of four sizes that moved the deviation by
-    # .6 at most and the correlation by .01, which tells only for a film so close to a limit
+    # .6 at most and the correlation by .01, which matters only for a film that close to a limit
     small = np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0))
     if small.std() < FAINTEST:
         return "blank"

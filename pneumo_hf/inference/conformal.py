@@ -1,12 +1,14 @@
 """Split-conformal limits: on which scores neither label is certain enough."""
 
+from typing import Any
+
 import numpy as np
 
 ERROR_RATE = 0.05
 
 
 def conformal_limits(labels: np.ndarray, probs: np.ndarray, error_rate: float = ERROR_RATE) -> dict[str, float] | None:
-    """Split-conformal limits of validation scores, label by label (Vovk 2012): below which rank a label is left out.
+    """Compute split-conformal limits of validation scores, label by label (Vovk 2012).
 
     Of new films exchangeable with validation's, each label is wrongly left out at most at `error_rate`. PNEUMONIA is
     possible from `pneumonia_from` up, NORMAL up to `normal_up_to`; where both are or none is, there is no answer.
@@ -24,6 +26,6 @@ def conformal_limits(labels: np.ndarray, probs: np.ndarray, error_rate: float = 
     return {"error_rate": error_rate, "normal_up_to": 1 - limits[0], "pneumonia_from": limits[1]}
 
 
-def undecided(probs: np.ndarray, limits: dict[str, float]) -> np.ndarray:
-    """`[N]` bool: where both labels are possible, or neither is."""
+def undecided(probs: Any, limits: dict[str, float]) -> np.ndarray:
+    """Return `[N]` bool: where both labels are possible, or neither is."""
     return (probs <= limits["normal_up_to"]) == (probs >= limits["pneumonia_from"])

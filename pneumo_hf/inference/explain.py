@@ -56,7 +56,7 @@ def _log_odds(predictor: Predictor, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def last_feature_map(predictor: Predictor) -> nn.Module:
-    """The last module whose output is still a map, `[B, C, H, W]` of more than one place.
+    """Find the last module whose output is still a map, `[B, C, H, W]` of more than one place.
 
     Raises:
         InputError: the network does not end in such maps, as a transformer does not.
@@ -84,7 +84,7 @@ def last_feature_map(predictor: Predictor) -> nn.Module:
 
 
 def overlay(film: Image.Image, heatmap: np.ndarray, opacity: float = 0.45) -> Image.Image:
-    """The film with its heatmap `[H, W]` of 0 to 1 over it, in colour; where it is zero the film shows through."""
+    """Lay a heatmap `[H, W]` of 0 to 1 over its film, in colour; where it is zero the film shows through."""
     heat = Image.fromarray((np.clip(heatmap, 0, 1) * 255).astype(np.uint8)).resize(
         film.size, Image.Resampling.BILINEAR
     )
@@ -96,7 +96,7 @@ def overlay(film: Image.Image, heatmap: np.ndarray, opacity: float = 0.45) -> Im
 
 
 def share_inside(heatmaps: np.ndarray) -> np.ndarray:
-    """Share `[B]` of each heatmap `[B, H, W]` inside the central box; the box has 41 % of the film, chance alone."""
+    """Compute the share `[B]` of each heatmap `[B, H, W]` in the central box, which has 41 % of the film."""
     height, width = heatmaps.shape[1:]
     top, left = round(height * CENTRAL_BOX), round(width * CENTRAL_BOX)
     inside = heatmaps[:, top : height - top, left : width - left].sum(axis=(1, 2))
@@ -106,7 +106,7 @@ def share_inside(heatmaps: np.ndarray) -> np.ndarray:
 def insertion_and_deletion(
     predictor: Scorer, heatmaps: np.ndarray, *pixels: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean P(PNEUMONIA) `[STEPS + 1]` as the hottest pixels are put into a blurred film, and as they are blurred away.
+    """Measure mean P(PNEUMONIA) `[STEPS + 1]` as the hottest pixels are put into a blurred film, and as they go.
 
     A map that shows what the network uses makes the first curve rise early and the second fall early (Petsiuk et al.
     2018, RISE; blurred as there, for a black patch would be evidence of its own).

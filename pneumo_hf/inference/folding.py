@@ -16,7 +16,7 @@ AGREEMENT = 1e-4  # the largest difference, of a logit and in parts of the large
 
 
 def folded(model: PreTrainedModel, example: torch.Tensor, padding: bool) -> PreTrainedModel:
-    """A copy that scores faster, whose features are the same; itself, where there is nothing to fold.
+    """Copy a network so that it scores faster with the same features; itself, where nothing can be folded.
 
     Args:
         model: in evaluation mode. example: pixel values `[B, 3, H, W]`, on which the copy must agree; it does not
@@ -41,7 +41,7 @@ def folded(model: PreTrainedModel, example: torch.Tensor, padding: bool) -> PreT
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Every BatchNorm that follows a convolution of as many channels becomes part of its weights. In place."""
+    """Merge every BatchNorm that follows a convolution of as many channels into its weights. In place."""
     before = ("", None)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d):
@@ -54,7 +54,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def fold_padding(model: nn.Module) -> nn.Module:
-    """Zeros on two sides ahead of a convolution, which cost a copy of every film, become zeros of its kernel.
+    """Turn zeros on two sides ahead of a convolution, which cost a copy of every film, into zeros of its kernel.
 
     A kernel of 3 x 3 behind a row and a column of zeros is one of 4 x 4, its first row and column zero, padded evenly.
     Measured on a CPU alone (`benchmarks/scoring_scaling.py`). In place.
@@ -74,14 +74,14 @@ def fold_padding(model: nn.Module) -> nn.Module:
 
 
 def activate_in_place(model: nn.Module) -> None:
-    """ReLU and its like write over what they take: memory costs more than arithmetic here."""
+    """Let ReLU and its like write over their input: memory costs more than arithmetic here."""
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = True
 
 
 def fold_constant_gates(model: nn.Module) -> nn.Module:
-    """Squeeze-excite gates of a bias alone, the same for every film, become part of the next convolution's weights.
+    """Merge squeeze-excite gates of a bias alone, the same for every film, into the next convolution.
 
     EfficientNet-Lite0 inside the stock EfficientNet has no others (`training/backbones.py`). In place.
     """

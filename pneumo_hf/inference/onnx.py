@@ -19,7 +19,7 @@ WEIGHTS = "weights"  # of which weights an export was made, among its metadata
 
 
 def weights_digest(model: nn.Module) -> str:
-    """The same for the same weights."""
+    """Hash weights: the same for the same weights."""
     digest = hashlib.blake2b(digest_size=12)
     for values in model.state_dict().values():
         digest.update(values.cpu().contiguous().numpy().tobytes())
@@ -53,7 +53,7 @@ class OnnxModel:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         if self.session.get_modelmeta().custom_metadata_map.get(WEIGHTS) != weights_digest(model):
             raise InputError(
-                f"the {FILE} of {checkpoint} is of other weights: python -m pneumo_hf export makes it anew"
+                f"the {FILE} of {checkpoint} is of other weights: python -m pneumo_hf export writes it again"
             )
 
         self.logits_alone = onnxruntime.RunOptions()

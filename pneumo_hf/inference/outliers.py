@@ -36,7 +36,7 @@ class OutlierDetector:
     limit: np.ndarray  # [1]
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Mahalanobis distances `[N]` of features `[N, D]`, in units of the limit: above 1 is no chest film."""
+        """Compute distances `[N]` (Mahalanobis) of features `[N, D]`, in units of the limit: above 1, no chest."""
         return self._distances(features) / self.limit[0]
 
     def _distances(self, features: np.ndarray) -> np.ndarray:

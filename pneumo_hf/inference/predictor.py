@@ -1,7 +1,7 @@
 """One checkpoint that scores films as the stock pipeline does."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -93,13 +93,13 @@ class Predictor(Scorer):
         """Compute what the detector sees of films `[B, 1, H, W]` uint8: every stage's channels, averaged, `[B, D]`."""
         return self._forward(pixels, output_hidden_states=True)[1]
 
-    def _forward(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _forward(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, Any]:
         logits, features = self._network(pixels, output_hidden_states)
         if self.flip:
             logits = (logits + self._network(pixels.flip(-1), output_hidden_states=False)[0]) / 2
         return logits[:, [1 - self.positive, self.positive]], features
 
-    def _network(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _network(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, Any]:
         if self.onnx:
             return self.onnx(pixels.numpy(), output_hidden_states)
         # Convolutions in full float32, so that a score from a GPU is the score from a CPU.

@@ -65,7 +65,7 @@ class Scorer:
         return [{key: row[key] for key in ANSWER} for row in self.score_rows(rows, read=lambda film: film)]
 
     def score_rows(self, rows: Iterable[dict], read: Callable = read_film) -> Iterator[dict]:
-        """Stream rows with an `image`, a batch at a time: the same rows with their scores, memory constant.
+        """Score a stream of rows with an `image`, a batch at a time: the same rows with their scores, memory constant.
 
         While the model scores a batch, a thread reads and decodes the next.
         """
@@ -125,7 +125,7 @@ class Scorer:
     def _score_batch(self, batch: list[tuple[dict, tuple[np.ndarray, ...] | None]]) -> Iterator[dict]:
         pixels = [resized for _, resized in batch if resized is not None]
         parts = [torch.from_numpy(np.stack(part)) for part in zip(*pixels, strict=True)]
-        logits, distances = self.predict_with_outliers(*parts) if pixels else (np.empty((0, 2)), [])
+        logits, distances = self.predict_with_outliers(*parts) if pixels else (np.empty((0, 2)), np.empty(0))
         scored = zip(probability_of(logits), distances, strict=True)
         for row, _ in batch:
             if row["error"]:
@@ -137,7 +137,7 @@ class Scorer:
 
 
 def probability_of(logits: np.ndarray) -> np.ndarray:
-    """P(PNEUMONIA) `[N]` from logits `[N, 2]`, in double precision.
+    """Compute P(PNEUMONIA) `[N]` from logits `[N, 2]`, in double precision.
 
     >>> probability_of(np.array([[0.0, 0.0]]))
     array([0.5])

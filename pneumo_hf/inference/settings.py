@@ -25,7 +25,7 @@ KEYS = {  # field -> key of config.json
 
 
 def is_positive(probs: T, threshold: float) -> T:
-    """Whether scores, one or `[N]`, are at or above the threshold: the one comparison of the whole project."""
+    """Return whether scores, one or `[N]`, are at or above the threshold: the one comparison of the whole project."""
     return probs >= threshold
 
 
@@ -57,7 +57,7 @@ class CheckpointSettings:
         return cls(**values)
 
     def to_config(self) -> dict[str, Any]:
-        """The keys and values that `from_config` reads."""
+        """Return the keys and values that `from_config` reads."""
         return {key: getattr(self, name) for name, key in KEYS.items()}
 
     @property
@@ -119,7 +119,7 @@ class CheckpointSettings:
         return {"prediction": prediction, "flag": flag, "error": error}
 
     def abstention_band(self) -> tuple[float, float] | None:
-        """The scores between which neither label is certain enough, at the threshold in use."""
+        """Return the scores between which neither label is certain enough, at the threshold in use."""
         if self.conformal_limits is None:
             return None
         lower, upper = sorted(self.conformal_limits[key] for key in ("normal_up_to", "pneumonia_from"))

@@ -51,6 +51,7 @@ def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequenc
 
 
 def counts(axes: Axes, films: dict[str, dict[str, int]], labels: Sequence[str]) -> None:
+    """Count readable films by split and label, patients by split, and films by each of the other columns."""
     bottom = np.zeros(len(films))
     for label, color in zip(labels, COLORS, strict=False):
         values = np.array([split[label] for split in films.values()])
@@ -62,6 +63,7 @@ def counts(axes: Axes, films: dict[str, dict[str, int]], labels: Sequence[str]) 
 
 
 def intensity(axes: Axes, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
+    """Draw the grey levels by label."""
     for number in present:
         shares = found.histograms[number] / found.histograms[number].sum()
         axes.plot(range(1, 255), shares[1:-1], color=COLORS[number], label=labels[number])
@@ -70,6 +72,7 @@ def intensity(axes: Axes, found: Survey, labels: Sequence[str], present: Sequenc
 
 
 def baselines(axes: Axes, values: dict[str, dict], measured_on: str) -> None:
+    """Draw the shortcut baselines."""
     names = list(values)[::-1]
     centers = np.array([values[name]["value"] for name in names])
     ends = np.abs(np.array([values[name]["ci95"] for name in names]).T - centers)
@@ -81,7 +84,7 @@ def baselines(axes: Axes, values: dict[str, dict], measured_on: str) -> None:
 
 
 def geometry(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
-    """Width against height, and the sizes of the files, by label."""
+    """Draw width against height, and the sizes of the files, by label."""
     figure = Figure(figsize=(9.2, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     of_label, numbers = np.array(found.labels), {name: np.array(values) for name, values in found.numbers.items()}
@@ -102,7 +105,7 @@ def geometry(path: Path, found: Survey, labels: Sequence[str], present: Sequence
 
 
 def montage(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
-    """Films drawn at random, two rows of eight a label."""
+    """Draw films drawn at random, two rows of eight a label."""
     columns = SHOWN // 2
     figure = Figure(figsize=(9.2, 2.5 * len(present)), layout="constrained")
     for part, number in zip(np.atleast_1d(figure.subfigures(len(present), 1)), present, strict=True):
@@ -117,7 +120,7 @@ def montage(path: Path, found: Survey, labels: Sequence[str], present: Sequence[
 
 
 def mean_films(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
-    """The mean film of each label, and the last less the first."""
+    """Draw the mean film of each label, and the last less the first."""
     means = {number: found.sums[number] / found.counts["label"][number] for number in present}
     figure = Figure(figsize=(3.1 * (len(present) + 1), 3.3), layout="constrained")
     panels = figure.subplots(1, len(present) + 1)
@@ -150,6 +153,6 @@ def duplicates(path: Path, audit: dict, found: Survey) -> None:
         axes.set_axis_off()
     for column, group in zip(panels.T, groups, strict=False):
         for axes, name in zip(column, group["films"], strict=False):
-            axes.imshow(found.thumbnails[[rows[name]]][0], cmap="gray", vmin=0, vmax=255)
+            axes.imshow(found.thumbnails[np.array([rows[name]])][0], cmap="gray", vmin=0, vmax=255)
             axes.set_title(Path(name).stem[-18:], fontsize=5)
     figure.savefig(path, dpi=150)

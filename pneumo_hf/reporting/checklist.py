@@ -4,7 +4,7 @@ NOT_REPORTED = "not reported"
 
 
 def checklist(metrics: dict, config: dict, unreadable: int) -> list[tuple[str, str]]:
-    """`(item, answer)` for the items that a report of a classifier can answer, in our own words.
+    """List `(item, answer)` for the items that a report of a classifier can answer, in our own words.
 
     After CLAIM (Tejani et al. 2024, Radiology: Artificial Intelligence) and TRIPOD+AI (Collins et al. 2024, BMJ).
 

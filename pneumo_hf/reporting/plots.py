@@ -35,7 +35,7 @@ def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: d
 
 
 def save_training_curves(path: Path, history: list[dict]) -> None:
-    """Loss and validation ROC AUC by epoch, both stages one after the other."""
+    """Draw loss and validation ROC AUC by epoch, both stages one after the other."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     probe_end = max((row["epoch"] for row in history if row["stage"] == 1), default=0)
@@ -57,6 +57,7 @@ def save_training_curves(path: Path, history: list[dict]) -> None:
 
 
 def confusion_matrix(axes: Axes, counts: dict[str, int]) -> None:
+    """Draw the confusion matrix."""
     table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
     share = table / table.sum(axis=1, keepdims=True).clip(1)
     axes.imshow(share, cmap="GnBu", vmin=0, vmax=1)
@@ -68,6 +69,7 @@ def confusion_matrix(axes: Axes, counts: dict[str, int]) -> None:
 
 
 def roc(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict, weights: np.ndarray) -> None:
+    """Draw the ROC curve with its band and the operating points."""
     grid = np.linspace(0, 1, 101)
     curves = [
         np.interp(grid, *roc_curve(labels, probs, sample_weight=row)[:2])
@@ -82,14 +84,15 @@ def roc(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict, weight
     for point in metrics["operating_points"]:
         axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=INK, markersize=4)
         place = (1 - point["specificity"], point["sensitivity"])
-        style = {"textcoords": "offset points", "fontsize": 7, "rotation": -45, "va": "top"}
-        axes.annotate(point["name"], place, (2, -3), **style)
+        text = axes.annotate(point["name"], place, (2, -3), textcoords="offset points", fontsize=7)
+        text.set(rotation=-45, va="top")
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     axes.legend(loc="lower right", frameon=False)
 
 
 def precision_recall(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
+    """Draw precision against sensitivity."""
     precision, recall, _ = precision_recall_curve(labels, probs)
     area = metrics["metrics"]["pr_auc"]
     axes.plot(
@@ -101,6 +104,7 @@ def precision_recall(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics:
 
 
 def reliability_diagram(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
+    """Draw the reliability diagram."""
     predicted, observed, films = reliability(labels, probs)
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
     axes.scatter(predicted, observed, s=20 + 300 * films / films.sum(), color=ACCENT, alpha=0.8)
@@ -111,6 +115,7 @@ def reliability_diagram(axes: Axes, labels: np.ndarray, probs: np.ndarray, metri
 
 
 def thresholds(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
+    """Draw sensitivity and specificity against the threshold."""
     cuts = np.linspace(0, 1, 401)
     for label, name, color, share in (
         (1, "sensitivity", ACCENT, lambda scores: np.mean(is_positive(scores[:, None], cuts), axis=0)),
@@ -124,10 +129,11 @@ def thresholds(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict)
 
 
 def prevalence_curves(axes: Axes, metrics: dict) -> None:
+    """Draw predictive values against prevalence."""
     prevalence = np.linspace(0.005, 0.995, 199)
-    rates = [metrics["metrics"][name]["value"] for name in ("sensitivity", "specificity")]
-    if None not in rates:
-        ppv, npv = predictive_values(*rates, prevalence)
+    sensitivity, specificity = (metrics["metrics"][name]["value"] for name in ("sensitivity", "specificity"))
+    if sensitivity is not None and specificity is not None:
+        ppv, npv = predictive_values(sensitivity, specificity, prevalence)
         axes.plot(prevalence, ppv, color=ACCENT, label="PPV")
         axes.plot(prevalence, npv, color="#b45309", label="NPV")
     axes.axvline(metrics["prevalence"], color=INK, linewidth=0.8, linestyle=":", label="of these films")
@@ -136,6 +142,7 @@ def prevalence_curves(axes: Axes, metrics: dict) -> None:
 
 
 def risk_against_coverage(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:
+    """Draw the share of errors against the share of films answered."""
     coverage, risk = risk_coverage(labels, probs, metrics["decision_threshold"]["value"])
     axes.plot(coverage, risk, color=ACCENT, label="the most certain films")
     summary = metrics["abstention"]
@@ -148,7 +155,7 @@ def risk_against_coverage(axes: Axes, labels: np.ndarray, probs: np.ndarray, met
 
 
 def robustness_curves(path: Path, rows: dict[str, list[dict]]) -> None:
-    """One panel a figure, one line a corruption, severity 0 being the films as they are."""
+    """Draw one panel a figure, one line a corruption, severity 0 being the films as they are."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 3), TITLES, strict=True):
         for number, (kind, points) in enumerate(rows.items()):

@@ -67,8 +67,8 @@ class XrayAugment(nn.Module):
 def swap_borders(films: torch.Tensor, prob: float) -> torch.Tensor:
     """Give a share of the films another film's border: what lies outside a box whose sides are drawn for each.
 
-    The border of a film, with little of the lungs, shows its label in one period of acquisition and not in the next; at
-    random it shows nothing ("Noise or Signal", Xiao et al. 2021, does so with the backgrounds of photographs).
+    The border of a film, with little of the lungs, shows its label in one period of acquisition and not in the next;
+    at random it shows nothing ("Noise or Signal", Xiao et al. 2021, does so with the backgrounds of photographs).
     """
     rows, columns = (
         torch.linspace(0, 1, side, device=films.device).expand(len(films), side) for side in films.shape[-2:]

@@ -32,7 +32,7 @@ RENAMED_IN_BLOCK = (
 
 
 def embedded_checkpoint(cache_dir: str | Path) -> Path:
-    """The folder of the converted checkpoint, made on first use: stock, with processor, logits as in the original."""
+    """Convert the embedded weights on first use: the folder of a stock checkpoint with the same logits."""
     folder = Path(cache_dir).expanduser() / "backbones" / EMBEDDED
     if not folder.exists():
         logger.info("converting the embedded %s weights, once, to %s", EMBEDDED, folder)
@@ -48,7 +48,7 @@ def embedded_checkpoint(cache_dir: str | Path) -> Path:
 
 
 def convert(weights: str | Path) -> EfficientNetForImageClassification:
-    """Lite0 (Tan and Le 2019, without squeeze-excite, ReLU6) inside the stock EfficientNet.
+    """Convert Lite0 (Tan and Le 2019, without squeeze-excite, ReLU6) to the stock EfficientNet.
 
     The squeeze-excite layers that Lite0 lacks are given a constant gate, sigmoid(3), which the projection's weights
     are divided by: the outputs are the original's, and the gates can still learn.

@@ -70,7 +70,7 @@ def save_calibrated(
 
 
 def save_detector(folder: Path, films: dict[str, FilmDataset], device: torch.device) -> None:
-    """Fit what tells a chest film from another picture on some train and validation films, and put it there."""
+    """Fit the detector of other pictures on some train and validation films, and save it beside the weights."""
     predictor = Predictor(folder, device=str(device))
 
     def features(part: FilmDataset, change: Callable = lambda pixels: pixels) -> np.ndarray:

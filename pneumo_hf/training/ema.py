@@ -19,7 +19,8 @@ class WeightAverage(TrainerCallback):
     """
 
     def __init__(self, decay: float, resumed: Path | None = None):
-        self.decay, self.step, self.raw, self.resumed = decay, 0, None, resumed
+        self.decay, self.step, self.resumed = decay, 0, resumed
+        self.raw: dict | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_

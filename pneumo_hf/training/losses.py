@@ -6,7 +6,7 @@ from torch.nn.functional import log_softmax, one_hot
 
 
 def class_weights(labels: np.ndarray) -> torch.Tensor:
-    """Inverse frequencies `[C]`, scaled so that the mean weight of a film is 1."""
+    """Compute inverse frequencies `[C]`, scaled so that the mean weight of a film is 1."""
     counts = np.bincount(labels)
     return torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float32)
 
@@ -14,7 +14,7 @@ def class_weights(labels: np.ndarray) -> torch.Tensor:
 def weighted_loss(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None, focal_gamma: float = 0.0
 ) -> torch.Tensor:
-    """The mean over the films of weight x (1 - p)^gamma x cross-entropy; gamma 0 is the plain cross-entropy.
+    """Compute the mean over the films of weight x (1 - p)^gamma x cross-entropy; gamma 0 is the plain cross-entropy.
 
     torch's own mean divides by the weights of the batch, so that a batch in four parts has another loss than the
     whole; divided by the films, gradient accumulation and several processes give the loss of the one large batch.
@@ -30,5 +30,5 @@ def weighted_loss(
 
 
 def soft_targets(labels: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:
-    """Labels `[B]` as shares `[B, C]`, of which `smoothing` is spread over all labels (Szegedy et al. 2016)."""
+    """Turn labels `[B]` into shares `[B, C]`, `smoothing` spread over all labels (Szegedy et al. 2016)."""
     return one_hot(labels, classes) * (1 - smoothing) + smoothing / classes

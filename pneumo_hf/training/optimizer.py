@@ -1,6 +1,7 @@
 """Learning rates by layer, and the step schedule that transformers does not have."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def step_schedule(
     optimizer: torch.optim.Optimizer, films: int, arguments: XrayTrainingArguments
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Multiply the rate by `gamma` after every `step_size` epochs of so many films."""
-    options = arguments.lr_scheduler_kwargs or {}
+    options: Any = arguments.lr_scheduler_kwargs or {}
     films_a_step = arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     steps = options.get("step_size", 1) * math.ceil(films / films_a_step)
     return torch.optim.lr_scheduler.StepLR(optimizer, steps, gamma=options.get("gamma", 0.1))

@@ -26,7 +26,7 @@ def train_probe(
     films: dict[str, FilmDataset],
     arguments: XrayTrainingArguments,
 ) -> list[dict]:
-    """Stage one: the backbone is frozen and the films are not augmented, so its features are computed once."""
+    """Train the classifier alone, on features that are computed once; returns the log."""
     logger.info("stage 1: the classifier on the features of the frozen backbone, %d epochs", arguments.probe_epochs)
     model.to(arguments.device)
     normalize = Normalize(image_processor, memory_format(arguments)).to(arguments.device)

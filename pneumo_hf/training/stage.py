@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,18 +33,19 @@ def undersample(films: FilmDataset, seed: int) -> FilmDataset:
 
 
 def memory_format(arguments: XrayTrainingArguments) -> torch.memory_format:
-    """The layout of convolutions' inputs."""
+    """Return the layout of convolutions' inputs."""
     return torch.channels_last if arguments.channels_last else torch.contiguous_format
 
 
 def label_weights(films: dict[str, FilmDataset], arguments: XrayTrainingArguments) -> torch.Tensor | None:
-    """The weights `[C]` of the labels in the loss; None for an unweighted loss."""
+    """Compute the weights `[C]` of the labels in the loss; None for an unweighted loss."""
     wanted = arguments.class_weights and arguments.sampler != "balanced"  # which weights the labels already
     return class_weights(films["train"].labels) if wanted else None
 
 
-def of_stage(stage: str, arguments: XrayTrainingArguments, **changed: object) -> XrayTrainingArguments:
-    """What Trainer takes for a stage: a folder for its checkpoints, and a name for its log where that shows one."""
+def of_stage(stage: str, arguments: XrayTrainingArguments, **changed: Any) -> XrayTrainingArguments:
+    """Make the arguments of a stage: a folder for its checkpoints, a name for its log, and what differs."""
     run = Path(arguments.output_dir)
     name = f"{arguments.run_name or run.absolute().name} {stage}"
-    return replace(arguments, output_dir=str(run / CHECKPOINTS), run_name=name, resume_from_checkpoint=None, **changed)
+    changed |= {"output_dir": str(run / CHECKPOINTS), "run_name": name, "resume_from_checkpoint": None}
+    return replace(arguments, **changed)

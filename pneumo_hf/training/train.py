@@ -121,7 +121,7 @@ def train_stages(
     arguments: XrayTrainingArguments,
     resumed: Path | None = None,
 ) -> list[dict]:
-    """Probe, then fine-tune, in place: afterwards the model holds the weights of the best validation epoch.
+    """Train the probe, then fine-tune, in place: afterwards the model holds the weights of the best epoch.
 
     A linear probe first keeps the features from being torn by a random head (LP-FT, Kumar et al. 2022).
 

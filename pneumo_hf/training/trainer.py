@@ -58,8 +58,8 @@ class XrayTrainer(Trainer):
         self.augment = augment.to(device) if augment is not None else None
         self.teachers = teachers.to(device) if teachers is not None else None
         self.class_weights = class_weights.to(device) if class_weights is not None else None
-        weights = torch.ones(len(LABELS), device=device) if class_weights is None else self.class_weights
-        self.uninformative_target = 1 / weights / (1 / weights).sum()  # the weighted loss answers it with a half
+        inverse = 1 / (torch.ones(len(LABELS), device=device) if self.class_weights is None else self.class_weights)
+        self.uninformative_target = inverse / inverse.sum()  # the weighted loss answers it with a half
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_
@@ -81,14 +81,14 @@ class XrayTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.make_optimizer is not None:
+        if self.optimizer is None and self.make_optimizer is not None:  # type: ignore[has-type]
             self.optimizer = self.make_optimizer(self.model, self.args)
         return super().create_optimizer(model)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        if self.lr_scheduler is None and self.args.lr_scheduler_type == "step":
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "step":  # type: ignore[has-type]
             self.lr_scheduler = step_schedule(optimizer or self.optimizer, len(self.train_dataset), self.args)
         return super().create_scheduler(num_training_steps, optimizer)
 
