@@ -58,7 +58,7 @@ def translate(recipe: dict, path: str) -> dict:
                 new |= {"lr_scheduler_type": "step", "lr_scheduler_kwargs": {"step_size": value, "gamma": 0.1}}
         elif key not in REMOVED:
             name = RENAMED.get(key, key)
-            new[name] = VALUES.get((name, value), value)
+            new[name] = value if isinstance(value, list | dict) else VALUES.get((name, value), value)
     if kwargs:
         new |= {"augmentation": "strong", "augmentation_kwargs": kwargs}
     names = ", ".join(f"{key} -> {new_name(key)}" for key in former if key not in REMOVED)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.data.survey import SHOWN, Survey
-from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, write_page
+from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, save_png, write_page
 
 COLORS = (SOFT, ACCENT, "#b45309")  # of the labels, in their order
 GROUPS_SHOWN = 8
@@ -101,7 +101,7 @@ def geometry(path: Path, found: Survey, labels: Sequence[str], present: Sequence
     right.set(xlabel="KiB", ylabel="share of the files", title="Sizes of the files", xscale=scale)
     left.legend(frameon=False)
     right.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    save_png(path, figure)
 
 
 def montage(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
@@ -116,7 +116,7 @@ def montage(path: Path, found: Survey, labels: Sequence[str], present: Sequence[
             axes.set_axis_off()
             if film is not None:
                 axes.imshow(film, cmap="gray", vmin=0, vmax=255)
-    figure.savefig(path, dpi=120)
+    save_png(path, figure)
 
 
 def mean_films(path: Path, found: Survey, labels: Sequence[str], present: Sequence[int]) -> None:
@@ -134,7 +134,7 @@ def mean_films(path: Path, found: Survey, labels: Sequence[str], present: Sequen
     figure.colorbar(shown, ax=panels[-1], label="grey levels", shrink=0.8)
     for axes in panels:
         axes.set_axis_off()
-    figure.savefig(path, dpi=120)
+    save_png(path, figure)
 
 
 def duplicates(path: Path, audit: dict, found: Survey) -> None:
@@ -155,4 +155,4 @@ def duplicates(path: Path, audit: dict, found: Survey) -> None:
         for axes, name in zip(column, group["films"], strict=False):
             axes.imshow(found.thumbnails[np.array([rows[name]])][0], cmap="gray", vmin=0, vmax=255)
             axes.set_title(Path(name).stem[-18:], fontsize=5)
-    figure.savefig(path, dpi=150)
+    save_png(path, figure, 150)

@@ -12,7 +12,7 @@ from pneumo_hf.evaluation.metrics import bootstrap_weights, reliability
 from pneumo_hf.evaluation.operating_points import predictive_values
 from pneumo_hf.inference.settings import is_positive
 from pneumo_hf.labels import LABELS
-from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure
+from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, save_png
 
 BANDS = 200  # resamples behind a shaded band
 CYCLE = [f"C{number}" for number in range(10)]  # matplotlib's colours
@@ -53,7 +53,7 @@ def save_training_curves(path: Path, history: list[dict]) -> None:
             axes.axvline(probe_end, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlabel("epoch (the dotted line: classifier alone | fine-tuning)")
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    save_png(path, figure)
 
 
 def confusion_matrix(axes: Axes, counts: dict[str, int]) -> None:
@@ -164,4 +164,4 @@ def robustness_curves(path: Path, rows: dict[str, list[dict]]) -> None:
             axes.plot([point["severity"] for point in points], [point[name] for point in points], line, **style)
         axes.set(xlabel="severity", title=TITLES[name], ylim=(-0.02, 1.02))
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=110)
+    save_png(path, figure, 110)
