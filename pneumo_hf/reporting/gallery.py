@@ -12,7 +12,6 @@ from pneumo_hf.evaluation.abstention import surest
 from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.heatmaps import answered_films, found_films, heatmaps_of
 from pneumo_hf.inference.explain import GradCam, overlay
-from pneumo_hf.reporting.page import save_png
 
 SHOWN = 6  # films a picture
 
@@ -50,4 +49,4 @@ def _save(path: Path, cam: GradCam, views: Sequence[FilmDataset], rows: list[dic
         column[1].imshow(overlay(picture, heatmap))
         flag = "" if row["flag"] in ("", "review") else f"\n{row['flag']}"
         column[0].set_title(f"{row['label'].lower()}\nP = {row['probability']:.2f}{flag}", fontsize=8)
-    save_png(path, figure, 110)
+    figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})  # in full colour: heatmaps would show bands
