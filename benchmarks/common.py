@@ -10,29 +10,31 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from pneumo_hf.config import LABELS
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.labels import LABELS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SAMPLE = ROOT / "data" / "chest_xray_sample"
+MODEL = ROOT / "models" / "pneumo-efficientnet"
 SIZE, QUALITY, GRAIN = (1522, 1221), 90, 3  # pixels; of JPEG; in grey levels
 FILMS = (
-    f"films of the embedded sample scaled up to {SIZE[0]} x {SIZE[1]} pixels, with grain of {GRAIN} grey levels, as "
+    f"films of the embedded sample scaled up to {SIZE[0]} x {SIZE[1]} pixels, with noise of {GRAIN} grey levels, as "
     f"JPEG of quality {QUALITY}: as large on disk, and as slow to decode, as the originals of that size"
 )
 BF16 = torch.accelerator.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 def full_resolution_jpegs(count: int) -> list[tuple[bytes, int]]:
-    """So many different train films of the sample at the size of the originals: `[(JPEG file, label)]`."""
-    films = load_data(str(SAMPLE))["train"].shuffle(seed=0).select(range(count))
+    """Make so many different train films of the sample at the size of the originals: `[(JPEG file, label)]`."""
+    films = load_data(SAMPLE)["train"].shuffle(seed=0).select(range(count))
     random = np.random.default_rng(0)
     grain = random.normal(0, GRAIN, (SIZE[1] + 64, SIZE[0] + 64)).astype(np.float32)
     jpegs = []
@@ -47,18 +49,18 @@ def full_resolution_jpegs(count: int) -> list[tuple[bytes, int]]:
     return jpegs
 
 
-def write_films(folder: Path, jpegs: list[tuple[bytes, int]], split: str = "train") -> Path:
-    """`folder/split/LABEL/number.jpeg`, which load_data and imagefolder both read."""
+def write_films(folder: Path, jpegs: list[tuple[bytes, int]]) -> Path:
+    """Write `folder/train/LABEL/number.jpeg`, which load_data and imagefolder both read."""
     for number, (content, label) in enumerate(jpegs):
-        path = folder / split / LABELS[label] / f"{number:05d}.jpeg"
+        path = folder / "train" / LABELS[label] / f"{number:05d}.jpeg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return folder
 
 
 def take_turns(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """What each way measured, `repeats` times, A B A B ...: what disturbs the machine then meets them all alike."""
-    measured = {name: [] for name in ways}
+    """Measure each way `repeats` times, A B A B ...: what disturbs the machine then meets them all alike."""
+    measured: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats):
         for name, way in ways.items():
             measured[name].append(way())
@@ -71,11 +73,18 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(slow) / statistics.median(fast)
 
 
-def write_result(name: str, ratios: dict[str, float], rows: dict | list, **facts) -> None:
-    """Write or renew `benchmarks/results/NAME.json`."""
+def write_part(name: str, part: str, ratios: dict[str, float], rows: dict | list, **facts: Any) -> None:
+    """Write or replace one part of `benchmarks/results/NAME.json`; its top-level ratios are those of all parts."""
     RESULTS.mkdir(exist_ok=True)
-    result = {"ratios": ratios, **facts, "rows": rows, "machine": machine()}
-    (RESULTS / f"{name}.json").write_text(json.dumps(_rounded(result), indent=2) + "\n")
+    path = RESULTS / f"{name}.json"
+    parts = json.loads(path.read_text())["parts"] if path.exists() else {}
+    parts[part] = _rounded({"ratios": ratios, **facts, "rows": rows, "machine": machine()})
+    lines = []  # a line a fact: JSON that diffs well and stays short
+    for key, value in parts.items():
+        facts_of = ",\n".join(f'  "{fact}": {json.dumps(content)}' for fact, content in value.items())
+        lines.append(f'"{key}": {{\n{facts_of}\n}}')
+    all_ratios = {ratio: value for one in parts.values() for ratio, value in one["ratios"].items()}
+    path.write_text(f'{{\n"ratios": {json.dumps(all_ratios)},\n"parts": {{\n{",".join(lines)}\n}}\n}}\n')
     print(json.dumps(_rounded(ratios)))
 
 
@@ -99,9 +108,11 @@ def own_peak_mib() -> float:
     return int(status["VmHWM"].split()[0]) / 1024
 
 
-def parser(description: str, repeats: int = 5) -> argparse.ArgumentParser:
-    """Of a benchmark, with `--repeats`."""
+def parser(description: str, parts: dict[str, Callable] | None = None, repeats: int = 5) -> argparse.ArgumentParser:
+    """Make the parser of a benchmark: its parts, all by default, and `--repeats`."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if parts:
+        made.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)} (default: all)")
     made.add_argument("--repeats", type=int, default=repeats, help="of each way, in turn (default: %(default)s)")
     return made
 
@@ -112,7 +123,7 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _rounded(value):
+def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -7,7 +7,6 @@ time, and how many answers failed or differ from the score of their own film off
 """
 
 import argparse
-import json
 import logging
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from common import MODEL, ROOT, SAMPLE, write_part
 from gradio_client import Client, handle_file
 from tqdm import tqdm
 
@@ -28,8 +28,6 @@ from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.film import load_xray
 
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "data" / "chest_xray_sample" / "test-00000-of-00001.parquet"
 AGREEMENT = 1e-5  # of a score from the app with the film's own
 
 
@@ -39,18 +37,15 @@ def main(arguments: argparse.Namespace) -> None:
         films = write_films(Path(folder), arguments.films)
         expected = [row["probability"] for row in Predictor(arguments.model, backend=arguments.backend)(films)]
         command = ["app.py", "--model", arguments.model, "--port", str(arguments.port), "--backend", arguments.backend]
-        app = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        app = subprocess.Popen([sys.executable, *command], cwd=ROOT, **quiet)
         try:
             wait_for(f"http://127.0.0.1:{arguments.port}/health")
             result = measure(arguments, films, expected, psutil.Process(app.pid))
         finally:
             app.terminate()
             app.wait()
-    path = ROOT / "benchmarks" / "results" / "load.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({key: value for key, value in result.items() if key != "memory_mb"}, indent=2))
+    write_part("load", "load", result.pop("ratios"), result.pop("memory_mb"), **result)
 
 
 def measure(arguments: argparse.Namespace, films: list[Path], expected: list[float], app: psutil.Process) -> dict:
@@ -100,7 +95,7 @@ def measure(arguments: argparse.Namespace, films: list[Path], expected: list[flo
         "p50_s": round(float(np.median(seconds)), 3),
         "p95_s": round(float(np.quantile(seconds, 0.95)), 3),
         "answers_per_s": round(len(seconds) / wall, 1),
-        "memory_mb": memory,
+        "memory_mb": memory[::8],  # every four seconds
         "cores": psutil.cpu_count(),
     }
 
@@ -108,7 +103,7 @@ def measure(arguments: argparse.Namespace, films: list[Path], expected: list[flo
 def write_films(folder: Path, count: int) -> list[Path]:
     """Different films of the embedded sample, as PNG so that nobody's decoder matters."""
     paths = []
-    for number, row in enumerate(list_films(SAMPLE).rows(0, count)):
+    for number, row in enumerate(list_films(SAMPLE / "test-00000-of-00001.parquet").rows(0, count)):
         paths.append(folder / f"film_{number}.png")
         load_xray(read_film(row["image"])).save(paths[-1])
     return paths
@@ -126,7 +121,7 @@ def wait_for(address: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(ROOT / "models" / "pneumo-efficientnet"))
+    parser.add_argument("--model", default=str(MODEL))
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--films", type=int, default=200, help="different films (default: 200)")

@@ -2,10 +2,10 @@
 
 Three ways with the same checkpoint, which take turns, sixteen films each:
   pipeline  the stock pipeline of transformers, eager;
-  torch     Predictor, which also looks whether the picture is a chest film;
+  torch     Predictor, which also detects pictures that are no chest film;
   onnx      Predictor(backend="onnx") on what `python -m pneumo_hf export` wrote.
-Milliseconds a film, split into decode, resize (with the look at the film's quality) and model: once for the logits
-alone, as the stock pipeline has them, and once with what the look for a chest needs of the network. Peak memory is
+Milliseconds a film, split into decode, resize (with the check of the film's quality) and model: once for the logits
+alone, as the stock pipeline has them, and once with the features that the detector needs. Peak memory is
 that of a process of its own. Stops if a probability differs by more than 1e-4 from the stock pipeline's.
 Writes benchmarks/results/serving.json.
 """
@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from common import (
     FILMS,
-    ROOT,
+    MODEL,
     SAMPLE,
     full_resolution_jpegs,
     median_ratio,
     own_peak_mib,
     parser,
     take_turns,
-    write_result,
+    write_part,
 )
 from PIL import Image
 from transformers import pipeline
@@ -40,7 +40,6 @@ from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.quality import quality_issue
 from pneumo_hf.inference.predictor import Predictor
 
-MODEL = ROOT / "models" / "pneumo-efficientnet"
 BATCH, AGREEMENT = 16, 1e-4
 Read = Callable[[list[bytes]], list[float]]  # JPEG files -> P(PNEUMONIA)
 
@@ -144,7 +143,7 @@ def main(model: Path, repeats: int) -> None:
         "serving_speedup_single_model_and_detector": eager / pieces["onnx"]["model_and_detector"],
         "serving_speedup_single_torch": median_ratio(single["pipeline"], single["torch"]),
     }
-    write_result("serving", ratios, rows, model=model.name, films=FILMS, largest_difference=difference)
+    write_part("serving", "serving", ratios, rows, model=model.name, films=FILMS, largest_difference=difference)
 
 
 def _seconds(read: Read, jpegs: list[bytes]) -> float:

@@ -1,0 +1,295 @@
+"""Write the generated pages of the manual from measured files: `python docs/build.py [results performance ...]`.
+
+    python docs/build.py                                    results, quickstart, performance and scaling
+    python docs/build.py data --source chest_xray.zip       audits the whole set again
+    python docs/build.py collect RUN_FOLDER=NAME            takes a run's figures into docs/results first
+
+A name is that of a recipe in configs/, perhaps with _seedN behind it.
+"""
+
+import argparse
+import csv
+import json
+import re
+import shutil
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader
+from sklearn.metrics import roc_curve
+from torch.utils.flop_counter import FlopCounterMode
+
+from pneumo_hf import Predictor
+from pneumo_hf.config.parse import parse_args
+from pneumo_hf.data.audit import audit
+from pneumo_hf.data.duplicates import copy_pairs
+from pneumo_hf.data.patients import patient_group
+from pneumo_hf.data.shortcuts import SIDE, linear_baselines, region_features
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.data.splits import split_by_patient
+from pneumo_hf.errors import InputError, one_line_errors
+from pneumo_hf.evaluation.compare import compare, read_run
+from pneumo_hf.labels import LABELS
+from pneumo_hf.reporting.audit import FIGURES, write_audit
+from pneumo_hf.reporting.comparison import forest
+from pneumo_hf.reporting.page import save_figure
+from pneumo_hf.training.recipe import recipe_values
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+MODEL = ROOT / "models" / "pneumo-efficientnet"
+ORDER = (
+    "baseline_cnn",
+    "efficientnet_b0",
+    "resnet50_top40",
+    "resnet18_step",
+    "resnet50_frozen_youden",
+    "mobilenet_v2_clahe",
+    "flagship",
+    "flagship_efficientnet",
+    "ensemble",
+    "pneumo-efficientnet",
+)
+START, END = "<!-- results -->", "<!-- end of results -->"
+SHOWN = {"roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy"}
+OWN = {"dataset", "seed", "greater_is_better", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of a recipe
+WANTED = {  # on two cores
+    "step_vs_ceiling_lite0": 0.90,
+    "step_vs_usual_lite0": 1.8,
+    "step_vs_ceiling_resnet50": 0.95,
+    "step_vs_usual_resnet50": 2.6,
+    "step_vs_ceiling_mobilenet": 0.90,
+    "gather_vs_decode": 50,
+    "frozen_stage_speedup": 8,
+    "serving_speedup_single": 2.5,
+    "serving_speedup_batch16": 2.5,
+    "serving_speedup_single_model": 3.5,
+    "scoring_scaling_2proc": 1.85,
+}
+ASSUMED = {
+    "cores_a_gpu": 16,
+    "sustained_flops": 10e12,  # of a data-centre GPU: depthwise convolutions wait for memory, not for arithmetic
+    "dollars_a_core_hour": 0.05,
+    "dollars_a_gpu_hour": 4.0,  # its cores included
+    "bytes_a_film": 400e3,  # a full-size JPEG
+    "epochs": 5,
+}
+
+
+def render(page: str, **values) -> None:
+    """Write docs/PAGE.md from its template."""
+    pages = Environment(loader=FileSystemLoader(DOCS / "templates"), trim_blocks=True, lstrip_blocks=True)
+    pages.filters["median"] = statistics.median
+    (DOCS / f"{page}.md").write_text(pages.get_template(f"{page}.md.jinja").render(**values))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measured(name: str) -> dict[str, dict]:
+    """The parts of a benchmark's result; none where it has not been run."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text())["parts"] if path.exists() else {}
+
+
+def family(name: str) -> str:
+    return re.sub(r"_seed\d+$", "", name)
+
+
+def collect(runs: list[str]) -> None:
+    """Take runs' test figures into docs/results, and what they changed of their recipe into runs.csv."""
+    table = {row["run"]: row for row in read_rows(DOCS / "results" / "runs.csv")}
+    for argument in runs:
+        run, _, name = argument.rpartition("=")
+        if family(name) not in ORDER:
+            raise InputError(f"{argument}: after = comes a name, one of {', '.join(ORDER)}, perhaps with _seedN")
+        report, folder = Path(run) / "report", DOCS / "results" / name
+        report = report if report.is_dir() else Path(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(report / "predictions_test.csv", folder)
+        metrics = json.loads((report / "metrics.json").read_text()) | {"model": name}
+        (folder / "metrics.json").write_text(json.dumps(metrics) + "\n")
+        training, row = metrics.get("training") or {}, dict.fromkeys(next(iter(table.values())), "") | {"run": name}
+        row |= {key: str(training.get(key, "")) for key in ("seed", "machine", "precision")}
+        row["minutes"] = str(round(training["seconds"] / 60)) if training else ""
+        if (report / "metrics_validation.json").exists():
+            validation = json.loads((report / "metrics_validation.json").read_text())["metrics"]
+            row |= {f"validation_{key}": f"{validation[key]['value']:.4f}" for key in ("roc_auc", "specificity")}
+        recipe = ROOT / "configs" / f"{family(name)}.yaml"
+        if recipe.exists() and (Path(run) / "recipe.yaml").exists():
+            done, meant = (
+                recipe_values(parse_args(["--config", str(p)])) for p in (Path(run) / "recipe.yaml", recipe)
+            )
+            changes = {key: done[key] for key in done if key not in OWN and done[key] != meant.get(key)}
+            row["changed of the recipe"] = ", ".join(f"{key} {value}" for key, value in changes.items())
+        table[name] = row
+    with (DOCS / "results" / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, next(iter(table.values())))
+        writer.writeheader()
+        writer.writerows(table.values())
+    results()
+
+
+def results() -> None:
+    """docs/results.md and the forest plot, from docs/results and docs/tried.csv."""
+    folders = [path.parent for path in (DOCS / "results").glob("*/metrics.json")]
+    folders.sort(key=lambda folder: (ORDER.index(family(folder.name)), folder.name))
+    result = compare(folders)
+    save_figure(DOCS / "results" / "forest.png", lambda axes: forest(axes, result))
+    families: dict[str, list[str]] = {}
+    for name, row in result["runs"].items():
+        families.setdefault(family(name), []).append(name)
+        run = read_run(DOCS / "results" / name)
+        fpr, tpr, _ = roc_curve(run.labels, run.probs)
+        wanted = (360 / 390, 389 / 390)  # of two published pairs
+        row["specificity_at"] = {at: float(1 - fpr[np.searchsorted(tpr, at)]) for at in wanted}
+    seeds = {name: over_seeds([result["runs"][run] for run in members]) for name, members in families.items()}
+    external = {
+        folder.name: json.loads((folder / "metrics.json").read_text())
+        for folder in sorted((DOCS / "external").iterdir())
+    }
+    runs = {row["run"]: row for row in read_rows(DOCS / "results" / "runs.csv")}
+    tried = read_rows(DOCS / "tried.csv")
+    render("results", **result, families=families, seeds=seeds, how=runs, tried=tried, external=external)
+
+
+def over_seeds(runs: list[dict]) -> dict[str, dict[str, float]]:
+    """Mean and range of every figure over the seeds of a recipe."""
+    values = {key: [run["metrics"][key]["value"] for run in runs] for key in (*SHOWN, "ece")}
+    return {
+        key: {"mean": statistics.mean(found), "least": min(found), "most": max(found)} for key, found in values.items()
+    }
+
+
+def quickstart() -> None:
+    """The table of the quickstart's three seeds, in docs/training.md."""
+    page = DOCS / "training.md"
+    before, rest = page.read_text().split(START)
+    page.write_text(f"{before}{START}\n{quickstart_table()}\n{END}{rest.split(END)[1]}")
+
+
+def quickstart_table() -> str:
+    """A row a seed, each figure with its 95 % interval."""
+    lines = [f"| seed | {' | '.join(SHOWN.values())} | ECE |", "| --- " * (len(SHOWN) + 2) + "|"]
+    for path in sorted((DOCS / "quickstart").glob("seed*.json"), key=lambda path: int(path.stem[4:])):
+        metrics = json.loads(path.read_text())["metrics"]
+        cells = ["{value:.3f} [{0:.3f}, {1:.3f}]".format(*m["ci95"], **m) for m in map(metrics.get, (*SHOWN, "ece"))]
+        lines.append(f"| {path.stem[4:]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def performance() -> None:
+    """docs/performance.md, from benchmarks/results."""
+    parts = {name: measured(name) for name in ("training", "serving", "scaling", "load")}
+    ratios = [
+        (ratio, value, f"{name}.py {part}")
+        for name, found in parts.items()
+        for part, result in found.items()
+        for ratio, value in result["ratios"].items()
+    ]
+    render("performance", ratios=ratios, wanted=WANTED, **parts)
+
+
+def scaling() -> None:
+    """docs/scaling.md: what is counted, what is assumed (the rates above), and what follows."""
+    serving, training, spread = measured("serving")["serving"], measured("training"), measured("scaling")
+    onnx, side, flops = serving["rows"]["onnx"], *arithmetic()
+    cores, decode_ms = serving["machine"]["cpus"], onnx["parts_ms"]["decode"] + onnx["parts_ms"]["resize"]
+    read_ms = statistics.median(onnx["batch16_ms_a_film"])  # decode and model, on all cores of the machine
+    train_ms = statistics.median(training["step_lite0"]["rows"]["ours"])
+    decoded = ASSUMED["cores_a_gpu"] * 1e3 / decode_ms  # a second, beside a GPU
+    scored, trained = ASSUMED["sustained_flops"] / flops, ASSUMED["sustained_flops"] / flops / 3
+    rows = []
+    for job in ("score", "train"):
+        for films in (10**5, 10**6, 10**8):
+            hours = films * (read_ms if job == "score" else ASSUMED["epochs"] * train_ms) / 3.6e6
+            rows.append((job, films, f"{cores} cores", hours, hours * cores * ASSUMED["dollars_a_core_hour"]))
+            for gpus in (1, 8, 64):
+                seconds = films / min(decoded, scored)
+                if job == "train":
+                    seconds = films / decoded + ASSUMED["epochs"] * films / trained
+                hours = seconds / gpus / 3600
+                where = f"{gpus} GPU{'s' * (gpus > 1)}"
+                rows.append((job, films, where, hours, hours * gpus * ASSUMED["dollars_a_gpu_hour"]))
+    costs = {"decode_ms": decode_ms, "read_ms": read_ms, "cores": cores, "train_ms": train_ms, "gflops": flops / 1e9}
+    rates = {"decoded_a_second": decoded, "scored_a_second": scored, "trained_a_second": trained}
+    counts = {"films": (10**5, 10**6, 10**8), "side": side}
+    render("scaling", costs=costs, assumed=ASSUMED, rows=rows, spread=spread, **counts, **rates)
+
+
+def arithmetic() -> tuple[int, float]:
+    """Side in pixels, and floating-point operations of the shipped network on one film."""
+    predictor = Predictor(MODEL, device="cpu")
+    side = predictor.image_processor.size["height"]
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        predictor.model(pixel_values=torch.zeros(1, 3, side, side))
+    return side, float(counter.get_total_flops())
+
+
+def data(source: str) -> None:
+    """docs/data.md and docs/data/: the audit of the whole set, and two ways to hold out a validation split."""
+    folder = DOCS / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    found, survey = audit(load_data(source), Path(source).name, LABELS)
+    write_audit(folder, found, survey, LABELS)
+    (folder / "index.html").unlink()  # the same figures once more
+    labels, patients = np.array(survey.labels), np.array(survey.patients)
+    is_test, thumbnails = np.array(survey.splits) == "test", survey.thumbnails[np.arange(len(labels))]
+    features = region_features(thumbnails)
+    whole = thumbnails.reshape(len(labels), SIDE, 2, SIDE, 2).mean(axis=(2, 4))
+    features["whole_film"] = whole.reshape(len(labels), -1).astype(np.float32)
+    train, splits = np.flatnonzero(~is_test), {}
+    copies = copy_pairs(np.array(survey.contents)[train], thumbnails[train])
+    for method in ("random", "block"):
+        by_fold = []
+        for fold in range(5):
+            rest, held_out = split_by_patient(patients[train], labels[train], 0.2, 42, method, fold, copies)
+            rows, is_held_out = train[np.concatenate([rest, held_out])], np.arange(len(train)) >= len(rest)
+            part = {name: values[rows] for name, values in features.items()}
+            baselines = linear_baselines(part, labels[rows], patients[rows], is_held_out)
+            by_fold.append(baselines["whole_film"]["value"])
+            if fold == 0:
+                splits[method] = described(labels[train][held_out], patients[train][held_out]) | {"floors": baselines}
+        splits[method]["whole_film_by_fold"] = by_fold
+    official = {"floors": linear_baselines(features, labels, patients, is_test)}
+    splits["official test"] = described(labels[is_test], patients[is_test]) | official
+    (folder / "splits.json").write_text(json.dumps(splits, indent=2) + "\n")
+    data_page()
+
+
+def described(labels: np.ndarray, patients: np.ndarray) -> dict:
+    numbers = {}
+    for prefix in ("IM-", "NORMAL2-IM-", "person"):
+        ids = [patient_group(patient).split("-")[-1] for patient in patients if patient.startswith(prefix)]
+        found = [int(re.sub(r"\D", "", one)) for one in ids]
+        numbers[prefix] = [min(found), max(found)]
+    films = {label: int((labels == number).sum()) for number, label in enumerate(LABELS)}
+    return {"films": films, "patients": len(set(patients)), "ids": numbers}
+
+
+def data_page() -> None:
+    """docs/data.md from the files of an earlier audit."""
+    found, splits = (json.loads((DOCS / "data" / f"{name}.json").read_text()) for name in ("audit", "splits"))
+    figures = {name: caption for name, caption in FIGURES.items() if (DOCS / "data" / name).exists()}
+    render("data", audit=found, splits=splits, figures=figures, labels=LABELS)
+
+
+PAGES = {"results": results, "quickstart": quickstart, "performance": performance, "scaling": scaling}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", help=f"of {', '.join(PAGES)}; data; collect RUN=NAME ...")
+    parser.add_argument("--source", help="of data: a zip or folder in Kaggle's layout; else its earlier audit is used")
+    given = parser.parse_args()
+    with one_line_errors():
+        if given.pages[:1] == ["collect"]:
+            collect(given.pages[1:])
+        elif given.pages == ["data"]:
+            data(given.source) if given.source else data_page()
+        else:
+            for page in given.pages or PAGES:
+                PAGES[page]()
