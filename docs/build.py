@@ -26,11 +26,12 @@ from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.audit import audit
 from pneumo_hf.data.duplicates import copy_pairs
 from pneumo_hf.data.patients import patient_group
+from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.data.shortcuts import SIDE, linear_baselines, region_features
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.data.splits import split_by_patient
 from pneumo_hf.errors import InputError, one_line_errors
-from pneumo_hf.evaluation.compare import compare, read_run
+from pneumo_hf.evaluation.compare import Run, compare_runs
 from pneumo_hf.labels import LABELS
 from pneumo_hf.reporting.audit import FIGURES, write_audit
 from pneumo_hf.reporting.comparison import forest
@@ -100,50 +101,64 @@ def family(name: str) -> str:
     return re.sub(r"_seed\d+$", "", name)
 
 
+def kept_runs() -> list[Run]:
+    """The runs of docs/results, in the order of the table."""
+    metrics = json.loads((DOCS / "results" / "metrics.json").read_text())
+    rows = sorted(read_rows(DOCS / "results" / "probabilities.csv"), key=lambda row: row["path"])
+    labels, paths = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int), [row["path"] for row in rows]
+    names = sorted(metrics, key=lambda name: (ORDER.index(family(name)), name))
+    return [Run(name, metrics[name], paths, labels, np.array([float(row[name]) for row in rows])) for name in names]
+
+
 def collect(runs: list[str]) -> None:
     """Take runs' test figures into docs/results, and what they changed of their recipe into runs.csv."""
-    table = {row["run"]: row for row in read_rows(DOCS / "results" / "runs.csv")}
+    folder = DOCS / "results"
+    kept, table = json.loads((folder / "metrics.json").read_text()), read_rows(folder / "runs.csv")
+    films = {row["path"]: row for row in read_rows(folder / "probabilities.csv")}
     for argument in runs:
         run, _, name = argument.rpartition("=")
         if family(name) not in ORDER:
             raise InputError(f"{argument}: after = comes a name, one of {', '.join(ORDER)}, perhaps with _seedN")
-        report, folder = Path(run) / "report", DOCS / "results" / name
-        report = report if report.is_dir() else Path(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(report / "predictions_test.csv", folder)
-        metrics = json.loads((report / "metrics.json").read_text()) | {"model": name}
-        (folder / "metrics.json").write_text(json.dumps(metrics) + "\n")
-        training, row = metrics.get("training") or {}, dict.fromkeys(next(iter(table.values())), "") | {"run": name}
-        row |= {key: str(training.get(key, "")) for key in ("seed", "machine", "precision")}
-        row["minutes"] = str(round(training["seconds"] / 60)) if training else ""
-        if (report / "metrics_validation.json").exists():
-            validation = json.loads((report / "metrics_validation.json").read_text())["metrics"]
-            row |= {f"validation_{key}": f"{validation[key]['value']:.4f}" for key in ("roc_auc", "specificity")}
-        recipe = ROOT / "configs" / f"{family(name)}.yaml"
-        if recipe.exists() and (Path(run) / "recipe.yaml").exists():
-            done, meant = (
-                recipe_values(parse_args(["--config", str(p)])) for p in (Path(run) / "recipe.yaml", recipe)
-            )
-            changes = {key: done[key] for key in done if key not in OWN and done[key] != meant.get(key)}
-            row["changed of the recipe"] = ", ".join(f"{key} {value}" for key, value in changes.items())
-        table[name] = row
-    with (DOCS / "results" / "runs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, next(iter(table.values())))
-        writer.writeheader()
-        writer.writerows(table.values())
+        report = Path(run) / "report" if (Path(run) / "report").is_dir() else Path(run)
+        kept[name] = json.loads((report / "metrics.json").read_text()) | {"model": name}
+        for row in read_rows(report / "predictions_test.csv"):
+            films[row["path"]][name] = f"{float(row['probability']):.9g}"
+        table = [row for row in table if row["run"] != name] + [described_run(Path(run), report, name, kept[name])]
+    lines = ",\n".join(f'"{name}": {json.dumps(metrics)}' for name, metrics in kept.items())
+    (folder / "metrics.json").write_text(f"{{\n{lines}\n}}\n")
+    write_csv(folder / "probabilities.csv", ("path", "label", "patient_id", *kept), films.values())
+    write_csv(folder / "runs.csv", table[0], table)
     results()
+
+
+def described_run(run: Path, report: Path, name: str, metrics: dict) -> dict[str, str]:
+    """A row of runs.csv: seed, time and machine, validation's figures, and what the run changed of its recipe."""
+    training = metrics.get("training") or {}
+    row = {"run": name, "changed of the recipe": "", "seed": str(training.get("seed", ""))}
+    row["minutes"] = str(round(training["seconds"] / 60)) if training else ""
+    row |= {key: str(training.get(key, "")) for key in ("machine", "precision")}
+    validation = {}
+    if (report / "metrics_validation.json").exists():
+        validation = json.loads((report / "metrics_validation.json").read_text())["metrics"]
+    for key in ("roc_auc", "specificity"):
+        row[f"validation_{key}"] = f"{validation[key]['value']:.4f}" if validation else ""
+    recipes = run / "recipe.yaml", ROOT / "configs" / f"{family(name)}.yaml"
+    if all(path.exists() for path in recipes):
+        done, meant = (recipe_values(parse_args(["--config", str(path)])) for path in recipes)
+        changes = {key: done[key] for key in done if key not in OWN and done[key] != meant.get(key)}
+        row["changed of the recipe"] = ", ".join(f"{key} {value}" for key, value in changes.items())
+    return row
 
 
 def results() -> None:
     """docs/results.md and the forest plot, from docs/results and docs/tried.csv."""
-    folders = [path.parent for path in (DOCS / "results").glob("*/metrics.json")]
-    folders.sort(key=lambda folder: (ORDER.index(family(folder.name)), folder.name))
-    result = compare(folders)
+    kept = kept_runs()
+    result = compare_runs(kept)
     save_figure(DOCS / "results" / "forest.png", lambda axes: forest(axes, result))
     families: dict[str, list[str]] = {}
-    for name, row in result["runs"].items():
-        families.setdefault(family(name), []).append(name)
-        run = read_run(DOCS / "results" / name)
+    for run in kept:
+        row = result["runs"][run.name]
+        families.setdefault(family(run.name), []).append(run.name)
         fpr, tpr, _ = roc_curve(run.labels, run.probs)
         wanted = (360 / 390, 389 / 390)  # of two published pairs
         row["specificity_at"] = {at: float(1 - fpr[np.searchsorted(tpr, at)]) for at in wanted}

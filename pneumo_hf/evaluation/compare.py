@@ -51,7 +51,17 @@ def read_run(folder: str | Path) -> Run:
 
 
 def compare(folders: Sequence[str | Path]) -> dict:
-    """Set several runs on the same films side by side: what `compare.json` holds.
+    """Set several runs on the same films side by side: what `compare.json` holds (see `compare_runs`)."""
+    runs = [read_run(folder) for folder in folders]
+    names = [run.name for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        if names.count(run.name) > 1:
+            run.name = "/".join(Path(folder).resolve().parts[-2:])
+    return compare_runs(runs)
+
+
+def compare_runs(runs: Sequence[Run]) -> dict:
+    """Set runs on the same films side by side.
 
     Each run is set against the one of the largest ROC AUC: DeLong's test for the areas, McNemar's exact test for the
     decisions. Both take films as independent, which the few further films of one child are not quite. With several
@@ -60,13 +70,8 @@ def compare(folders: Sequence[str | Path]) -> dict:
     Raises:
         InputError: fewer than two runs, or not of the same films.
     """
-    runs = [read_run(folder) for folder in folders]
     if len(runs) < 2:
         raise InputError("compare needs two runs or more")
-    names = [run.name for run in runs]
-    for run, folder in zip(runs, folders, strict=True):
-        if names.count(run.name) > 1:
-            run.name = "/".join(Path(folder).resolve().parts[-2:])
     if len({run.name for run in runs}) < len(runs):
         raise InputError("two runs have one name: " + ", ".join(run.name for run in runs))
     for run in runs[1:]:
