@@ -61,7 +61,18 @@ def tiny_recipe(films_folder: Path, cache_dir: Path) -> list[str]:
     """Arguments of a training that takes seconds."""
     return [
         *("--model_name_or_path", "baseline-cnn", "--dataset", str(films_folder), "--cache_dir", str(cache_dir)),
-        *("--image_size", "48", "--per_device_train_batch_size", "8", "--probe_epochs", "2", "--augmentation", "strong", "--augmentation_kwargs", '{"crop_scale": 0.8}'),
+        *(
+            "--image_size",
+            "48",
+            "--per_device_train_batch_size",
+            "8",
+            "--probe_epochs",
+            "2",
+            "--augmentation",
+            "strong",
+            "--augmentation_kwargs",
+            '{"crop_scale": 0.8}',
+        ),
         *("--num_train_epochs", "6", "--learning_rate", "5e-3", "--layer_lr_decay", "1", "--use_cpu", "true"),
     ]
 
@@ -69,11 +80,10 @@ def tiny_recipe(films_folder: Path, cache_dir: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_recipe: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny recipe."""
-    from pneumo_hf.config.parse import parse_args
     from train_hf import main
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    main(parse_args([*tiny_recipe, "--output_dir", str(run)]))
+    main([*tiny_recipe, "--output_dir", str(run)])
     return run
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from pneumo_hf.reporting.report import METRIC_NAMES
 
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub.card import WITH_FILMS, write_card
+from pneumo_hf.reporting.report import METRIC_NAMES
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "model_card.md"

@@ -34,7 +34,7 @@ import torch
 from pneumo_hf.config.parse import parse_args
 from train_hf import main
 folder = sys.argv[1] + os.environ["RANK"]
-main(parse_args([*sys.argv[2:], "--output_dir", folder]))
+main([*sys.argv[2:], "--output_dir", folder])
 open(folder + ".seed", "w").write(str(torch.initial_seed()))
 """
 

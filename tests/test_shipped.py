@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pneumo_hf.inference.conformal import conformal_limits
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 from transformers import pipeline
@@ -19,6 +18,7 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.hub.push import LOCAL_PATH
+from pneumo_hf.inference.conformal import conformal_limits
 from tests.conftest import make_film
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from pneumo_hf.reporting.report import METRIC_NAMES
 from pydicom.uid import RLELossless
 from transformers import pipeline
 
@@ -21,6 +20,7 @@ from pneumo_hf import Predictor, load_data, load_xray
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
+from pneumo_hf.reporting.report import METRIC_NAMES
 from pneumo_hf.training.models import load_model
 from tests.conftest import make_film, write_films
 from tests.data.test_pixels import spoil
@@ -119,7 +119,7 @@ def test_every_backbone_serves_what_it_measured_on_200_real_films(
     data = small_sample(tmp_path / "films")
     options = ("--probe_epochs", "2", "--num_train_epochs", "1", "--per_device_train_batch_size", "16")
     paths = ("--dataset", str(data), "--output_dir", str(tmp_path / "run"), "--cache_dir", str(cache_dir))
-    main(parse_args(["--model_name_or_path", backbone, *options, *paths, "--use_cpu", "true"]))
+    main(["--model_name_or_path", backbone, *options, *paths, "--use_cpu", "true"])
     assert_pipeline_agrees(tmp_path / "run", data, 200)
 
 
@@ -182,7 +182,7 @@ def test_a_folder_with_bad_films_trains_and_predicts(tiny_run: Path, tiny_recipe
     folder = write_films(tmp_path / "films", {"train": (24, 24), "test": (8, 8)})
     spoil(folder / "train" / "NORMAL")
     run_dir = tmp_path / "run"
-    main(parse_args([*tiny_recipe, "--dataset", str(folder), "--output_dir", str(run_dir), "--num_train_epochs", "1"]))
+    main([*tiny_recipe, "--dataset", str(folder), "--output_dir", str(run_dir), "--num_train_epochs", "1"])
     rejected = read_csv(run_dir / "rejected.csv")
     assert sorted(row["path"] for row in rejected) == [
         f"train/NORMAL/{name}" for name in ("cut.jpeg", "empty.png", "text.png")

@@ -71,13 +71,13 @@ def test_the_endpoint_gives_the_predictors_score(url: str, tiny_run: Path, films
         assert {key: answer[key] for key in ("prediction", "flag", "error")} == {
             key: expected[key] for key in ("prediction", "flag", "error")
         }
-        assert answer["threshold"] == predictor.threshold and "not a diagnosis" in answer["notice"]
+        assert answer["threshold"] == predictor.settings.threshold and "not a diagnosis" in answer["notice"]
 
 
 def test_an_operating_point_by_name(url: str, tiny_run: Path, films_folder: Path) -> None:
     client, predictor = Client(url, verbose=False), Predictor(tiny_run, device="cpu")
     film = handle_file(next((films_folder / "test" / "PNEUMONIA").iterdir()))
-    for point in predictor.operating_points:
+    for point in predictor.settings.operating_points:
         answer = client.predict(film, point["name"], api_name="/predict")
         assert answer["threshold"] == point["threshold"]
         assert (answer["prediction"] == "PNEUMONIA") == (answer["probability"] >= point["threshold"])

@@ -10,10 +10,10 @@ from PIL import Image, ImageOps
 
 from pneumo_hf.__main__ import main
 from pneumo_hf.config.parse import parse_args
-from pneumo_hf.errors import InputError
 from pneumo_hf.data.duplicates import near_pairs
 from pneumo_hf.data.leakage import assert_no_leaks, find_leaks
 from pneumo_hf.data.shortcuts import linear_baselines, region_features
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.quality import MEAN_CHEST, thumbnail
 from tests.conftest import make_film, write_films
 from train_hf import main as train
@@ -94,10 +94,7 @@ def check_planted(found: dict, planted: dict[str, set], others: int = 0) -> None
 def test_every_planted_fault_is_found_and_none_invented(tmp_path: Path) -> None:
     folder = write_films(tmp_path / "films", {"train": (30, 40), "test": (12, 12)}, size=(120, 140))
     clean = audit(folder, tmp_path / "clean")
-    assert clean["counts"] == {
-        "train": {"NORMAL": 30, "PNEUMONIA": 40},
-        "test": {"NORMAL": 12, "PNEUMONIA": 12},
-    }
+    assert clean["counts"] == {"train": {"NORMAL": 30, "PNEUMONIA": 40}, "test": {"NORMAL": 12, "PNEUMONIA": 12}}
     assert clean["unreadable"] == clean["wrong_extension"] == clean["looks_inverted"] == []
     assert clean["leakage"] == {"patients": [], "exact": [], "near": []}
     assert clean["duplicates"]["exact"]["groups"] == clean["duplicates"]["near"]["pairs"] == 0
@@ -198,10 +195,7 @@ def test_the_whole_kermany_set_and_a_spoilt_copy_of_it(shared: Path, tmp_path: P
     """The figures of the set as others measured them (../shared/DATA.md), and every planted fault."""
     archive = shared / "data" / "chest_xray_224.zip"
     found = audit(archive, tmp_path / "audit")
-    assert found["counts"] == {
-        "train": {"NORMAL": 1341, "PNEUMONIA": 3875},
-        "test": {"NORMAL": 234, "PNEUMONIA": 390},
-    }
+    assert found["counts"] == {"train": {"NORMAL": 1341, "PNEUMONIA": 3875}, "test": {"NORMAL": 234, "PNEUMONIA": 390}}
     exact = found["duplicates"]["exact"]
     spread = ("groups", "spare_films", "across_splits", "conflicting_labels")
     assert [exact[key] for key in spread] == [30, 32, 0, 0]

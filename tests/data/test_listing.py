@@ -10,9 +10,9 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from httpx2 import ConnectError
 from PIL import Image as Pictures
 
-from pneumo_hf.errors import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import load_xray
 from tests.conftest import make_film
 
@@ -89,11 +89,11 @@ def test_films_that_the_network_does_not_bring_are_not_given_up(tmp_path: Path, 
     write_shard(tmp_path / "films.parquet", 0, 5)
     films = list_films(tmp_path / "films.parquet")
     monkeypatch.setattr("pneumo_hf.data.listing.pq.ParquetFile", unreachable)
-    with pytest.raises(InputError, match="cannot be reached .no route to the host.: the same command goes on"):
+    with pytest.raises(InputError, match="cannot be reached .no route to the host.: the same command resumes"):
         list_films(tmp_path / "films.parquet")
     monkeypatch.undo()
     monkeypatch.setattr("pneumo_hf.data.listing.pq.ParquetFile.iter_batches", unreachable)
-    with pytest.raises(InputError, match="the same command goes on"):
+    with pytest.raises(InputError, match="the same command resumes"):
         list(films)
 
 

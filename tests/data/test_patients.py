@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumo_hf.errors import InputError
 from pneumo_hf.data import patients
 from pneumo_hf.data.patients import keyed_hash, parse_file_name, patient_group
 from pneumo_hf.data.splits import split_by_patient
+from pneumo_hf.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from pneumo_hf.config.arguments import DataArguments
-from pneumo_hf.errors import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.pixels import decode_films
-from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.data.splits import decode_splits
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import resize_film
 from tests.conftest import make_film, write_films

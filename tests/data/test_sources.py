@@ -11,15 +11,15 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from datasets import Image as ImageColumn
 from PIL import Image
-from pneumo_hf.data.labels import parse_label_map
 
-from pneumo_hf.errors import InputError
-from pneumo_hf.labels import LABELS
 from pneumo_hf.data.files import read_film
+from pneumo_hf.data.labels import parse_label_map
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.data.merge import load_sources
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import load_xray
+from pneumo_hf.labels import LABELS
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pneumo_hf.evaluation.ensembles import load_predictor
 
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
@@ -14,6 +13,7 @@ from pneumo_hf.app.interface import build_app
 from pneumo_hf.app.reader import read_film_file, report_film_file
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.evaluation.calibration import fit_temperature
+from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.inference.explain import GradCam, insertion_and_deletion
 from pneumo_hf.training.head import final_linear
 from tests.conftest import make_film

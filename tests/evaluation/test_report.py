@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pneumo_hf.evaluation.ensembles import validation_scores
-from pneumo_hf.evaluation.evaluate import evaluate_films
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
@@ -16,6 +14,8 @@ from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.abstention import abstention_summary, risk_coverage
 from pneumo_hf.evaluation.calibration import at_prevalence
+from pneumo_hf.evaluation.ensembles import validation_scores
+from pneumo_hf.evaluation.evaluate import evaluate_films
 from pneumo_hf.evaluation.external import _words
 from pneumo_hf.evaluation.metrics import metrics_with_intervals
 from tests.conftest import write_films
@@ -132,7 +132,9 @@ def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: 
     probs, groups = np.array([row["probability"] for row in rows]), metrics["subgroups"]
     assert groups["age 40 to 64"] == {"n": count - 30, "note": "fewer than 20 films"}
     women = np.array(films.table["sex"]) == "F"
-    expected = metrics_with_intervals(films.labels[women], probs[women], predictor.threshold, films.patient_ids[women])
+    expected = metrics_with_intervals(
+        films.labels[women], probs[women], predictor.settings.threshold, films.patient_ids[women]
+    )
     for name in ("roc_auc", "sensitivity", "specificity"):
         if name in groups["sex F"]:
             assert groups["sex F"][name] == expected[name]

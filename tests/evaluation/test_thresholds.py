@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from pneumo_hf.evaluation.operating_points import choose_thresholds, operating_points, predictive_values
 from scipy.special import softmax
 
 from pneumo_hf.evaluation.calibration import (
@@ -10,6 +9,7 @@ from pneumo_hf.evaluation.calibration import (
     prevalence_of_scores,
     slope_and_intercept,
 )
+from pneumo_hf.evaluation.operating_points import choose_thresholds, operating_points, predictive_values
 
 
 def test_named_thresholds_by_brute_force() -> None:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pneumo_hf.evaluation.ensembles import load_predictor
-from pneumo_hf.inference.conformal import conformal_limits, undecided
-from pneumo_hf.inference.outliers import fit_detector, synthetic_outliers
 
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
-from pneumo_hf.errors import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
+from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.imaging.quality import quality_issue
+from pneumo_hf.inference.conformal import conformal_limits, undecided
+from pneumo_hf.inference.outliers import fit_detector, synthetic_outliers
 from tests.conftest import ROOT, make_film
 
 
@@ -105,7 +105,7 @@ def test_flags_and_their_reasons(tiny_run: Path, films_folder: Path) -> None:
     films = sorted((films_folder / "test").rglob("*.jpeg"))
     answers = predictor(films)
     assert np.mean([answer["flag"] == "not_chest_xray" for answer in answers]) < 0.1
-    predictor.limits = {"normal_up_to": 0.2, "pneumonia_from": 0.9}
+    predictor.settings.conformal_limits = {"normal_up_to": 0.2, "pneumonia_from": 0.9}
     for answer in predictor(films):
         assert (answer["flag"] == "abstain") == (0.2 < answer["probability"] < 0.9) or answer["error"]
     pictures = predictor([photograph(seed) for seed in range(10)])
@@ -118,12 +118,15 @@ def test_flags_and_their_reasons(tiny_run: Path, films_folder: Path) -> None:
 
 def test_operating_points_by_name(tiny_run: Path) -> None:
     predictor = Predictor(tiny_run, device="cpu")
-    thresholds = {point["name"]: point["threshold"] for point in predictor.operating_points}
+    thresholds = {point["name"]: point["threshold"] for point in predictor.settings.operating_points}
     assert {"youden", "sensitivity@0.95", "specificity@0.95", "f1", "cost@5"} <= set(thresholds)
-    predictor.use("specificity@0.95")
-    assert (predictor.threshold, predictor.method) == (thresholds["specificity@0.95"], "specificity@0.95")
+    predictor.settings.use("specificity@0.95")
+    assert (predictor.settings.threshold, predictor.settings.method) == (
+        thresholds["specificity@0.95"],
+        "specificity@0.95",
+    )
     with pytest.raises(InputError, match="no operating point sensitivity@0.5, only youden, "):
-        predictor.use("sensitivity@0.5")
+        predictor.settings.use("sensitivity@0.5")
 
 
 @pytest.mark.parametrize(
@@ -164,8 +167,16 @@ def test_predict_tells_between_which_scores_it_abstains(
 
 def test_what_can_only_be_pneumonia_does_not_leave_as_normal(tiny_run: Path) -> None:
     predictor = Predictor(tiny_run, device="cpu")
-    predictor.limits, predictor.threshold = {"normal_up_to": 0.3, "pneumonia_from": 0.5}, 0.6
-    assert [predictor.decide(p)["flag"] for p in (0.2, 0.4, 0.55, 0.7)] == ["", "abstain", "abstain", "review"]
+    predictor.settings.conformal_limits, predictor.settings.threshold = (
+        {"normal_up_to": 0.3, "pneumonia_from": 0.5},
+        0.6,
+    )
+    assert [predictor.settings.decide(p)["flag"] for p in (0.2, 0.4, 0.55, 0.7)] == [
+        "",
+        "abstain",
+        "abstain",
+        "review",
+    ]
 
 
 def test_a_damaged_detector_is_named(tiny_run: Path, tmp_path: Path) -> None:

@@ -11,13 +11,7 @@ from pneumo_hf import Predictor, load_xray
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.processor import make_image_processor, resize_film
-from pneumo_hf.inference.explain import (
-    GradCam,
-    insertion_and_deletion,
-    last_feature_map,
-    overlay,
-    share_inside,
-)
+from pneumo_hf.inference.explain import GradCam, insertion_and_deletion, last_feature_map, overlay, share_inside
 from tests.conftest import ROOT, make_film
 
 SHIPPED = ROOT / "models" / "pneumo-efficientnet"

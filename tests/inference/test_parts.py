@@ -11,8 +11,8 @@ from pneumo_hf.inference.parts import score_to_csv
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
-from pneumo_hf.errors import InputError
 from pneumo_hf.data.listing import FilmList, list_films
+from pneumo_hf.errors import InputError
 
 
 class Cut(FilmList):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pneumo_hf.data.reading import one_ahead
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
 from pneumo_hf import Predictor
+from pneumo_hf.data.reading import one_ahead
 from pneumo_hf.errors import InputError
 from tests.conftest import make_film
 
@@ -28,10 +28,18 @@ def test_bad_films_have_reasons_and_do_not_move_the_others(tiny_run: Path) -> No
 
 def test_it_decides_at_the_checkpoints_threshold(tiny_run: Path) -> None:
     predictor = Predictor(tiny_run, device="cpu")
-    assert predictor.threshold == predictor.model.config.decision_threshold != 0.5
-    predictor.limits = None  # which would abstain between the labels
-    assert predictor.decide(predictor.threshold) == {"prediction": "PNEUMONIA", "flag": "review", "error": ""}
-    assert predictor.decide(predictor.threshold - 1e-6) == {"prediction": "NORMAL", "flag": "", "error": ""}
+    assert predictor.settings.threshold == predictor.model.config.decision_threshold != 0.5
+    predictor.settings.conformal_limits = None  # which would abstain between the labels
+    assert predictor.settings.decide(predictor.settings.threshold) == {
+        "prediction": "PNEUMONIA",
+        "flag": "review",
+        "error": "",
+    }
+    assert predictor.settings.decide(predictor.settings.threshold - 1e-6) == {
+        "prediction": "NORMAL",
+        "flag": "",
+        "error": "",
+    }
 
 
 def test_labels_in_the_other_order_are_read_by_name(tiny_run: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from pneumo_hf.config.arguments import ModelArguments
-from pneumo_hf.errors import InputError
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
 from pneumo_hf.training.backbones import embedded_checkpoint

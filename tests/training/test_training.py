@@ -3,50 +3,37 @@
 import copy
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from pneumo_hf.training.finetune import fine_tune
-from pneumo_hf.training.probe import extract_features, train_probe
-from pneumo_hf.training.stage import undersample
 from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.config.training_arguments import XrayTrainingArguments
-from pneumo_hf.errors import InputError
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.data.splits import decode_splits
-from pneumo_hf.data.sources import load_data
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import Normalize
-from pneumo_hf.inference import parts
-from pneumo_hf.training import stages
-from pneumo_hf.training.augmentation import XrayAugment
+from pneumo_hf.runtime import Processes
+from pneumo_hf.training import probe
 from pneumo_hf.training.ema import WeightAverage
-from pneumo_hf.training.losses import class_weights, mix, soft_targets, weighted_loss
+from pneumo_hf.training.finetune import fine_tune, fine_tuner
 from pneumo_hf.training.head import final_linear
 from pneumo_hf.training.layers import weight_layers
-from pneumo_hf.training.models import load_model
+from pneumo_hf.training.losses import class_weights, soft_targets, weighted_loss
 from pneumo_hf.training.optimizer import make_optimizer
+from pneumo_hf.training.probe import extract_features, train_probe
 from pneumo_hf.training.run_folder import find_checkpoint
+from pneumo_hf.training.stage import undersample
 from pneumo_hf.training.trainer import BalancedSampler, XrayTrainer
-from tests.conftest import make_film
+from tests.training.common import decoded, fresh
 
 
 @pytest.fixture(scope="module")
 def films(tiny_recipe: list[str]) -> dict[str, FilmDataset]:
-    model_args, data_args, _ = parse_args(tiny_recipe)
-    processor = load_model(model_args, data_args.cache_dir)[1]
-    return decode_splits(load_data(data_args.dataset[0]), processor, data_args, seed=0)[0]
-
-
-def fresh(tiny_recipe: list[str]):
-    model_args, data_args, _ = parse_args(tiny_recipe)
-    torch.manual_seed(0)
-    return load_model(model_args, data_args.cache_dir)
+    return decoded(tiny_recipe)
 
 
 def test_weights_average_one_and_balance_the_labels() -> None:
@@ -72,8 +59,10 @@ def test_the_focal_loss_turns_from_what_is_right_already() -> None:
     truth = torch.softmax(logits, dim=1)[:, 1]
     expected = -((1 - truth) ** 2 * truth.log()).mean()  # Lin et al. 2017, equation 4
     torch.testing.assert_close(weighted_loss(logits, targets, focal_gamma=2.0), expected)
-    right, wrong = (weighted_loss(logits[i : i + 1], targets[:1], focal_gamma=2.0) / weighted_loss(
-        logits[i : i + 1], targets[:1]) for i in (0, 1))  # fmt: skip
+    right, wrong = (
+        weighted_loss(logits[i : i + 1], targets[:1], focal_gamma=2.0) / weighted_loss(logits[i : i + 1], targets[:1])
+        for i in (0, 1)
+    )
     assert right < 0.01 < 0.5 < wrong
 
 
@@ -82,16 +71,6 @@ def test_no_film_is_so_sure_that_its_gradient_is_not_a_number() -> None:
         logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
         weighted_loss(logits, soft_targets(torch.tensor([1]), 2), focal_gamma=gamma).backward()
         assert torch.isfinite(logits.grad).all()
-
-
-def test_mixup_blends_films_and_labels_alike() -> None:
-    labels = torch.tensor([0, 1] * 8)
-    pixels = labels.float().view(-1, 1, 1, 1).expand(-1, 1, 4, 4) * 200
-    torch.manual_seed(0)
-    mixed, targets = mix(pixels, soft_targets(labels, 2), alpha=1.0)
-    torch.testing.assert_close(mixed[:, 0, 0, 0] / 200, targets[:, 1])
-    torch.testing.assert_close(targets.sum(dim=1), torch.ones(16))
-    assert 0 < targets[:, 1].min() < targets[:, 1].max() < 1 or len(targets[:, 1].unique()) > 2
 
 
 def train_steps(
@@ -105,14 +84,28 @@ def train_steps(
             module.train = lambda mode=True: None
             module.training = False
     arguments = XrayTrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-        max_steps=2, logging_steps=1, eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
-        use_cpu=True, learning_rate=1e-3, warmup_steps=0, seed=1,
-    )  # fmt: skip
+        output_dir=str(folder),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        max_steps=2,
+        logging_steps=1,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        use_cpu=True,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        seed=1,
+    )
     trainer = XrayTrainer(
-        model=model, args=arguments, train_dataset=films, prepare=Normalize(processor), augment=None,
-        class_weights=class_weights(films.labels), make_optimizer=make_optimizer,
-    )  # fmt: skip
+        model=model,
+        args=arguments,
+        train_dataset=films,
+        prepare=Normalize(processor),
+        augment=None,
+        class_weights=class_weights(films.labels),
+        make_optimizer=make_optimizer,
+    )
     trainer.train()
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
@@ -130,13 +123,23 @@ def test_running_statistics_are_not_those_of_the_last_batch(films, tiny_recipe, 
     means = []
     norm.register_forward_pre_hook(lambda module, inputs: means.append(inputs[0].mean(dim=(0, 2, 3)).detach()))
     arguments = XrayTrainingArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=4, num_train_epochs=1, eval_strategy="no",
-        save_strategy="no", load_best_model_at_end=False, use_cpu=True, learning_rate=0.0,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        use_cpu=True,
+        learning_rate=0.0,
+    )
     XrayTrainer(
-        model=model, args=arguments, train_dataset=films["train"], prepare=Normalize(processor), augment=None,
+        model=model,
+        args=arguments,
+        train_dataset=films["train"],
+        prepare=Normalize(processor),
+        augment=None,
         class_weights=None,
-    ).train()  # fmt: skip
+    ).train()
     means = torch.stack(means)  # [steps, channels]
     spread = means.std(dim=0)
     off_last = ((norm.running_mean - means[-1]).abs() / spread).mean()
@@ -190,42 +193,6 @@ def test_the_fused_optimizer_steps_as_the_plain_one(tiny_recipe: list[str], tmp_
         torch.testing.assert_close(one, other)
 
 
-def test_augmentation_keeps_shape_and_range_and_follows_the_seed() -> None:
-    film = torch.from_numpy(np.stack([make_film(seed, pneumonia=True) for seed in range(6)])[:, None])
-    augment = XrayAugment(XrayTrainingArguments(horizontal_flip=0.5), (64, 64))
-    torch.manual_seed(0)
-    first = augment(film)
-    torch.manual_seed(0)
-    assert torch.equal(augment(film), first)
-    assert first.shape == (6, 1, 64, 64)
-    assert 0 <= first.min() < first.max() <= 255
-    assert not torch.equal(augment(film), first)
-
-
-def test_augmentation_switched_off_leaves_the_film() -> None:
-    film = torch.from_numpy(make_film(1, pneumonia=True, size=(64, 64)))[None, None]
-    off = XrayTrainingArguments(crop_scale=1, rotation=0, shift=0, jitter=0, blur=0)
-    assert (XrayAugment(off, (64, 64))(film) - film).abs().max() < 1
-
-
-@pytest.mark.parametrize(
-    ("option", "strength"),
-    [
-        *(("crop_scale", 0.3), ("rotation", 20.0), ("shift", 0.3), ("jitter", 0.5), ("blur", 1.0)),
-        *(("horizontal_flip", 1.0), ("style_mix", 1.0), ("frame_mix", 1.0), ("coarsen", 1.0)),
-        ("noise", 1.0),
-    ],
-)
-def test_each_augmentation_changes_the_film_by_itself(option: str, strength: float) -> None:
-    film = torch.from_numpy(np.stack([make_film(seed, seed % 2 == 0, size=(64, 64)) for seed in range(8)]))[:, None]
-    off = {"crop_scale": 1, "rotation": 0, "shift": 0, "jitter": 0, "blur": 0}
-    torch.manual_seed(0)
-    changed = XrayAugment(XrayTrainingArguments(**{**off, option: strength}), (64, 64))(film)
-    assert (changed - film).abs().amax(dim=(1, 2, 3)).gt(5).float().mean() > 0.5
-    if option == "horizontal_flip":
-        assert (changed - film.flip(-1)).abs().max() < 1
-
-
 def test_undersampling_keeps_as_many_of_each_label_and_balanced_draws_them_alike(films, tiny_recipe, tmp_path) -> None:
     train = films["train"]
     fewer = undersample(train, seed=0)
@@ -233,11 +200,16 @@ def test_undersampling_keeps_as_many_of_each_label_and_balanced_draws_them_alike
     assert np.array_equal(fewer.rows, undersample(train, seed=0).rows)
     assert not np.array_equal(fewer.rows, undersample(train, seed=1).rows)
     model, processor = fresh(tiny_recipe)
-    arguments = XrayTrainingArguments(output_dir=str(tmp_path), sampling="balanced", use_cpu=True, seed=3)
+    arguments = XrayTrainingArguments(output_dir=str(tmp_path), sampler="balanced", use_cpu=True, seed=3)
     sampler = XrayTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=train, prepare=Normalize(processor),
-        augment=None, class_weights=None,
-    )._get_train_sampler()  # fmt: skip
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=train,
+        prepare=Normalize(processor),
+        augment=None,
+        class_weights=None,
+    )._get_train_sampler()
     draws = []
     for epoch in range(20):
         sampler.set_epoch(epoch)
@@ -254,7 +226,17 @@ def test_a_balanced_epoch_draws_its_own_films_resumed_or_not(films, tiny_recipe,
 
 
 def test_the_rate_falls_to_a_tenth_every_so_many_epochs(films, tiny_recipe, tmp_path: Path) -> None:
-    history = tuned(films, tiny_recipe, tmp_path, "--step_epochs", "2", "--num_train_epochs", "4")[1]
+    history = tuned(
+        films,
+        tiny_recipe,
+        tmp_path,
+        "--lr_scheduler_type",
+        "step",
+        "--lr_scheduler_kwargs",
+        '{"step_size": 2}',
+        "--num_train_epochs",
+        "4",
+    )[1]
     rates = {round(row["epoch"]): row["learning_rate"] for row in history if "learning_rate" in row}
     assert rates[1] == pytest.approx(5e-3)
     assert rates[4] == pytest.approx(5e-4)
@@ -265,7 +247,7 @@ def test_the_plateau_schedule_falls_when_the_auc_does_not_rise(films, tiny_recip
     kwargs = ["--lr_scheduler_kwargs", '{"factor": 0.1, "patience": 0, "eps": 0}']
     still = [*tiny_recipe, *options, *kwargs, "--learning_rate", "1e-12", "--output_dir", str(tmp_path)]
     model, processor = fresh(tiny_recipe)
-    trainer = stages.fine_tuner(model, processor, films, parse_args(still)[2], resumed=None)
+    trainer = fine_tuner(model, processor, films, parse_args(still)[2], resumed=None)
     trainer.train()
     rates = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
     assert rates[-1] < 0.2 * rates[0]
@@ -298,7 +280,7 @@ def test_a_run_is_resumed_by_its_own_job_alone(tmp_path: Path, caplog: pytest.Lo
     assert (
         find_checkpoint(again, {"seed": 1, "dataset": ["a"]}) is None and "starting from the beginning" in caplog.text
     )
-    assert find_checkpoint(again, {"seed": 1, "dataset": ["b"]}) is None  # nothing learnt yet: it begins anew
+    assert find_checkpoint(again, {"seed": 1, "dataset": ["b"]}) is None  # nothing was trained yet: it starts again
     reached = tmp_path / "checkpoints" / "checkpoint-7"
     reached.mkdir()
     (reached / "trainer_state.json").write_text("{}")
@@ -312,10 +294,9 @@ def test_each_process_computes_the_features_of_its_own_films(films, tiny_recipe,
     arguments = XrayTrainingArguments(output_dir="unused", use_cpu=True, per_device_eval_batch_size=5)
     normalize, gathered = Normalize(processor), []
     everything = extract_features(model, films["train"], normalize, arguments)
-    monkeypatch.setattr(stages, "gather_object", lambda features: gathered.extend(features) or gathered)
-    state = SimpleNamespace(num_processes=2)
-    monkeypatch.setattr(parts, "PartialState", lambda: state)
-    for state.process_index in (0, 1):
+    monkeypatch.setattr(Processes, "gather", lambda group, features: gathered.extend(features) or [features])
+    for index in (0, 1):
+        monkeypatch.setattr(probe, "processes", lambda device, index=index: Processes(index, 2))
         extract_features(model, films["train"], normalize, arguments)
     assert max(map(len, gathered)) == 5
     assert torch.equal(torch.cat(gathered), everything)
@@ -353,10 +334,16 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(films, tiny_r
     arguments = parse_args([*tiny_recipe, "--num_train_epochs", "2", "--output_dir", str(tmp_path)])[2]
     arguments.save_total_limit, average = None, final_linear(model).weight.detach().clone()
     trainer = XrayTrainer(
-        model=model, args=arguments, train_dataset=films["train"], eval_dataset=films["validation"],
-        prepare=Normalize(processor), augment=None, class_weights=None, callbacks=[WeightAverage(0.9), Recorder()],
+        model=model,
+        args=arguments,
+        train_dataset=films["train"],
+        eval_dataset=films["validation"],
+        prepare=Normalize(processor),
+        augment=None,
+        class_weights=None,
+        callbacks=[WeightAverage(0.9), Recorder()],
         make_optimizer=make_optimizer,
-    )  # fmt: skip
+    )
     trainer.train()
     half = len(seen) // 2
     for step, weight in enumerate(seen, start=1):
