@@ -30,6 +30,16 @@ def make_film(seed: int, pneumonia: bool, size: tuple[int, int] = (80, 96)) -> n
     return film.clip(0, 255).astype(np.uint8)
 
 
+def make_photograph(seed: int, coloured: bool = False) -> np.ndarray:
+    """No chest `[96, 96, 3]`: a few bright squares on a dark ground."""
+    random = np.random.default_rng(seed)
+    picture = np.zeros((96, 96, 3), np.uint8)
+    for _ in range(12):
+        x, y = random.integers(0, 80, 2)
+        picture[y : y + 16, x : x + 16] = random.integers(0, 256, 3) if coloured else random.integers(0, 256)
+    return picture
+
+
 def write_films(root: Path, counts: dict[str, tuple[int, int]], size: tuple[int, int] = (80, 96)) -> Path:
     """Write `{split: (normal, pneumonia)}` films in Kaggle's layout and naming, two films of most patients."""
     seed = 0
@@ -46,6 +56,11 @@ def write_films(root: Path, counts: dict[str, tuple[int, int]], size: tuple[int,
     return root
 
 
+def as_options(**values: object) -> list[str]:
+    """The command line that gives each option its value."""
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
+
+
 @pytest.fixture(scope="session")
 def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_films(tmp_path_factory.mktemp("films"), {"train": (40, 72), "test": (16, 24)})
@@ -59,22 +74,20 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_recipe(films_folder: Path, cache_dir: Path) -> list[str]:
     """Arguments of a training that takes seconds."""
-    return [
-        *("--model_name_or_path", "baseline-cnn", "--dataset", str(films_folder), "--cache_dir", str(cache_dir)),
-        *(
-            "--image_size",
-            "48",
-            "--per_device_train_batch_size",
-            "8",
-            "--probe_epochs",
-            "2",
-            "--augmentation",
-            "strong",
-            "--augmentation_kwargs",
-            '{"crop_scale": 0.8}',
-        ),
-        *("--num_train_epochs", "6", "--learning_rate", "5e-3", "--layer_lr_decay", "1", "--use_cpu", "true"),
-    ]
+    return as_options(
+        model_name_or_path="baseline-cnn",
+        dataset=films_folder,
+        cache_dir=cache_dir,
+        image_size=48,
+        per_device_train_batch_size=8,
+        probe_epochs=2,
+        augmentation="strong",
+        augmentation_kwargs='{"crop_scale": 0.8}',
+        num_train_epochs=6,
+        learning_rate="5e-3",
+        layer_lr_decay=1,
+        use_cpu="true",
+    )
 
 
 @pytest.fixture(scope="session")

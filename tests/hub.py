@@ -1,6 +1,6 @@
 """A stand-in Hub on loopback: what huggingface_hub and datasets ask of the real one, kept in memory.
 
-Clients are told of it by their environment, before they import huggingface_hub: `environment(address, home)`.
+Clients find it by their environment, before they import huggingface_hub: `environment(address, home)`.
 """
 
 import base64
@@ -209,14 +209,14 @@ def running_hub() -> Iterator[tuple[Hub, str]]:
 
 def environment(address: str, home: str, token: str = TOKEN) -> dict[str, str]:
     """For a process that is to take `address` for the Hub."""
-    told = {
+    own = {
         "HF_ENDPOINT": address,
         "HF_TOKEN": token,
         "HF_HOME": home,
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_OFFLINE": "0",
     }
-    return {**os.environ, **told}
+    return {**os.environ, **own}
 
 
 def _json(value: object) -> Response:

@@ -18,9 +18,21 @@ ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "model_card.md"
 SHIPPED = ROOT / "models" / "pneumo-efficientnet"
 SECTIONS = [
-    *("Intended use", "Out of scope", "Results", "Operating points", "Calibration", "When it does not answer"),
-    *("Subgroups", "Shortcut floors", "What the score rests on", "How to use", "Training", "Environmental cost"),
-    *("Limitations", "Data", "Citation"),
+    "Intended use",
+    "Out of scope",
+    "Results",
+    "Operating points",
+    "Calibration",
+    "When it does not answer",
+    "Subgroups",
+    "Shortcut baselines",
+    "What the score rests on",
+    "How to use",
+    "Training",
+    "Environmental cost",
+    "Limitations",
+    "Data",
+    "Citation",
 ]
 
 
@@ -48,8 +60,8 @@ def sections(card: ModelCard) -> list[str]:
 def test_every_number_is_of_the_runs_files(run: Path) -> None:
     card, config = card_of(run), json.loads((run / "config.json").read_text())
     metrics = json.loads((run / "report" / "metrics.json").read_text())
-    told = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert told == {name: metric["value"] for name, metric in metrics["metrics"].items()}
+    stated = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert stated == {name: metric["value"] for name, metric in metrics["metrics"].items()}
     for name, metric in metrics["metrics"].items():
         low, high = metric["ci95"]
         assert f"| {METRIC_NAMES[name]} | {metric['value']:.3f} | {low:.3f} to {high:.3f} |" in card.text
@@ -98,20 +110,20 @@ def test_what_was_not_measured_has_no_section(run: Path) -> None:
         del metrics["training"], metrics["explanation"]
 
     changed(run / "report" / "metrics.json", remove)
-    gone = {"Subgroups", "Shortcut floors", "What the score rests on", "Environmental cost"}
+    gone = {"Subgroups", "Shortcut baselines", "What the score rests on", "Environmental cost"}
     assert sections(card_of(run)) == [name for name in SECTIONS if name not in gone]
 
 
-def test_other_hospitals_are_told_of_where_they_were_measured(run: Path) -> None:
+def test_other_hospitals_are_named_where_they_were_measured(run: Path) -> None:
     assert "Not measured on films of another hospital" in card_of(run).text
     elsewhere = json.loads((ROOT / "docs" / "external" / "pneumo-efficientnet" / "metrics.json").read_text())
-    told = run / "report" / "external_ieee8023.json"
-    told.write_text(json.dumps(elsewhere))
+    external = run / "report" / "external_ieee8023.json"
+    external.write_text(json.dumps(elsewhere))
     with pytest.raises(InputError, match="external_ieee8023.json is of another checkpoint"):
         card_of(run)
     own = json.loads((run / "report" / "metrics.json").read_text())["metrics"]["roc_auc"]["value"]
     elsewhere["external"]["metrics"]["roc_auc"]["home"] = own
-    told.write_text(json.dumps(elsewhere))
+    external.write_text(json.dumps(elsewhere))
     text = card_of(run).text
     assert f"| {elsewhere['dataset']} | {elsewhere['n']} | {elsewhere['n_patients']} |" in text
     assert elsewhere["external"]["words"][0] in text and "Not measured on films" not in text
@@ -144,10 +156,8 @@ def test_the_metadata_name_only_what_the_hub_knows(
     data = card_of(run).data
     assert (data.datasets, data.base_model) == (ids, "owner/resnet")
     assert {(r.dataset_type, r.dataset_name) for r in data.eval_results} == {(measured_on, name)}
-    assert (data.license, data.library_name, data.pipeline_tag) == (
-        *("apache-2.0", "transformers"),
-        "image-classification",
-    )
+    assert (data.license, data.library_name) == ("apache-2.0", "transformers")
+    assert data.pipeline_tag == "image-classification"
 
 
 def test_the_shipped_card_is_what_its_files_say(tmp_path: Path) -> None:
@@ -155,5 +165,5 @@ def test_the_shipped_card_is_what_its_files_say(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED, run)
     write_card(run, TEMPLATE)
     assert (run / "README.md").read_text() == (SHIPPED / "README.md").read_text()
-    told = json.loads((SHIPPED / "report" / "external_ieee8023.json").read_text())
-    assert told == json.loads((ROOT / "docs" / "external" / SHIPPED.name / "metrics.json").read_text())
+    stated = json.loads((SHIPPED / "report" / "external_ieee8023.json").read_text())
+    assert stated == json.loads((ROOT / "docs" / "external" / SHIPPED.name / "metrics.json").read_text())

@@ -45,11 +45,11 @@ def test_what_does_not_agree_is_not_kept(
 ) -> None:
     forward = export_module._Network.forward
 
-    def spoilt(network: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def changed(network: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, features = forward(network, pixel_values)
         return logits + torch.tensor([0.0, 0.05]), features
 
-    monkeypatch.setattr(export_module._Network, "forward", spoilt)
+    monkeypatch.setattr(export_module._Network, "forward", changed)
     with pytest.raises(SystemExit, match="2"):
         main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
     assert "not kept" in capsys.readouterr().err and not list(tmp_path.iterdir())

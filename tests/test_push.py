@@ -46,9 +46,9 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(tiny_run: Path, films_f
         assert {"config.json", "model.safetensors", "chest_detector.safetensors", "report/index.html"} <= set(files)
         assert not [name for name in files if "predictions" in name or name == "rejected.csv"]
         (tmp_path / "card.md").write_bytes(files["README.md"])
-        told = {r.metric_type: r.metric_value for r in ModelCard.load(tmp_path / "card.md").data.eval_results}
+        stated = {r.metric_type: r.metric_value for r in ModelCard.load(tmp_path / "card.md").data.eval_results}
         measured = json.loads(files["report/metrics.json"])["metrics"]
-        assert told == {name: metric["value"] for name, metric in measured.items()}
+        assert stated == {name: metric["value"] for name, metric in measured.items()}
         card = files["README.md"].decode()
         for code in ('model="tester/pneumonia"', 'Predictor("tester/pneumonia")', "--model tester/pneumonia "):
             assert code in card and code.replace("tester/pneumonia", tiny_run.name) not in card
@@ -86,7 +86,7 @@ def test_what_is_private_or_unsafe_is_refused_by_name(tiny_run: Path, tmp_path: 
         assert reason in str(refused.value)
 
 
-def test_pictures_of_films_that_are_not_public_stay_at_home(tiny_run: Path, tmp_path: Path) -> None:
+def test_pictures_of_films_that_are_not_public_are_not_pushed(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     config = json.loads((run / "config.json").read_text())
@@ -207,7 +207,7 @@ def test_a_card_that_the_hub_would_refuse_is_said_so(tiny_run: Path, tmp_path: P
     assert_refused(done, "tester/pneumonia: the Hub refuses: Invalid metadata in README.md. - dataset.type")
 
 
-def test_pushed_anew_the_tag_and_the_files_are_those_of_today(tiny_run: Path, tmp_path: Path) -> None:
+def test_pushed_again_the_tag_and_the_files_are_those_of_today(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     model = ("model", "tester/pneumonia")
@@ -221,7 +221,7 @@ def test_pushed_anew_the_tag_and_the_files_are_those_of_today(tiny_run: Path, tm
         assert hub.tags[model] == {f"v{__version__}": hub.sha(model)}
 
 
-def test_weights_that_are_a_pointer_stay_at_home(tiny_run: Path, tmp_path: Path) -> None:
+def test_weights_that_are_a_pointer_are_not_pushed(tiny_run: Path, tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "a Git LFS pointer" in what_must_not_leave(tiny_run, {"model.safetensors": weights})[0]

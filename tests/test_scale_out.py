@@ -16,7 +16,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from tests.conftest import write_films
+from tests.conftest import as_options, write_films
 from tests.data.test_listing import write_shard
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +24,13 @@ CONFIGS = ROOT / "configs" / "accelerate"
 ALONE = (sys.executable,)
 TWO = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2.yaml"))
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
-SAME_SUMS = [  # what keeps the sums of two half batches those of one: nothing drawn, no statistics of a batch
-    *("--freeze_batch_norm", "true", "--crop_scale", "1", "--rotation", "0", "--shift", "0", "--jitter", "0"),
-    *("--blur", "0", "--dropout", "0", "--early_stopping_patience", "0", "--logging_steps", "1"),
-]
+SAME_SUMS = {  # what keeps the sums of two half batches those of one: nothing drawn, no statistics of a batch
+    "freeze_batch_norm": "true",
+    "augmentation": "none",
+    "dropout": 0,
+    "early_stopping_patience": 0,
+    "logging_steps": 1,
+}
 RANK_1 = """
 import os, sys
 import torch
@@ -41,10 +44,8 @@ open(folder + ".seed", "w").write(str(torch.initial_seed()))
 
 def start(*command: object) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    options = {"cwd": ROOT, "env": environment, "text": True}
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
 
 
 def run(*command: object) -> str:
@@ -74,11 +75,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
     folder = tmp_path_factory.mktemp("scale_out")
     counts = {"train": (32, 48), "validation": (14, 19), "test": (16, 21)}  # odd numbers: the last batches are uneven
     write_films(folder / "films", counts)
-    recipe = [
-        *("--model_name_or_path", "baseline-cnn", "--dataset", folder / "films", "--validation_split", "given"),
-        *("--cache_dir", folder / "cache", "--image_size", "48", "--probe_epochs", "2", "--num_train_epochs", "4"),
-        *("--learning_rate", "5e-3", "--use_cpu", "true", *SAME_SUMS),
-    ]
+    recipe = as_options(
+        model_name_or_path="baseline-cnn",
+        dataset=folder / "films",
+        validation_split="given",
+        cache_dir=folder / "cache",
+        image_size=48,
+        probe_epochs=2,
+        num_train_epochs=4,
+        learning_rate="5e-3",
+        use_cpu="true",
+        **SAME_SUMS,
+    )
     (folder / "rank.py").write_text(RANK_1)
     run(*ALONE, "train_hf.py", *recipe, "--per_device_train_batch_size", 16, "--output_dir", folder / "alone")
     run(*TORCHRUN, folder / "rank.py", folder / "rank_", *recipe, "--per_device_train_batch_size", 8)

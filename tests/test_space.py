@@ -34,9 +34,9 @@ def serving(python: Path, folder: Path, env: dict[str, str]) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told, url, log = {**env, "GRADIO_SERVER_PORT": str(port)}, f"http://127.0.0.1:{port}", folder / "app.log"
+    variables, url, log = {**env, "GRADIO_SERVER_PORT": str(port)}, f"http://127.0.0.1:{port}", folder / "app.log"
     with log.open("w") as file:
-        app = subprocess.Popen([python, "app.py"], env=told, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        app = subprocess.Popen([python, "app.py"], env=variables, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
     try:
         for _ in range(2 * START):
             try:
@@ -71,10 +71,10 @@ def test_a_pushed_space_runs_from_its_own_files(tiny_run: Path, films_folder: Pa
         run(sys.executable, "-m", "venv", str(tmp_path / "venv"), env=there, cwd=space)
         python = tmp_path / "venv" / "bin" / "python"
         run(str(python), "-m", "pip", "install", "--quiet", "-r", "requirements.txt", env=there, cwd=space)
-        installed = subprocess.run(
-            [python, "-c", "import gradio, pneumo_hf; print(gradio.__version__, pneumo_hf.__file__)"],
-            env=there, cwd=space, capture_output=True, text=True, check=True,
-        ).stdout.split()  # fmt: skip
+        code = "import gradio, pneumo_hf; print(gradio.__version__, pneumo_hf.__file__)"
+        command = [python, "-c", code]
+        installed = subprocess.run(command, env=there, cwd=space, capture_output=True, text=True, check=True)
+        installed = installed.stdout.split()
         assert installed[0].rsplit(".", 1)[0] == card["sdk_version"].rsplit(".", 1)[0]
         assert installed[1] == str(space / "pneumo_hf" / "__init__.py")
 

@@ -23,12 +23,41 @@ from pneumo_hf.data.listing import list_films
 from pneumo_hf.reporting.report import METRIC_NAMES
 from pneumo_hf.training.models import load_model
 from tests.conftest import make_film, write_films
-from tests.data.test_pixels import spoil
+from tests.data.test_pixels import add_bad_films
 from tests.imaging.test_dicom import dicom
 from train_hf import main
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "chest_xray_sample"
+CHECKPOINT_FILES = {
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "chest_detector.safetensors",
+    "README.md",
+    "recipe.yaml",
+    "rejected.csv",
+}
+REPORT_FILES = {
+    "metrics.json",
+    "metrics_validation.json",
+    "predictions_test.csv",
+    "predictions_validation.csv",
+    "threshold_curve.csv",
+    "history.csv",
+    "index.html",
+}
+FIGURES = {
+    "roc",
+    "pr",
+    "reliability",
+    "confusion_matrix",
+    "training_curves",
+    "thresholds",
+    "predictive_values",
+    "risk_coverage",
+    "heatmaps",
+}
 
 
 def read_csv(path: Path) -> list[dict]:
@@ -41,19 +70,11 @@ def run(*arguments: str, module: str = "train_hf.py") -> subprocess.CompletedPro
 
 
 def test_every_file_of_the_contract(tiny_run: Path) -> None:
-    expected = {
-        *("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "recipe.yaml", "rejected.csv"),
-        "chest_detector.safetensors",
-        *(f"report/{name}" for name in ("metrics.json", "metrics_validation.json", "predictions_test.csv")),
-        *(
-            f"report/{name}"
-            for name in ("predictions_validation.csv", "index.html", "history.csv", "threshold_curve.csv")
-        ),
-        *(f"report/{name}.png" for name in ("roc", "pr", "reliability", "confusion_matrix", "training_curves")),
-        *(f"report/{name}.png" for name in ("thresholds", "predictive_values", "risk_coverage", "heatmaps")),
-    }
-    written = {str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()}
-    assert written - {"report/mistakes.png", "report/abstained.png"} == expected  # where there are any
+    report = tiny_run / "report"
+    written = {path.name for path in tiny_run.iterdir()}
+    assert written == CHECKPOINT_FILES | {"report"}
+    reported = {path.name for path in report.iterdir()} - {"mistakes.png", "abstained.png"}  # where there are any
+    assert reported == REPORT_FILES | {f"{name}.png" for name in FIGURES}
     config = json.loads((tiny_run / "config.json").read_text())
     assert {"decision_threshold", "operating_points", "abstention", "preprocessing", "training_data"} <= set(config)
     for name in ("metrics.json", "metrics_validation.json"):
@@ -161,7 +182,7 @@ def test_killed_in_stage_two_and_resumed_it_ends_as_if_it_had_not_been(tiny_run,
     shutil.copytree(max(killed.glob("checkpoints/checkpoint-*")), killed / "checkpoints" / "checkpoint-9999")
     (killed / "checkpoints" / "checkpoint-9999" / "trainer_state.json").write_text('{"epoch": ')  # cut while written
     result = run(*tiny_recipe, "--output_dir", killed)  # the flag forgotten: nothing is lost
-    assert result.returncode == 2 and "--resume_from_checkpoint goes on with it" in result.stderr
+    assert result.returncode == 2 and "--resume_from_checkpoint resumes it" in result.stderr
     result = run(*tiny_recipe, "--output_dir", killed, "--resume_from_checkpoint", "--learning_rate", "0.5")
     assert result.returncode == 2 and "was begun with learning_rate" in result.stderr
     result = run(*tiny_recipe, "--output_dir", killed, "--resume_from_checkpoint")
@@ -180,7 +201,7 @@ def test_killed_in_stage_two_and_resumed_it_ends_as_if_it_had_not_been(tiny_run,
 
 def test_a_folder_with_bad_films_trains_and_predicts(tiny_run: Path, tiny_recipe: list[str], tmp_path: Path) -> None:
     folder = write_films(tmp_path / "films", {"train": (24, 24), "test": (8, 8)})
-    spoil(folder / "train" / "NORMAL")
+    add_bad_films(folder / "train" / "NORMAL")
     run_dir = tmp_path / "run"
     main([*tiny_recipe, "--dataset", str(folder), "--output_dir", str(run_dir), "--num_train_epochs", "1"])
     rejected = read_csv(run_dir / "rejected.csv")
@@ -271,7 +292,7 @@ def test_accelerate_launches_it(tiny_recipe: list[str], tmp_path: Path) -> None:
 def test_help_teaches() -> None:
     result = run("--help")
     assert result.returncode == 0
-    assert "--crop_scale" in result.stdout
+    assert "--augmentation_kwargs" in result.stdout
     assert "--adam_beta1" not in result.stdout
     assert "TrainingArguments" in result.stdout
 

@@ -37,10 +37,8 @@ def serving(run: Path, *options: str, log=None, **environment: str) -> Iterator[
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--model", str(run), "--port", str(port), *options],
-        cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log,
-    )  # fmt: skip
+    command = [sys.executable, "app.py", "--model", str(run), "--port", str(port), *options]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
@@ -93,8 +91,10 @@ def test_concurrent_requests_get_their_own_answers(url: str, tiny_run: Path, fil
         return {film: client.predict(handle_file(film), api_name="/predict")["probability"] for film in mine}
 
     with ThreadPoolExecutor(8) as pool:
-        told = {film: score for part in pool.map(ask, [films[k::8] for k in range(8)]) for film, score in part.items()}
-    assert told == pytest.approx(expected, abs=1e-6)
+        answered = {
+            film: score for part in pool.map(ask, [films[k::8] for k in range(8)]) for film, score in part.items()
+        }
+    assert answered == pytest.approx(expected, abs=1e-6)
 
 
 def test_curl_as_the_readme_has_it(url: str) -> None:
@@ -114,18 +114,18 @@ def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_
     assert client.predict(handle_file(film), api_name="/predict")["probability"] is not None
 
 
-def test_a_case_report_tells_the_case_and_no_name(url: str, tmp_path: Path) -> None:
+def test_a_case_report_shows_the_case_and_no_name(url: str, tmp_path: Path) -> None:
     stored = make_film(3, pneumonia=True, size=(300, 260)).astype(np.uint16) * 16
     film = dicom(stored, bits=12, PatientName="Doe^Jane", PatientID="secret7", PatientAge="004Y", ViewPosition="AP")
     (tmp_path / "Doe_Jane.dcm").write_bytes(film)
     page = Path(Client(url, verbose=False).predict(handle_file(tmp_path / "Doe_Jane.dcm"), api_name="/case_report"))
     text = re.sub(r"base64,[\w+/=]+", "", page.read_text())
-    for told in ("not a diagnosis", "DICOM, 12 bits, 260 x 300 pixels", "<td>4.0</td>", "<td>AP</td>", "Grad-CAM"):
-        assert told in text
+    for shown in ("not a diagnosis", "DICOM, 12 bits, 260 x 300 pixels", "<td>4.0</td>", "<td>AP</td>", "Grad-CAM"):
+        assert shown in text
     assert "Doe" not in text and "secret7" not in text and "http" not in text
 
 
-def test_it_asks_for_a_password_where_it_was_told_to(tiny_run: Path, films_folder: Path) -> None:
+def test_it_asks_for_a_password_where_it_has_one(tiny_run: Path, films_folder: Path) -> None:
     film = next((films_folder / "test" / "NORMAL").iterdir())
     with serving(tiny_run, "--auth", "ward:open sesame") as (address, _):
         with pytest.raises(Exception, match="[Ll]ogin|[Aa]uth|credentials|401"):
@@ -154,7 +154,7 @@ def test_its_endpoints_are_mcp_tools_on_request(tiny_run: Path, films_folder: Pa
     assert {"predict", "predict_batch", "explain", "case_report", "threshold"} == names and "sensitivity" in text
 
 
-def test_it_tells_that_it_is_well(url: str, tiny_run: Path) -> None:
+def test_it_reports_its_health(url: str, tiny_run: Path) -> None:
     with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
         assert json.load(answer) == {"status": "ok", "model": tiny_run.name}
 
@@ -174,12 +174,12 @@ def test_a_worklist_is_sorted_and_one_bad_file_stops_nothing(
     scores = [row["probability"] for row in rows if not row["error"]]
     assert scores == sorted(scores, reverse=True)
     predictor = Predictor(tiny_run, device="cpu")
-    told = {row["film"]: row["probability"] for row in rows}
-    assert "more.zip: PNEUMONIA/inside.jpeg" in told
+    answered = {row["film"]: row["probability"] for row in rows}
+    assert "more.zip: PNEUMONIA/inside.jpeg" in answered
     for film in films[1:]:
-        assert told[film.name] == pytest.approx(predictor([film])[0]["probability"], abs=1e-4)
+        assert answered[film.name] == pytest.approx(predictor([film])[0]["probability"], abs=1e-4)
     with open(written, newline="") as file:
-        assert {row["path"] for row in csv.DictReader(file)} == set(told)
+        assert {row["path"] for row in csv.DictReader(file)} == set(answered)
 
 
 def test_a_heatmap_and_another_threshold_by_the_api(url: str, films_folder: Path) -> None:

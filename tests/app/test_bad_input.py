@@ -131,11 +131,13 @@ def fuzzed(count: int) -> Iterator[tuple[str, bytes]]:
     """Films cut short and with bits flipped, of every format."""
     film = make_film(1, pneumonia=False, size=(200, 160))
     sound = {
-        "png": encode(Image.fromarray(film), "PNG"), "jpg": encode(Image.fromarray(film), "JPEG"),
-        "tiff": encode(Image.fromarray(film), "TIFF", compression="tiff_lzw"), "dcm": dicom(film),
+        "png": encode(Image.fromarray(film), "PNG"),
+        "jpg": encode(Image.fromarray(film), "JPEG"),
+        "tiff": encode(Image.fromarray(film), "TIFF", compression="tiff_lzw"),
+        "dcm": dicom(film),
         "webp": encode(Image.fromarray(film), "WEBP"),
         "tif": encode(Image.fromarray(film.astype(np.uint16) << 8), "TIFF"),
-    }  # fmt: skip
+    }
     draw = random.Random(0)
     for number in range(count):
         suffix = draw.choice(sorted(sound))
@@ -225,9 +227,9 @@ def test_strangers_requests_do_not_fail_each_other(tiny_run: Path, films_folder:
 
         with ThreadPoolExecutor(16) as pool:
             bad = [pool.submit(ask_badly, number) for number in range(6)]
-            told = dict(zip(films, pool.map(ask_well, films), strict=True))
+            answered = dict(zip(films, pool.map(ask_well, films), strict=True))
             [asked.result() for asked in bad]
-    assert told == pytest.approx(expected, abs=1e-6)
+    assert answered == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_worklist_reads_no_file_that_was_not_sent(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:

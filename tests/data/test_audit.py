@@ -9,7 +9,6 @@ import pytest
 from PIL import Image, ImageOps
 
 from pneumo_hf.__main__ import main
-from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.duplicates import near_pairs
 from pneumo_hf.data.leakage import assert_no_leaks, find_leaks
 from pneumo_hf.data.shortcuts import linear_baselines, region_features
@@ -107,12 +106,12 @@ def test_every_planted_fault_is_found_and_none_invented(tmp_path: Path) -> None:
     assert (tmp_path / "audit" / "duplicates.png").stat().st_size > 10_000
 
 
-def test_training_on_a_set_that_leaks_is_refused_and_prepare_mends_it(tmp_path: Path, tiny_recipe: list[str]) -> None:
+def test_training_on_a_set_that_leaks_is_refused_and_prepare_cleans_it(tmp_path: Path, tiny_recipe: list[str]) -> None:
     folder = write_films(tmp_path / "films", {"train": (30, 40), "test": (12, 12)}, size=(120, 140))
     planted = plant_faults(folder)
     data = ["--dataset", str(folder), "--cache_dir", str(tmp_path / "cache")]
     with pytest.raises(InputError, match="4 pairs of films .* exact copies .*4 pairs .* near-duplicates"):
-        train(parse_args([*tiny_recipe, *data, "--output_dir", str(tmp_path / "run")]))
+        train([*tiny_recipe, *data, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run" / "config.json").exists()
     main(["prepare", str(folder), "--drop_leaks", "--output_dir", str(tmp_path / "clean")])
     left_out = dict(line.split(",", 1) for line in (tmp_path / "clean.rejected.csv").read_text().splitlines()[1:])
@@ -140,7 +139,7 @@ def test_a_patient_in_two_splits_and_a_negative_film_are_found(tmp_path: Path) -
     assert found["duplicates"]["exact"]["spare_films"] == 1
 
 
-def test_floors_are_high_where_the_frame_tells_and_half_where_it_does_not() -> None:
+def test_baselines_are_high_where_the_border_shows_the_label_and_half_where_it_does_not() -> None:
     random = np.random.default_rng(0)
     films = random.integers(0, 255, (300, 56, 56), dtype=np.uint8)
     labels, patients = np.arange(300) % 2, np.arange(300) // 2 + 1000 * (np.arange(300) % 2)
@@ -191,7 +190,7 @@ def test_blank_films_are_no_duplicates_of_one_another(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_the_whole_kermany_set_and_a_spoilt_copy_of_it(shared: Path, tmp_path: Path) -> None:
+def test_the_whole_kermany_set_and_a_damaged_copy_of_it(shared: Path, tmp_path: Path) -> None:
     """The figures of the set as others measured them (../shared/DATA.md), and every planted fault."""
     archive = shared / "data" / "chest_xray_224.zip"
     found = audit(archive, tmp_path / "audit")
@@ -210,7 +209,7 @@ def test_the_whole_kermany_set_and_a_spoilt_copy_of_it(shared: Path, tmp_path: P
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(tmp_path)
     planted = plant_faults(tmp_path / "chest_xray", {film for group in exact["list"] for film in group["films"]})
-    check_planted(audit(tmp_path / "chest_xray", tmp_path / "spoilt"), planted, others=30)
+    check_planted(audit(tmp_path / "chest_xray", tmp_path / "damaged"), planted, others=30)
 
 
 def test_an_empty_or_unreadable_set_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

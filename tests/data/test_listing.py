@@ -129,7 +129,7 @@ def test_what_is_damaged_in_a_shard_is_listed_and_the_rest_is_read(tmp_path: Pat
     assert [row["file_name"] for row in list_films(path)] == [str(path)]  # one film, of which `error` will tell
 
 
-def test_the_digest_tells_lists_apart(films_folder: Path, tmp_path: Path) -> None:
+def test_the_digest_distinguishes_lists(films_folder: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "films.parquet", 0, 5)
     of_shard, of_folder = list_films(tmp_path / "films.parquet").digest, list_films(films_folder).digest
     assert list_films(films_folder).digest == of_folder != list_films(films_folder / "test").digest

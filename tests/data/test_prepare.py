@@ -100,11 +100,11 @@ def test_nothing_that_prepare_did_not_write_is_lost(folder: Path, tmp_path: Path
 @pytest.mark.slow
 def test_pushed_to_a_hub_and_read_back_whole_and_streamed(folder: Path, tiny_run: Path, tmp_path: Path) -> None:
     with running_hub() as (hub, address):
-        told = environment(address, str(tmp_path / "home"))
+        variables = environment(address, str(tmp_path / "home"))
 
         def run(*arguments: str, code: int = 0) -> str:
             command = [sys.executable, "-m", "pneumo_hf", *arguments]
-            done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
             assert done.returncode == code, done.stderr
             return done.stderr
 

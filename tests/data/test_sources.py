@@ -3,7 +3,6 @@ import re
 import shutil
 import sys
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from PIL import Image
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.labels import parse_label_map
 from pneumo_hf.data.listing import list_films
-from pneumo_hf.data.merge import load_sources
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import load_xray
@@ -238,58 +236,13 @@ def test_dicom_without_suffix_in_a_zip_and_hashed_patients(tmp_path: Path) -> No
         assert [films[0][c] for c in ("view", "age", "sex", "body_part", "modality")] == ["AP", 3.0, "M", None, "DX"]
 
 
-def test_sources_merge_without_copies_and_a_test_film_never_comes_back_in_train(
-    films_folder: Path, tmp_path: Path
-) -> None:
-    """The second source: all of the first again, resized, its test as train; and films of its own."""
-    for film in films_folder.rglob("*.jpeg"):
-        place = tmp_path / "second" / "train" / film.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        Image.open(film).resize((120, 100), Image.Resampling.BICUBIC).save(place / film.name, quality=80)
-    for number in range(6):
-        label = ("NORMAL", "PNEUMONIA")[number % 2]
-        own = Image.fromarray(make_film(7000 + number, number % 2 == 1))
-        own.save(tmp_path / "second" / "train" / label / f"own{number}.png")
-    for sources in ([films_folder, tmp_path / "second"], [tmp_path / "second", films_folder]):
-        data, dropped = load_sources([str(source) for source in sources])
-        assert len(data["test"]) == 40
-        assert len(data["train"]) == 112 + 6
-        assert len(dropped) == 152
-        assert all("a copy of" in row["reason"] for row in dropped)
-        assert {name.split("/")[-1] for name in data["train"]["file_name"]} >= {f"own{n}.png" for n in range(6)}
-        assert {p for p in data["train"]["patient_id"] if "own" in p} == {
-            f"second/train/{('NORMAL', 'PNEUMONIA')[n % 2]}/own{n}" for n in range(6)
-        }
-
-
-@pytest.mark.shared
-@pytest.mark.slow
-def test_the_real_sets_merge_counted(shared: Path, tmp_path: Path) -> None:
-    again = Path(shutil.copy(shared / "data" / "chest_xray_224.zip", tmp_path / "again.zip"))
-    sources = [shared / "data" / "chest_xray_224.zip", shared / "data" / "external_ieee8023.zip", again,
-               shared / "data" / "chest_xray_fullres_sample.zip"]  # fmt: skip
-    data, dropped = load_sources([str(source) for source in sources], label_map={"COVID19": "PNEUMONIA"})
-    counts = Counter(zip(data["train"]["source"], data["train"]["label"], strict=True))
-    assert counts == {
-        ("chest_xray_224.zip", 0): 1341,
-        ("chest_xray_224.zip", 1): 3875,
-        ("external_ieee8023.zip", 0): 19,
-        ("external_ieee8023.zip", 1): 74 + 140,
-    }
-    assert Counter(data["test"]["source"]) == {"chest_xray_224.zip": 624}
-    assert Counter(row["path"].split(":")[0] for row in dropped) == {
-        "again.zip": 5840,
-        "chest_xray_fullres_sample.zip": 102,
-    }
-
-
 def write(path: Path, seed: int, pneumonia: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(make_film(seed, pneumonia)).save(path, "PNG")
     return path
 
 
-def test_films_numbered_anew_in_each_split_are_different_patients(tmp_path: Path) -> None:
+def test_films_numbered_again_in_each_split_are_different_patients(tmp_path: Path) -> None:
     for number, (split, label) in enumerate(itertools.product(("train", "test"), LABELS)):
         for film in range(3):
             write(tmp_path / "films" / split / label / f"{film}.png", 10 * number + film)

@@ -72,12 +72,12 @@ def test_runs_side_by_side(tiny_run: Path, tmp_path: Path, capsys) -> None:
     assert result["reference"] == tiny_run.name and "delong" not in result["runs"][tiny_run.name]
     assert result["runs"]["other"]["delong"]["p"] < 0.01 and result["runs"]["other"]["mcnemar"]["p"] < 0.05
     table = (tmp_path / "compare" / "compare.md").read_text().strip().splitlines()
-    assert table[-1].startswith("| floor: ") and "| other |" in capsys.readouterr().out
+    assert table[-1].startswith("| baseline: ") and "| other |" in capsys.readouterr().out
     page = (tmp_path / "compare" / "index.html").read_text()
     assert "data:image/png" in page and "other" in page and "diagnos" in page
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tiny_run: Path, tmp_path: Path) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_folders(tiny_run: Path, tmp_path: Path) -> None:
     for parent in ("first", "second"):
         shutil.copytree(tiny_run, tmp_path / parent / "run")
     folders = [str(tmp_path / parent / "run") for parent in ("first", "second")]

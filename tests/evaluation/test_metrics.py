@@ -11,8 +11,8 @@ from pneumo_hf.evaluation.metrics import (
     bootstrap_weights,
     confusion,
     delong_areas,
+    epoch_metrics,
     metrics_with_intervals,
-    ranking_metrics,
     top_label_error,
     weighted_metrics,
 )
@@ -148,4 +148,4 @@ def test_confusion_and_ranking() -> None:
     counts = confusion(LABELS, PROBS >= 0.5)
     tn, fp, fn, tp = sklearn_metrics.confusion_matrix(LABELS, PROBS >= 0.5).ravel()
     assert counts == {"tn": tn, "fp": fp, "fn": fn, "tp": tp}
-    assert ranking_metrics(LABELS, PROBS)["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(LABELS, PROBS))
+    assert epoch_metrics(LABELS, PROBS)["roc_auc"] == pytest.approx(sklearn_metrics.roc_auc_score(LABELS, PROBS))

@@ -12,13 +12,13 @@ FILMS = torch.from_numpy(np.stack([make_film(seed, seed % 2 == 0, (96, 96)) for 
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_a_corruption_spoils_more_at_each_severity_and_always_alike(kind: str) -> None:
+def test_a_corruption_changes_more_at_each_severity_and_repeats_itself(kind: str) -> None:
     losses = []
     for severity in SEVERITIES:
-        spoilt = corrupt(FILMS, kind, severity)
-        assert spoilt.shape == FILMS.shape and spoilt.dtype == torch.uint8
-        assert torch.equal(spoilt, corrupt(FILMS, kind, severity))
-        losses.append(float((spoilt.float() - FILMS.float()).square().mean()))
+        corrupted = corrupt(FILMS, kind, severity)
+        assert corrupted.shape == FILMS.shape and corrupted.dtype == torch.uint8
+        assert torch.equal(corrupted, corrupt(FILMS, kind, severity))
+        losses.append(float((corrupted.float() - FILMS.float()).square().mean()))
     assert losses[0] > 0 and losses == sorted(losses)
 
 
@@ -37,5 +37,5 @@ def test_every_corruption_of_a_split_is_scored(tiny_run, films_folder, cache_dir
     scored = {(kind, severity): logits for kind, severity, logits in score_corrupted(predictor, films, (1, 5))}
     assert len(scored) == 2 * len(CORRUPTIONS)
     assert {logits.shape for logits in scored.values()} == {(len(films), 2)}
-    spoilt = predictor.logits(corrupt(films.__getitems__(range(16))["pixel_values"], "blur", 5))
-    np.testing.assert_allclose(scored["blur", 5][:16], spoilt, atol=1e-5)
+    corrupted = predictor.logits(corrupt(films.__getitems__(range(16))["pixel_values"], "blur", 5))
+    np.testing.assert_allclose(scored["blur", 5][:16], corrupted, atol=1e-5)

@@ -97,16 +97,16 @@ def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predicto
     assert inserted.mean() > cold.mean()
 
 
-def test_weights_drawn_anew_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:
-    """The randomisation test of Adebayo et al. 2018: a map that survives it shows edges, not what was learnt."""
+def test_weights_drawn_again_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:
+    """The randomisation test of Adebayo et al. 2018: a map that survives it shows edges, not the network."""
     predictor, pixels = shipped[0], shipped[1][::6]
-    learnt, ranks = GradCam(predictor)(pixels), []
+    trained, ranks = GradCam(predictor)(pixels), []
     layers = [module for module in predictor.model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for seed in range(4):
         torch.manual_seed(seed)
         for layer in layers[-20:]:
             layer.reset_parameters()
-        pairs = zip(learnt, GradCam(predictor)(pixels), strict=True)
+        pairs = zip(trained, GradCam(predictor)(pixels), strict=True)
         ranks += [
             spearmanr(before.ravel(), after.ravel())[0] for before, after in pairs if before.any() and after.any()
         ]

@@ -73,7 +73,7 @@ class Preactivated(nn.Module):
 
 
 class ShortcutOfWhatIsActivated(Preactivated):
-    """Its scores would be the same with the activation in place, but not the features that it tells."""
+    """Its scores would be the same with the activation in place, but not the features that it returns."""
 
     def __init__(self):
         super().__init__()

@@ -28,18 +28,11 @@ def test_bad_films_have_reasons_and_do_not_move_the_others(tiny_run: Path) -> No
 
 def test_it_decides_at_the_checkpoints_threshold(tiny_run: Path) -> None:
     predictor = Predictor(tiny_run, device="cpu")
-    assert predictor.settings.threshold == predictor.model.config.decision_threshold != 0.5
-    predictor.settings.conformal_limits = None  # which would abstain between the labels
-    assert predictor.settings.decide(predictor.settings.threshold) == {
-        "prediction": "PNEUMONIA",
-        "flag": "review",
-        "error": "",
-    }
-    assert predictor.settings.decide(predictor.settings.threshold - 1e-6) == {
-        "prediction": "NORMAL",
-        "flag": "",
-        "error": "",
-    }
+    settings = predictor.settings
+    assert settings.threshold == predictor.model.config.decision_threshold != 0.5
+    settings.conformal_limits = None  # which would abstain between the labels
+    assert settings.decide(settings.threshold) == {"prediction": "PNEUMONIA", "flag": "review", "error": ""}
+    assert settings.decide(settings.threshold - 1e-6) == {"prediction": "NORMAL", "flag": "", "error": ""}
 
 
 def test_labels_in_the_other_order_are_read_by_name(tiny_run: Path, tmp_path: Path) -> None:

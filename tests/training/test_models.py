@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,9 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import Normalize, load_image_processor, resize_film
 from pneumo_hf.training.backbones import embedded_checkpoint
-from pneumo_hf.training.models import (
-    final_linear,
-    fold_temperature,
-    freeze_below,
-    freeze_statistics,
-    load_model,
-    resize_head,
-    weight_layers,
-)
+from pneumo_hf.training.head import final_linear, fold_temperature
+from pneumo_hf.training.layers import freeze_below, freeze_statistics, weight_layers
+from pneumo_hf.training.models import load_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,16 +32,10 @@ ROOT = Path(__file__).parents[2]
 def tiny_checkpoint(architecture: str, folder: Path) -> Path:
     """A random checkpoint of a real architecture, small, with 1000 labels as ImageNet's."""
     if architecture == "efficientnet":
-        blocks = {
-            "num_block_repeats": [1, 1],
-            "kernel_sizes": [3, 3],
-            "in_channels": [32, 16],
-            "out_channels": [16, 24],
-        }
-        config = EfficientNetConfig(
-            **blocks, strides=[1, 2], expand_ratios=[1, 2], hidden_dim=640, width_coefficient=0.5,
-            depth_coefficient=1.0, depthwise_padding=[], num_labels=1000, batch_norm_momentum=0.99,
-        )  # fmt: skip
+        blocks = {"num_block_repeats": [1, 1], "kernel_sizes": [3, 3], "strides": [1, 2], "expand_ratios": [1, 2]}
+        channels = {"in_channels": [32, 16], "out_channels": [16, 24], "hidden_dim": 640, "depthwise_padding": []}
+        scale = {"width_coefficient": 0.5, "depth_coefficient": 1.0, "num_labels": 1000, "batch_norm_momentum": 0.99}
+        config = EfficientNetConfig(**blocks, **channels, **scale)
         model = EfficientNetForImageClassification(config)
     else:
         model = MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, num_labels=1000))
@@ -64,7 +53,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(ModelArguments(name, image_size=64, dropout=0.3), cache_dir)[0]
 
 
-def test_the_head_is_fresh_and_the_habits_are_mended(model) -> None:
+def test_the_head_is_fresh_and_the_model_is_adapted(model) -> None:
     assert model.config.id2label == {0: "NORMAL", 1: "PNEUMONIA"}
     assert final_linear(model).out_features == 2
     assert not final_linear(model).weight.any()
@@ -74,13 +63,13 @@ def test_the_head_is_fresh_and_the_habits_are_mended(model) -> None:
     assert head == [0.3]
 
 
-def test_the_head_of_a_checkpoint_with_these_very_labels_goes_on(cache_dir: Path, tmp_path: Path) -> None:
+def test_the_head_of_a_checkpoint_with_the_same_labels_is_kept(cache_dir: Path, tmp_path: Path) -> None:
     model, processor = load_model(ModelArguments("baseline-cnn"), cache_dir)
     nn.init.normal_(final_linear(model).weight)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    gone_on, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
-    assert torch.equal(final_linear(gone_on).weight, final_linear(model).weight)
+    kept, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
+    assert torch.equal(final_linear(kept).weight, final_linear(model).weight)
     model.config.id2label = {0: "PNEUMONIA", 1: "NORMAL"}
     model.save_pretrained(tmp_path)
     turned, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
@@ -88,13 +77,13 @@ def test_the_head_of_a_checkpoint_with_these_very_labels_goes_on(cache_dir: Path
 
 
 @pytest.mark.parametrize("head", ["missing", "of three outputs"])
-def test_a_head_that_the_weights_lack_starts_from_zeros(head: str, cache_dir: Path, tmp_path: Path) -> None:
+def test_a_head_that_is_missing_in_the_weights_starts_from_zeros(head: str, cache_dir: Path, tmp_path: Path) -> None:
     model, processor = load_model(ModelArguments("baseline-cnn"), cache_dir)
     if head == "missing":
         weights = {f"resnet.{key}": values for key, values in model.resnet.state_dict().items()}
     else:
-        resize_head(model, 3)
         weights = model.state_dict()
+        weights |= {"classifier.1.weight": torch.ones(3, 128), "classifier.1.bias": torch.ones(3)}
     model.save_pretrained(tmp_path, state_dict=weights)
     processor.save_pretrained(tmp_path)
     fresh, _ = load_model(ModelArguments(str(tmp_path)), cache_dir)
@@ -116,7 +105,7 @@ def test_frozen_layers_do_not_move_nor_do_their_statistics(cache_dir: Path) -> N
     torch.manual_seed(0)
     model, _ = load_model(ModelArguments("baseline-cnn"), cache_dir)
     nn.init.normal_(final_linear(model).weight)
-    freeze_below(model, 4)
+    freeze_below(model, "4")
     before = {name: values.clone() for name, values in model.state_dict().items()}
     model.train()
     model(torch.rand(4, 3, 64, 64)).logits.square().sum().backward()
@@ -126,6 +115,24 @@ def test_frozen_layers_do_not_move_nor_do_their_statistics(cache_dir: Path) -> N
     top = [names[id(module)] for layer in weight_layers(model)[-4:] for module in layer]
     assert moved
     assert {name.rsplit(".", 1)[0] for name in moved} == set(top)
+
+
+def test_the_head_alone_is_the_classifier_hidden_layer_and_all(model, cache_dir: Path) -> None:
+    hidden = load_model(ModelArguments("baseline-cnn", head_size=8), cache_dir)[0]
+    for network in (copy.deepcopy(model), hidden):
+        freeze_below(network, "head")
+        trainable = {name for name, values in network.named_parameters() if values.requires_grad}
+        assert trainable == {name for name, _ in network.named_parameters() if name.startswith("classifier.")}
+        network.train()
+        assert not any(module.training for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    assert len(trainable) == 4  # two layers, each with a weight and a bias
+
+
+def test_all_layers_are_trained_unless_it_is_said_otherwise(cache_dir: Path) -> None:
+    for trainable in ("all", "1000"):  # more than there are
+        network = load_model(ModelArguments("baseline-cnn"), cache_dir)[0]
+        freeze_below(network, trainable)
+        assert all(values.requires_grad for values in network.parameters())
 
 
 def test_frozen_statistics_stay_while_scales_learn(cache_dir: Path) -> None:

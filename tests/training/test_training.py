@@ -1,4 +1,4 @@
-"""The loss, the statistics, the augmentation and the two stages, on a tiny network."""
+"""The loss, the statistics, the optimizer, the schedules and the two stages, on a tiny network."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ def test_the_weighted_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
     torch.testing.assert_close(weighted_loss(logits, soft_targets(labels, 2, 0.1)), smooth)
 
 
-def test_the_focal_loss_turns_from_what_is_right_already() -> None:
+def test_the_focal_loss_gives_less_weight_to_what_is_right() -> None:
     logits, targets = torch.tensor([[0.0, 3.0], [0.0, -1.0]]), soft_targets(torch.tensor([1, 1]), 2)
     truth = torch.softmax(logits, dim=1)[:, 1]
     expected = -((1 - truth) ** 2 * truth.log()).mean()  # Lin et al. 2017, equation 4
@@ -226,17 +226,8 @@ def test_a_balanced_epoch_draws_its_own_films_resumed_or_not(films, tiny_recipe,
 
 
 def test_the_rate_falls_to_a_tenth_every_so_many_epochs(films, tiny_recipe, tmp_path: Path) -> None:
-    history = tuned(
-        films,
-        tiny_recipe,
-        tmp_path,
-        "--lr_scheduler_type",
-        "step",
-        "--lr_scheduler_kwargs",
-        '{"step_size": 2}',
-        "--num_train_epochs",
-        "4",
-    )[1]
+    steps = ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", '{"step_size": 2}', "--num_train_epochs", "4"]
+    history = tuned(films, tiny_recipe, tmp_path, *steps)[1]
     rates = {round(row["epoch"]): row["learning_rate"] for row in history if "learning_rate" in row}
     assert rates[1] == pytest.approx(5e-3)
     assert rates[4] == pytest.approx(5e-4)

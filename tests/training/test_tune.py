@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from pneumo_hf.__main__ import main
-from pneumo_hf.training import stages
+from pneumo_hf.training import finetune
 from pneumo_hf.training.trainer import XrayTrainer
 
 
-def test_a_search_finds_a_rate_on_validation_and_goes_on(tiny_recipe, tmp_path: Path, caplog) -> None:
+def test_a_search_finds_a_rate_on_validation_and_resumes(tiny_recipe, tmp_path: Path, caplog) -> None:
     arguments = ["tune", *tiny_recipe, "--num_train_epochs", "2", "--output_dir", str(tmp_path), "--trials"]
     with caplog.at_level(logging.INFO):
         main([*arguments, "2"])
@@ -21,11 +21,11 @@ def test_a_search_finds_a_rate_on_validation_and_goes_on(tiny_recipe, tmp_path: 
     assert len(set(rates)) == 3 and all(1e-5 <= rate <= 3e-3 for rate in rates)
     assert len({trial["roc_auc"] for trial in result["trials"]}) > 1  # the rate does something
     assert result["best"]["roc_auc"] == max(trial["roc_auc"] for trial in result["trials"])
-    assert "going on with 2 finished trials" in caplog.text and "--learning_rate" in caplog.text
+    assert "continuing with 2 finished trials" in caplog.text and "--learning_rate" in caplog.text
 
 
 def test_every_trial_starts_from_the_same_probe(tiny_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With averaged weights and an auxiliary output, which both outlive a trial."""
+    """With averaged weights, which outlive a trial."""
     starts = []
 
     class Recorder(XrayTrainer):
@@ -34,8 +34,8 @@ def test_every_trial_starts_from_the_same_probe(tiny_recipe, tmp_path: Path, mon
                 starts.append(sum(float(values.abs().sum()) for values in model.state_dict().values()))
             return super().training_step(model, *rest, **more)
 
-    monkeypatch.setattr(stages, "XrayTrainer", Recorder)
-    options = ["--num_train_epochs", "2", "--ema_decay", "0.9", "--subtype_weight", "1", "--probe_epochs", "0"]
+    monkeypatch.setattr(finetune, "XrayTrainer", Recorder)
+    options = ["--num_train_epochs", "2", "--ema_decay", "0.9", "--probe_epochs", "0"]
     options += ["--metric_for_best_model", "log_loss"]
     main(["tune", *tiny_recipe, *options, "--output_dir", str(tmp_path), "--trials", "3"])
     assert len(starts) == 3 and len(set(starts)) == 1

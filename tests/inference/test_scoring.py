@@ -1,4 +1,4 @@
-"""What a killed `predict` leaves, and how the next one goes on; several processes are in tests/test_scale_out.py."""
+"""What a killed `predict` leaves, and how the next one resumes; several processes are in tests/test_scale_out.py."""
 
 import csv
 import json
@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from pneumo_hf.inference.parts import score_to_csv
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
 from pneumo_hf.data.listing import FilmList, list_films
 from pneumo_hf.errors import InputError
+from pneumo_hf.inference.scoring import score_files
+from pneumo_hf.runtime import Processes
 
 
 class Cut(FilmList):
@@ -33,14 +34,14 @@ def predictor(tiny_run: Path) -> Predictor:
 
 
 def score(predictor: Predictor, films: FilmList, output: Path, **arguments: str):
-    return score_to_csv(predictor, films, output, arguments, recalibrate=lambda probability: probability)
+    return score_files(predictor, films, output, arguments, lambda probability: probability, Processes())
 
 
 def lines(output: Path) -> list[str]:
     return (output.with_name(f"{output.name}.parts") / "0-of-1.jsonl").read_text().splitlines()
 
 
-def test_it_goes_on_behind_the_last_whole_batch(predictor: Predictor, films_folder: Path, tmp_path: Path) -> None:
+def test_it_resumes_behind_the_last_whole_batch(predictor: Predictor, films_folder: Path, tmp_path: Path) -> None:
     films, output, parts = list_films(films_folder), tmp_path / "preds.csv", tmp_path / "preds.csv.parts"
     flags = score(predictor, films, tmp_path / "whole.csv")
     assert flags.total() == len(films) == 152
@@ -88,7 +89,7 @@ def test_an_earlier_csv_stays_until_the_new_one_is_whole(
     assert output.read_text().startswith("path,label")
 
 
-def test_it_goes_on_in_the_batches_that_it_was_begun_with(
+def test_it_resumes_in_the_batches_that_it_was_begun_with(
     predictor: Predictor, tiny_run: Path, films_folder: Path, tmp_path: Path
 ) -> None:
     """As on a machine with a GPU, where more films go at once."""

@@ -64,9 +64,9 @@ def test_scores_for_another_prevalence_are_calibrated_there() -> None:
         return labels, 1.5 * labels + random.standard_normal(count)
 
     labels, marks = films(0.1)
-    learnt = 1 / (1 + np.exp(-(1.5 * marks - 1.125 + np.log(0.7 / 0.3))))  # Bayes, where 70 % have pneumonia
-    assert slope_and_intercept(labels, learnt)["intercept"] < -2
-    there = slope_and_intercept(labels, at_prevalence(learnt, 0.7, 0.1))
+    fitted = 1 / (1 + np.exp(-(1.5 * marks - 1.125 + np.log(0.7 / 0.3))))  # Bayes, where 70 % have pneumonia
+    assert slope_and_intercept(labels, fitted)["intercept"] < -2
+    there = slope_and_intercept(labels, at_prevalence(fitted, 0.7, 0.1))
     assert (there["slope"], there["intercept"]) == pytest.approx((1, 0), abs=0.05)
     assert slope_and_intercept(labels, 1 / (1 + np.exp(-2 * (1.5 * marks - 1.125))))["slope"] == pytest.approx(
         0.5, abs=0.02

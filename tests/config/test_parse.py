@@ -6,7 +6,7 @@ from pneumo_hf.config.parse import parse_args
 from pneumo_hf.errors import InputError
 from pneumo_hf.training.recipe import write_recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def write(path: Path, text: str) -> list[str]:
@@ -42,7 +42,7 @@ def test_the_least_log_loss_is_the_best(tmp_path: Path) -> None:
         ("dropout: 3\n", "dropout is 3.0, but goes from 0 to 0.95"),
         ("- a list\n", "not a YAML recipe"),
         ("a: [1\n", "not a YAML recipe"),
-        ("validation: somehow\n", "validation"),
+        ("validation_split: somehow\n", "validation_split"),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -54,7 +54,8 @@ def test_bad_recipes_are_refused_in_one_line(tmp_path: Path, text: str, message:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trainable_layers", "0"], "stage two would train nothing"),
+        (["--trainable_layers", "0"], "trainable_layers is 0: all, head, or a number above 0"),
+        (["--trainable_layers", "top"], "trainable_layers is top: all, head, or a number above 0"),
         (["--ema_decay", "0.99", "--eval_strategy", "steps", "--save_strategy", "steps"], "ema_decay needs"),
         (["--load_best_model_at_end", "false"], "early stopping looks for the best epoch"),
         (["--early_stopping_patience", "-1"], "goes from 0"),
@@ -94,11 +95,31 @@ def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
         *([f"--{key}", "-1"] for key in ("learning_rate", "probe_learning_rate", "num_train_epochs")),
         ["--per_device_train_batch_size", "0"],
         ["--fold", "5"],
+        ["--augmentation_kwargs", '{"crop": 0.5}'],
+        ["--augmentation_kwargs", '{"crop_scale": 2}'],
+        ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", '{"step": 2}'],
+        ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", '{"step_size": 0}'],
     ],
 )
 def test_what_would_fail_late_or_do_nothing_is_refused(options: list[str]) -> None:
     with pytest.raises(InputError):
         parse_args(options)
+
+
+@pytest.mark.parametrize("trainable", ["all", "head", "40"])
+def test_trainable_layers_are_all_the_head_or_a_number(trainable: str, tmp_path: Path) -> None:
+    assert parse_args(["--trainable_layers", trainable])[2].trainable_layers == trainable
+    recipe = write(tmp_path / "r.yaml", f"trainable_layers: {trainable}\n")
+    assert parse_args(recipe)[2].trainable_layers == trainable
+
+
+def test_the_step_schedule_keeps_its_options_through_a_recipe(tmp_path: Path) -> None:
+    steps = ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", '{"step_size": 7, "gamma": 0.5}']
+    arguments = parse_args([*steps, "--output_dir", str(tmp_path)])
+    write_recipe(arguments, tmp_path / "recipe.yaml")
+    again = parse_args(["--config", str(tmp_path / "recipe.yaml")])[2]
+    assert again.lr_scheduler_type == "step"
+    assert again.lr_scheduler_kwargs == {"step_size": 7, "gamma": 0.5}
 
 
 def test_an_operating_point_by_name() -> None:

@@ -11,7 +11,6 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.app.answers import verdict_html
 from pneumo_hf.app.interface import build_app
 from pneumo_hf.app.reader import read_film_file, report_film_file
-from pneumo_hf.config.parse import parse_args
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.inference.explain import GradCam, insertion_and_deletion
@@ -26,9 +25,7 @@ FILMS = [make_film(seed, pneumonia=bool(seed % 2)) for seed in range(5)]
 def second_run(tiny_recipe, tmp_path_factory) -> Path:
     """Another seed on the split of the first, and films of another size."""
     run = tmp_path_factory.mktemp("runs") / "second"
-    train(
-        parse_args([*tiny_recipe, "--seed", "7", "--split_seed", "42", "--image_size", "64", "--output_dir", str(run)])
-    )
+    train([*tiny_recipe, "--seed", "7", "--split_seed", "42", "--image_size", "64", "--output_dir", str(run)])
     return run
 
 
@@ -36,7 +33,7 @@ def second_run(tiny_recipe, tmp_path_factory) -> Path:
 def stranger(tiny_recipe, tmp_path_factory) -> Path:
     """Another seed, and so another split."""
     run = tmp_path_factory.mktemp("runs") / "stranger"
-    train(parse_args([*tiny_recipe, "--seed", "7", "--num_train_epochs", "1", "--output_dir", str(run)]))
+    train([*tiny_recipe, "--seed", "7", "--num_train_epochs", "1", "--output_dir", str(run)])
     return run
 
 
@@ -98,9 +95,9 @@ def test_the_mean_of_the_logits_with_a_temperature_of_its_own(tiny_run: Path, se
     validation = (log_odds(tables[0]) + log_odds(tables[1])) / 2
     temperature = fit_temperature(np.stack([np.zeros_like(validation), validation], axis=1), labels)
     np.testing.assert_allclose(odds(ensemble, FILMS), mean / temperature, rtol=1e-4, atol=1e-4)
-    assert ensemble.temperature == pytest.approx(temperature)
+    assert ensemble.settings.temperature == pytest.approx(temperature)
     assert temperature != pytest.approx(1, abs=1e-3)
-    assert {"youden", "sensitivity@0.95"} <= {point["name"] for point in ensemble.operating_points}
+    assert {"youden", "sensitivity@0.95"} <= {point["name"] for point in ensemble.settings.operating_points}
 
 
 def test_evaluate_and_predict_take_several_models(
@@ -123,7 +120,7 @@ def test_evaluate_and_predict_take_several_models(
 def test_without_common_validation_films_nothing_is_claimed(tiny_run: Path, stranger: Path, caplog) -> None:
     ensemble = load_predictor([tiny_run, stranger], device="cpu")
     assert "split_seed" in caplog.text
-    assert (ensemble.threshold, ensemble.calibrated, ensemble.temperature) == (0.5, False, 1.0)
+    assert (ensemble.settings.threshold, ensemble.settings.is_calibrated) == (0.5, False)
 
 
 def test_a_mirrored_film_has_the_same_score_with_flip(tiny_run: Path) -> None:
@@ -141,5 +138,5 @@ def test_several_models_are_served_by_the_app(tiny_run: Path, second_run: Path) 
     path = tiny_run.parent / "film.png"
     load_xray(FILMS[0]).save(path)
     result, _ = read_film_file(ensemble, str(path))
-    assert f"{ensemble([path])[0]['probability']:.1%}" in verdict_html(ensemble, result, ensemble.threshold)
-    assert "Grad-CAM" in Path(report_film_file(ensemble, str(path), ensemble.threshold)).read_text()
+    assert f"{ensemble([path])[0]['probability']:.1%}" in verdict_html(ensemble, result, ensemble.settings.threshold)
+    assert "Grad-CAM" in Path(report_film_file(ensemble, str(path), ensemble.settings.threshold)).read_text()
