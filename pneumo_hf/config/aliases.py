@@ -42,27 +42,27 @@ def translate(recipe: dict, path: str) -> dict:
     """Replace the former names and values of a recipe by today's, and warn once if there are any.
 
     Raises:
-        InputError: the recipe uses an option that is gone.
+        InputError: the recipe uses an option that is gone, or mixes former names with `augmentation_kwargs`.
     """
     former = [key for key in recipe if key in RENAMED or key in AUGMENTATION or key in REMOVED]
     if not former:
         return recipe
     if gone := [key for key in former if key in REMOVED and recipe[key]]:
         raise InputError(f"{path}: {gone[0]} was removed in version 0.2; take it out of the recipe")
-    new, kwargs = {}, {}
+    if "augmentation_kwargs" in recipe and (mixed := [key for key in former if key in AUGMENTATION]):
+        raise InputError(f"{path}: {mixed[0]} is {new_name(mixed[0])} since version 0.2; move it there")
+    new: dict = {"augmentation": "strong", "augmentation_kwargs": {}}  # what version 0.1 did where nothing was said
     for key, value in recipe.items():
         if key in AUGMENTATION:
-            kwargs[AUGMENTATION[key]] = value
-        elif key == "step_epochs":
-            if value:
-                new |= {"lr_scheduler_type": "step", "lr_scheduler_kwargs": {"step_size": value, "gamma": 0.1}}
-        elif key not in REMOVED:
+            if value is not None:
+                new["augmentation_kwargs"][AUGMENTATION[key]] = value
+        elif key not in REMOVED and key != "step_epochs":
             name = RENAMED.get(key, key)
             new[name] = value if isinstance(value, list | dict) else VALUES.get((name, value), value)
-    if kwargs:
-        new |= {"augmentation": "strong", "augmentation_kwargs": kwargs}
-    names = ", ".join(f"{key} -> {new_name(key)}" for key in former if key not in REMOVED)
-    logger.warning("%s has option names of version 0.1; they were translated: %s", path, names)
+    if epochs := recipe.get("step_epochs"):  # which then came before any other schedule
+        new |= {"lr_scheduler_type": "step", "lr_scheduler_kwargs": {"step_size": epochs, "gamma": 0.1}}
+    if names := ", ".join(f"{key} -> {new_name(key)}" for key in former if key not in REMOVED):
+        logger.warning("%s has option names of version 0.1; they were translated: %s", path, names)
     return new
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 
-from pneumo_hf.config.aliases import new_name, translate
+from pneumo_hf.config.aliases import REMOVED, new_name, translate
 from pneumo_hf.config.arguments import GROUPS, target_of
 from pneumo_hf.errors import InputError
 
@@ -103,6 +103,8 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     """Say in one line which option was meant."""
     if now := new_name(key):
         return f"unknown key: {key}; since version 0.2 it is {now} (train_hf.py --help lists the keys)"
+    if key in REMOVED:
+        return f"unknown key: {key} was removed in version 0.2"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0)
     return f"unknown key: {key}; did you mean {near[0]}? (train_hf.py --help lists the keys)"
 

@@ -17,6 +17,7 @@ from pneumo_hf.config.arguments import (
     ModelArguments,
     StageArguments,
 )
+from pneumo_hf.config.augmentation import make_policy
 from pneumo_hf.errors import InputError
 
 
@@ -50,9 +51,18 @@ class XrayTrainingArguments(StageArguments, AugmentationArguments, DecisionArgum
         super().__post_init__()
         if steps:
             self.lr_scheduler_type = "step"
+            self._check_steps()
         elif self.lr_scheduler_type == "reduce_lr_on_plateau":  # which else takes a rising ROC AUC for a worse one
             given: Any = self.lr_scheduler_kwargs or {}  # a mapping by now
             self.lr_scheduler_kwargs = {**given, "mode": "max" if larger else "min"}
+        make_policy(self.augmentation, self.augmentation_kwargs)  # refuses what it does not know
+
+    def _check_steps(self) -> None:
+        options: Any = self.lr_scheduler_kwargs or {}
+        if unknown := options.keys() - {"step_size", "gamma"}:
+            raise InputError(f"lr_scheduler_kwargs of step are step_size (epochs) and gamma, not {sorted(unknown)[0]}")
+        if not isinstance(size := options.get("step_size", 1), int) or size < 1:
+            raise InputError(f"lr_scheduler_kwargs: step_size is {size}, but is a number of epochs from 1")
 
 
 class Arguments(NamedTuple):

@@ -74,17 +74,16 @@ def evaluate(
         model: a run folder or Hub id, or several. data: as for `load_data`, or what it returned.
         split: train, validation or test. label_map: other names of labels.
         operating_point: decide at another threshold that the checkpoint carries. flip: average with mirrored films.
-        robustness: also score corrupted films, at five severities: takes some 40 times as long.
-        device: of torch. backend: "onnx" for an export. cache_dir: where decoded films are kept.
+        robustness: also score corrupted films, at five severities: some 40 times as long. device: of torch.
+        backend: "onnx" for an export. cache_dir: where decoded films are kept.
 
     Returns:
-        The evaluation; None in all but the main one of several processes. `reporting.report.write_report` makes the
-        page of it.
+        The evaluation, for `reporting.report.write_report`; None in all but the main one of several processes.
 
     Raises:
         InputError: no such model, data, split or operating point, or a label without films.
     """
-    checkpoints = [model] if isinstance(model, str | Path) else list(model)
+    checkpoints = [model] if isinstance(model, str | Path) else [*model]
     if robustness and len(checkpoints) > 1:
         raise InputError("robustness is measured for one checkpoint at a time")
     keep_freed_memory()
@@ -111,8 +110,8 @@ def evaluate(
     result = evaluate_films(scorer, views, name, title, split, baselines, scores)
     result.rejected = rejected
     if len(checkpoints) == 1 and (home := home_metrics(scorer.name, views[0])):
-        kermany = scorer.settings.trained_on_kermany
-        result.metrics["external"] = against_home(result.labels, result.probs, result.metrics, home, kermany)
+        is_kermany = scorer.settings.trained_on_kermany
+        result.metrics["external"] = against_home(result.labels, result.probs, result.metrics, home, is_kermany)
     if robustness:
         result.metrics["robustness"] = measure_robustness(scorer, views[0], scorer.settings.threshold)
     return result

@@ -22,6 +22,15 @@ KEYS = {  # field -> key of config.json
     "preprocessing": "preprocessing",
     "training_data": "training_data",
 }
+KINDS: dict[str, Any] = {  # a stranger's checkpoint may hold anything under these keys
+    "threshold": int | float,
+    "method": str,
+    "operating_points": list,
+    "conformal_limits": dict,
+    "temperature": int | float,
+    "preprocessing": dict,
+    "training_data": dict,
+}
 
 
 def is_positive(probs: T, threshold: float) -> T:
@@ -49,11 +58,9 @@ class CheckpointSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "CheckpointSettings":
         """Read the settings from a checkpoint's `config.json`; a checkpoint from elsewhere has none."""
-        values = {name: config[key] for name, key in KEYS.items() if config.get(key) is not None}
+        values = {name: config[key] for name, key in KEYS.items() if isinstance(config.get(key), KINDS[name])}
         if "threshold" in values:
             values = {"method": "youden", **values, "threshold": float(values["threshold"])}
-        if not isinstance(values.get("training_data", {}), dict):  # a stranger's may be anything
-            del values["training_data"]
         return cls(**values)
 
     def to_config(self) -> dict[str, Any]:
