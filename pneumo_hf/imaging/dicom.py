@@ -17,9 +17,10 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.encaps import get_frame
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.pixels import apply_modality_lut, apply_windowing, pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from pneumo_hf.imaging.decoders import PLUGIN_OF
 from pneumo_hf.imaging.quality import INVERTED, chest_correlation, thumbnail
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ DAMAGE = (  # what pydicom and its decoders raise on damaged files
     *(OSError, EOFError, OverflowError, MemoryError, struct.error, zlib.error),
     *(pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException),
 )
-JPEGS = ("JPEG", "JPEG2000")
+FRAME_HEADERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}  # JPEG's SOF markers: baseline, extended, progressive, lossless, LS
 MOST_PIXELS = 50_000_000  # films have up to 25 million
 MOST_INFLATED = 4 * MOST_PIXELS  # bytes of a deflated data set
 ROWS_AT_ONCE = 256
@@ -60,7 +61,8 @@ def read_dicom(content: bytes) -> np.ndarray:
     MONOCHROME1 is inverted, unless the result resembles a chest film's negative: then the tag is wrong.
 
     Raises:
-        ValueError: no chest film (modality, body part, colour, several frames), or damaged; the message says which.
+        ValueError: no chest film (modality, body part, colour, several frames), a transfer syntax that nothing here
+            decodes, or damaged; the message says which.
     """
     film = _read(content)
     try:
@@ -70,14 +72,13 @@ def read_dicom(content: bytes) -> np.ndarray:
     if reason:
         raise ValueError(reason)
     try:
-        stored = film.pixel_array
+        stored = pixel_array(film, decoding_plugin=PLUGIN_OF.get(film.file_meta.TransferSyntaxUID, ""))
         if stored.ndim == 3 and int(np.ptp(stored.astype(np.int32), axis=2).max()) <= GREY_TOLERANCE:
             return stored[..., 1].astype(np.uint8)  # a grey film stored in colour, which pydicom has made RGB
         padding = _padding(film, stored)
         shown = _display(film, stored, padding) if stored.ndim == 2 else None
     except DAMAGE as error:
-        syntax = UID_dictionary.get(str(film.file_meta.get("TransferSyntaxUID")), ("no known transfer syntax",))[0]
-        raise ValueError(f"damaged DICOM: its pixels cannot be decoded ({syntax})") from error
+        raise ValueError(f"damaged DICOM: its pixels cannot be decoded ({_syntax(film)})") from error
     if shown is None:
         raise ValueError("a colour picture, not a film")
     if film.PhotometricInterpretation == "MONOCHROME1":
@@ -154,20 +155,39 @@ def _refusal(film: pydicom.Dataset) -> str | None:
         return "DICOM of several frames, not a film"
     if int(film.Rows) * int(film.Columns) > MOST_PIXELS:
         return "too many pixels for a film"
-    if _claims_another_size(film):
+    syntax = film.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax not in PLUGIN_OF:
+        return f"no decoder for this DICOM's transfer syntax ({_syntax(film)}): save the film uncompressed"
+    if syntax.is_encapsulated and _claims_another_size(film):
         return "damaged DICOM: its pixels are of another size than its header says"
     return "a colour picture, not a film" if film.PhotometricInterpretation == "PALETTE COLOR" else None
 
 
+def _syntax(film: pydicom.FileDataset) -> str:
+    return UID_dictionary.get(str(film.file_meta.get("TransferSyntaxUID")), ("no known transfer syntax",))[0]
+
+
 def _claims_another_size(film: pydicom.Dataset) -> bool:
-    """Whether a JPEG or JPEG 2000 inside is of another size: a decoder would make room for that one."""
-    if not film.file_meta.TransferSyntaxUID.is_encapsulated:
-        return False
+    """Whether a JPEG, JPEG-LS or JPEG 2000 inside is of another size: a decoder would make room for that one."""
     try:
-        with Image.open(io.BytesIO(get_frame(film.PixelData, 0, number_of_frames=1)), formats=JPEGS) as frame:
-            return frame.size != (film.Columns, film.Rows)
-    except Exception:  # a kind that PIL does not know: the decoder judges
+        frame = get_frame(film.PixelData, 0, number_of_frames=1)
+        return _jpeg_size(frame) != (film.Columns, film.Rows)
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # a kind that has no size of its own, or one that is damaged: the decoder judges
         return False
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int]:
+    """Width and height by a frame's own header, which is all that is read of it."""
+    if not frame.startswith(b"\xff\xd8"):
+        with Image.open(io.BytesIO(frame), formats=["JPEG2000"]) as image:
+            return image.size
+    place = 2
+    while frame[place + 1] not in FRAME_HEADERS:
+        place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+    height, width = struct.unpack_from(">HH", frame, place + 5)
+    return width, height
 
 
 def _display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
