@@ -181,7 +181,7 @@ def test_accelerate_reads_every_config(path: Path) -> None:
     launched = _validate_launch_command(asked)[0]
     kinds = {"fsdp": launched.use_fsdp, "deepspeed": launched.use_deepspeed}
     assert kinds.get(path.stem, launched.multi_gpu)
-    assert path.stem in (ROOT / "README.md").read_text()
+    assert path.stem in (ROOT / "docs" / "training.md").read_text()
 
 
 @pytest.mark.parametrize("command", [["-m", "pneumo_hf"], [str(ROOT / "app.py")], [str(ROOT / "train_hf.py")]])

@@ -88,7 +88,7 @@ def test_the_stock_pipeline_gives_the_predictors_scores() -> None:
 
 def test_the_readmes_first_lines_run_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    section = (ROOT / "README.md").read_text().split("## Use the checkpoint")[1]
+    section = (ROOT / "README.md").read_text().split("## Use the shipped model")[1]
     found: dict = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], found)
     answer = Predictor(SHIPPED, device="cpu")(["docs/film.jpeg"])[0]

@@ -97,9 +97,9 @@ def test_concurrent_requests_get_their_own_answers(url: str, tiny_run: Path, fil
     assert answered == pytest.approx(expected, abs=1e-6)
 
 
-def test_curl_as_the_readme_has_it(url: str) -> None:
-    readme = (ROOT / "README.md").read_text()
-    lines = re.search(r"```bash\n(URL=.*?)```", readme, re.DOTALL)[1]
+def test_curl_as_the_manual_has_it(url: str) -> None:
+    manual = (ROOT / "docs" / "serving.md").read_text()
+    lines = re.search(r"```bash\n(URL=.*?)```", manual, re.DOTALL)[1]
     lines = lines.replace("http://127.0.0.1:7860", url)
     done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, cwd=ROOT)
     assert '"probability"' in done.stdout, done.stderr
