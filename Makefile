@@ -7,7 +7,7 @@ SHIPPED := models/pneumo-efficientnet
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo train app setup test test-space recipes bench docs style style-check clean
+.PHONY: demo train app setup test test-space test-oldest recipes bench docs style style-check clean
 
 demo: train  ## fine-tune, evaluate, compare with the shipped model, then serve the app on 127.0.0.1:7860
 	-$(BIN)/python -m pneumo_hf compare $(RUN) $(SHIPPED) --output_dir $(RUN)/compared
@@ -30,6 +30,11 @@ $(VENV)/.installed: requirements.txt requirements.lock pyproject.toml
 test: setup  ## everything that can run without the network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+test-oldest:  ## a few minutes of tests on the oldest supported versions, in .venv-oldest
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt --editable ".[train,app]" pytest pytest-timeout hypothesis psutil
+	.venv-oldest/bin/python -m pytest tests/imaging tests/data tests/config tests/inference tests/evaluation tests/test_pipeline_contract.py
+
 test-space: setup  ## a pushed Space, installed into an empty environment, answers; minutes, from PyPI
 	$(BIN)/python -m pytest -m install
 
@@ -51,14 +56,7 @@ docs: setup  ## the manual as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet
 
 style: setup
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 style-check: setup
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports
-	$(BIN)/mypy
-
-clean:
-	rm -rf $(VENV) build site *.egg-info
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy

@@ -131,13 +131,7 @@ def pixels(content: bytes) -> np.ndarray:
 )
 @pytest.mark.parametrize(
     "syntax",
-    [
-        ImplicitVRLittleEndian,
-        ExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        DeflatedExplicitVRLittleEndian,
-        *LOSSLESS,
-    ],
+    [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, *LOSSLESS],
     ids=lambda syntax: syntax.name.split(",")[0][:24],
 )
 def test_exact_pixels_per_syntax_depth_sign_and_photometric(syntax, dtype, bits: int, photometric: str) -> None:
