@@ -62,3 +62,17 @@ style-check: setup
 
 clean:
 	rm -rf $(VENV) build site *.egg-info
+
+OLDEST := .venv-oldest
+.PHONY: test-oldest licenses
+
+test-oldest:  ## a few minutes of tests with the lowest versions that are declared; torch 2.11 comes with CUDA, 5 GB
+	test -d $(OLDEST) || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[all]' \
+	    pytest pytest-xdist pytest-timeout hypothesis psutil uvicorn gradio-client requests
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not install and not slow and not browser" \
+	    tests/imaging tests/inference tests/data/test_sources.py tests/test_pipeline_contract.py tests/training/test_layers.py
+
+licenses: setup  ## fails if any installed package is under the GPL, AGPL or LGPL
+	$(BIN)/pip-licenses --from=mixed --summary
+	$(BIN)/pip-licenses --from=mixed --partial-match --fail-on GPL > /dev/null
