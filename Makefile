@@ -1,13 +1,12 @@
 # `make demo` trains the quickstart on the embedded films and serves it; `make test` runs the tests.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 RUN ?= runs/quickstart
 SHIPPED := models/pneumo-efficientnet
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo train app setup test test-space test-oldest recipes bench docs style style-check clean
+.PHONY: demo train app setup test test-space test-oldest recipes bench docs style style-check
 
 demo: train  ## fine-tune, evaluate, compare with the shipped model, then serve the app on 127.0.0.1:7860
 	-$(BIN)/python -m pneumo_hf compare $(RUN) $(SHIPPED) --output_dir $(RUN)/compared
@@ -19,10 +18,9 @@ train: setup  ## the quickstart recipe on the embedded sample; a killed run is r
 app: setup  ## serve the shipped model; make app MODEL=runs/mine serves another
 	$(BIN)/python app.py --model $(or $(MODEL),$(SHIPPED))
 
-setup: $(VENV)/.installed
-
-$(VENV)/.installed: requirements.txt requirements.lock pyproject.toml
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+setup: .venv/.installed
+.venv/.installed: requirements.txt requirements.lock pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
@@ -32,8 +30,7 @@ test: setup  ## everything that can run without the network
 
 test-oldest:  ## a few minutes of tests with the lowest versions that are declared; torch 2.11 comes with CUDA, 5 GB
 	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[all]' \
-	    pytest pytest-xdist pytest-timeout hypothesis psutil uvicorn gradio-client requests
+	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e '.[all]' pytest pytest-xdist pytest-timeout hypothesis psutil
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not install and not slow and not browser" \
 	    tests/imaging tests/inference tests/data/test_sources.py tests/test_pipeline_contract.py tests/training/test_layers.py
 
@@ -61,3 +58,4 @@ style: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 style-check: setup
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
