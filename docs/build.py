@@ -53,6 +53,7 @@ ORDER = (
     "ensemble",
     "pneumo-efficientnet",
 )
+KEPT_FIGURES = ("montage.png", "mean_films.png")
 START, END = "<!-- results -->", "<!-- end of results -->"
 SHOWN = {"roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy"}
 OWN = {"dataset", "seed", "greater_is_better", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of a recipe
@@ -190,10 +191,10 @@ def quickstart() -> None:
 def quickstart_table() -> str:
     """A row a seed, each figure with its 95 % interval."""
     lines = [f"| seed | {' | '.join(SHOWN.values())} | ECE |", "| --- " * (len(SHOWN) + 2) + "|"]
-    for path in sorted((DOCS / "quickstart").glob("seed*.json"), key=lambda path: int(path.stem[4:])):
-        metrics = json.loads(path.read_text())["metrics"]
+    for seed, run in json.loads((DOCS / "quickstart.json").read_text()).items():
+        metrics = run["metrics"]
         cells = ["{value:.3f} [{0:.3f}, {1:.3f}]".format(*m["ci95"], **m) for m in map(metrics.get, (*SHOWN, "ece"))]
-        lines.append(f"| {path.stem[4:]} | {' | '.join(cells)} |")
+        lines.append(f"| {seed} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -251,7 +252,8 @@ def data(source: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     found, survey = audit(load_data(source), Path(source).name, LABELS)
     write_audit(folder, found, survey, LABELS)
-    (folder / "index.html").unlink()  # the same figures once more
+    for path in (folder / "index.html", *(folder / name for name in FIGURES if name not in KEPT_FIGURES)):
+        path.unlink(missing_ok=True)  # what the page's tables say once more
     labels, patients = np.array(survey.labels), np.array(survey.patients)
     is_test, thumbnails = np.array(survey.splits) == "test", survey.thumbnails[np.arange(len(labels))]
     features = region_features(thumbnails)

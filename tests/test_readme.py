@@ -19,8 +19,7 @@ def test_the_quickstarts_table_is_that_of_the_files() -> None:
 
 
 def test_the_quickstart_reaches_what_it_promises_in_every_seed() -> None:
-    for path in (ROOT / "docs" / "quickstart").glob("seed*.json"):
-        metrics = json.loads(path.read_text())
+    for metrics in json.loads((ROOT / "docs" / "quickstart.json").read_text()).values():
         assert (metrics["n"], metrics["split"], metrics["dataset"]) == (624, "test", "chest_xray_sample")
         area = metrics["metrics"]["roc_auc"]["value"]
         assert area >= 0.955

@@ -64,7 +64,7 @@ def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
     if not isinstance(recipe, Arguments):
         argv = ["--config", str(recipe)] if recipe else []
         for key, value in options.items():
-            argv += [f"--{key}", *as_arguments(value)]
+            argv += [f"--{key}", *as_arguments(value)] if value is not None else []
         recipe = parse_args(argv)
     started = time.monotonic()
     _, data_args, training_args = recipe
