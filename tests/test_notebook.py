@@ -1,24 +1,32 @@
-"""The notebook runs from its first cell to its last, as a newcomer runs it."""
+"""The notebook runs from its first cell to its last."""
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+
+nbformat = pytest.importorskip("nbformat", reason="the notebook needs nbclient: pip install nbclient ipykernel")
+nbclient = pytest.importorskip("nbclient", reason="the notebook needs nbclient: pip install nbclient ipykernel")
+pytest.importorskip("ipykernel", reason="the notebook needs ipykernel: pip install nbclient ipykernel")
+
+
+def test_no_output_is_stored() -> None:
+    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
 
 
 @pytest.mark.slow
-def test_the_quickstart_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of tests side by side would wait for each other
-    notebook = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)  # none is committed
-    for name in ("models", "data", "docs", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    printed = "".join(
-        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output
-    )
-    assert "roc_auc 0.987 [0.978, 0.993]" in printed
-    assert (tmp_path / "runs" / "notebook" / "report" / "index.html").exists()
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert 'Path("runs/notebook")' in cells[0].source
+    cells[0].source = cells[0].source.replace('Path("runs/notebook")', f"Path({str(tmp_path)!r})")
+    where = {"metadata": {"path": str(NOTEBOOK.parent)}}  # as Jupyter starts it
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300, resources=where).execute()
+    printed = {cell.source.split("\n")[-1]: str(cell.outputs) for cell in cells}
+    assert "'flag': 'review'" in printed["answer"]
+    assert "image/png" in printed["overlay(film, heatmap)"]
+    assert (tmp_path / "report" / "index.html").exists() and (tmp_path / "baseline" / "model.safetensors").exists()
+    assert "PNEUMONIA" in str(cells[-1].outputs)
