@@ -53,7 +53,7 @@ ORDER = (
     "ensemble",
     "pneumo-efficientnet",
 )
-KEPT_FIGURES = ("montage.png", "mean_films.png")
+KEPT_FIGURES = ("mean_films.png",)
 START, END = "<!-- results -->", "<!-- end of results -->"
 SHOWN = {"roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy"}
 OWN = {"dataset", "seed", "greater_is_better", "use_cpu", "bf16", "dataloader_pin_memory"}  # no changes of a recipe
