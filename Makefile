@@ -3,8 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/quickstart
 SHIPPED := models/pneumo-efficientnet
-export GRADIO_ANALYTICS_ENABLED := False
-export TOKENIZERS_PARALLELISM := false
+export GRADIO_ANALYTICS_ENABLED = False
 
 .PHONY: demo train app setup test test-space test-oldest recipes bench docs style style-check
 
