@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/quickstart
 SHIPPED := models/pneumo-efficientnet
-export GRADIO_ANALYTICS_ENABLED = False
+export GRADIO_ANALYTICS_ENABLED := False
 
 .PHONY: demo train app setup test test-space test-oldest recipes bench docs style style-check
 
@@ -55,6 +55,5 @@ docs: setup  ## the manual as a site, in site/
 
 style: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
-
 style-check: setup
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
