@@ -13,6 +13,7 @@ PACKAGE_OF = {  # of modules that are called otherwise than the package they com
     "PIL": "pillow",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
+    "griffe": "griffelib",
 }
 BROUGHT = {"spaces", "mcp"}  # by the Hub's own machines, by gradio[mcp]
 
