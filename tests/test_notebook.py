@@ -18,13 +18,14 @@ def test_no_output_is_stored() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert 'Path("runs/notebook")' in cells[0].source
     cells[0].source = cells[0].source.replace('Path("runs/notebook")', f"Path({str(tmp_path)!r})")
     where = {"metadata": {"path": str(NOTEBOOK.parent)}}  # as Jupyter starts it
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300, resources=where).execute()
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=800, resources=where).execute()
     printed = {cell.source.split("\n")[-1]: str(cell.outputs) for cell in cells}
     assert "'flag': 'review'" in printed["answer"]
     assert "image/png" in printed["overlay(film, heatmap)"]
