@@ -4,7 +4,8 @@
 
 All official test films, and whole patients of train, drawn at random within each label until the sample holds its
 share of 1,200 films. The JPEG bytes are the archive's own, embedded. The mean of those train films goes into
-`pneumo_hf/imaging/mean_chest.png`, by which the package tells a film from its negative and near-duplicates apart.
+`pneumo_hf/imaging/mean_chest.png`, by which the package distinguishes a film from its negative, and
+near-duplicates from different films.
 """
 
 import argparse
@@ -14,14 +15,15 @@ import numpy as np
 from datasets import Dataset
 from datasets import Image as ImageColumn
 from PIL import Image
-from pneumo_hf.data.columns import features
 
-from pneumo_hf.config import LABELS, one_line_errors
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.patients import patient_group
+from pneumo_hf.data.schema import features
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.errors import one_line_errors
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.quality import MEAN_CHEST, thumbnail
+from pneumo_hf.labels import LABELS
 
 TRAIN_FILMS, SEED = 1200, 0
 COLUMNS = ["image", "label", "patient_id", "subtype", "source", "file_name"]  # of which this set knows something
