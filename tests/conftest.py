@@ -61,6 +61,16 @@ def as_options(**values: object) -> list[str]:
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
+def make_trainer(model, image_processor, arguments, films: dict, **options):
+    """An XrayTrainer of the train films, plain but for `options`."""
+    from pneumo_hf.imaging.processor import Normalize
+    from pneumo_hf.training.trainer import XrayTrainer
+
+    sets = {"train_dataset": films["train"], "eval_dataset": films["validation"]}
+    plain = {"prepare": Normalize(image_processor), "augment": None, "class_weights": None}
+    return XrayTrainer(model=model, args=arguments, **(sets | plain | options))
+
+
 @pytest.fixture(scope="session")
 def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_films(tmp_path_factory.mktemp("films"), {"train": (40, 72), "test": (16, 24)})

@@ -9,7 +9,6 @@ import torch
 from pneumo_hf.config.augmentation import POLICIES, make_policy
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.pixels import FilmDataset
-from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.training.augmentation import (
     MOST_CELLS,
     WIDEST_BORDER,
@@ -21,8 +20,7 @@ from pneumo_hf.training.augmentation import (
 )
 from pneumo_hf.training.head import final_linear
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.trainer import XrayTrainer
-from tests.conftest import make_film
+from tests.conftest import make_film, make_trainer
 from tests.training.common import decoded, pixels, trained
 
 
@@ -81,12 +79,11 @@ def test_outliers_are_taught_with_an_uninformative_target(films, tiny_recipe, we
     model_args, data_args, arguments = parse_args([*tiny_recipe, "--augmentation", "none"])
     model, processor = load_model(model_args, data_args.cache_dir)
     batch = films["validation"].__getitems__(range(8))
-    trainer = XrayTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=films["train"],
-        eval_dataset=films["validation"],
-        prepare=Normalize(processor),
+    trainer = make_trainer(
+        model,
+        processor,
+        arguments,
+        films,
         augment=XrayAugment(make_policy("none", {"outlier_exposure_prob": 1}), batch["pixel_values"].shape[2:]),
         class_weights=weights,
     )

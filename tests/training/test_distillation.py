@@ -11,14 +11,12 @@ from pneumo_hf.config.augmentation import make_policy
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.inference.scorer import probability_of
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.distillation import Teachers
 from pneumo_hf.training.layers import freeze_statistics
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.trainer import XrayTrainer
-from tests.conftest import make_film
+from tests.conftest import make_film, make_trainer
 from tests.training.common import decoded
 from train_hf import main
 
@@ -39,15 +37,8 @@ def test_a_student_is_trained_on_its_teachers_answers_not_the_labels(tiny_run: P
     model, processor = load_model(model_args, data_args.cache_dir)
 
     def loss_of(labels: torch.Tensor) -> float:
-        trainer = XrayTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=films["train"],
-            eval_dataset=films["validation"],
-            prepare=Normalize(processor),
-            augment=None,
-            class_weights=None,
-            teachers=Teachers([str(tiny_run)], clahe=False, autocast=None),
+        trainer = make_trainer(
+            model, processor, arguments, films, teachers=Teachers([str(tiny_run)], clahe=False, autocast=None)
         )
         batch = {"pixel_values": seen["pixel_values"].float(), "labels": labels}
         model.train()
@@ -71,14 +62,12 @@ def test_teachers_see_the_film_that_the_student_sees_corrupted(films, tiny_recip
     model, processor = load_model(model_args, data_args.cache_dir)
     policy = make_policy("none", {option: 0.5 if option == "intensity_jitter" else 1})
     batch = films["validation"].__getitems__(range(8))
-    trainer = XrayTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=films["train"],
-        eval_dataset=films["validation"],
-        prepare=Normalize(processor),
+    trainer = make_trainer(
+        model,
+        processor,
+        arguments,
+        films,
         augment=XrayAugment(policy, batch["pixel_values"].shape[2:]),
-        class_weights=None,
         teachers=Recorder(),
     )
     fed = []

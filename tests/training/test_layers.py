@@ -17,7 +17,7 @@ from pneumo_hf.training.head import final_linear
 from pneumo_hf.training.layers import checkpoint_blocks, freeze_below, freeze_statistics
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.models import load_model
-from pneumo_hf.training.trainer import XrayTrainer
+from tests.conftest import make_trainer
 from tests.training.common import decoded, pixels, trained
 
 
@@ -76,15 +76,7 @@ def test_the_stage_on_cached_features_gives_the_weights_of_the_plain_one(films, 
             freeze_below(model, "head")
             plain = parse_args([*recipe, "--num_train_epochs", "3", "--learning_rate", "1e-2"])[2]
             plain.output_dir, plain.save_strategy, plain.load_best_model_at_end = str(tmp_path), "no", False
-            XrayTrainer(
-                model=model,
-                args=plain,
-                train_dataset=films["train"],
-                eval_dataset=films["validation"],
-                prepare=Normalize(processor),
-                augment=None,
-                class_weights=class_weights(films["train"].labels),
-            ).train()
+            make_trainer(model, processor, plain, films, class_weights=class_weights(films["train"].labels)).train()
         models.append(model)
     cached, plain = (final_linear(model).weight for model in models)
     assert plain.abs().max() > 1e-2

@@ -28,6 +28,7 @@ from pneumo_hf.training.probe import extract_features, train_probe
 from pneumo_hf.training.run_folder import find_checkpoint
 from pneumo_hf.training.stage import undersample
 from pneumo_hf.training.trainer import BalancedSampler, XrayTrainer
+from tests.conftest import make_trainer
 from tests.training.common import decoded, fresh
 
 
@@ -132,14 +133,7 @@ def test_running_statistics_are_not_those_of_the_last_batch(films, tiny_recipe, 
         use_cpu=True,
         learning_rate=0.0,
     )
-    XrayTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=films["train"],
-        prepare=Normalize(processor),
-        augment=None,
-        class_weights=None,
-    ).train()
+    make_trainer(model, processor, arguments, films).train()
     means = torch.stack(means)  # [steps, channels]
     spread = means.std(dim=0)
     off_last = ((norm.running_mean - means[-1]).abs() / spread).mean()
@@ -324,16 +318,8 @@ def test_the_average_of_the_weights_is_what_is_validated_and_saved(films, tiny_r
     model, processor = fresh(tiny_recipe)
     arguments = parse_args([*tiny_recipe, "--num_train_epochs", "2", "--output_dir", str(tmp_path)])[2]
     arguments.save_total_limit, average = None, final_linear(model).weight.detach().clone()
-    trainer = XrayTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=films["train"],
-        eval_dataset=films["validation"],
-        prepare=Normalize(processor),
-        augment=None,
-        class_weights=None,
-        callbacks=[WeightAverage(0.9), Recorder()],
-        make_optimizer=make_optimizer,
+    trainer = make_trainer(
+        model, processor, arguments, films, callbacks=[WeightAverage(0.9), Recorder()], make_optimizer=make_optimizer
     )
     trainer.train()
     half = len(seen) // 2
