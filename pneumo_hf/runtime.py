@@ -107,9 +107,9 @@ def processes(device: str | None = None) -> Processes:
 
 def end_processes() -> None:
     """Part in an orderly way: without it, one exit in ten of a run of several processes aborts."""
-    import torch
+    if _is_joined():
+        import torch
 
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

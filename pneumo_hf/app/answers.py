@@ -55,7 +55,7 @@ def build_api(predictor: Scorer) -> None:
 
 
 def at_threshold(predictor: Scorer, result: dict, threshold: float) -> dict:
-    """Return A result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
+    """Return a result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
     if result["probability"] is None:
         return result
     decided = predictor.settings.decide(result["probability"], threshold=threshold)

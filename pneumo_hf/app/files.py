@@ -17,7 +17,7 @@ KEPT = 3600  # seconds that uploads and downloads live
 
 
 def write_examples(sample: Path) -> list[Path]:
-    """Write A few test films of the embedded sample as files for the examples row; none where the sample is absent."""
+    """Write a few test films of the embedded sample as files for the examples row; none where the sample is absent."""
     try:
         films = list_films(sample / "test-00000-of-00001.parquet")
     except InputError:

@@ -53,7 +53,7 @@ class FilmList:
         return self.rows(0, len(self))
 
     def rows(self, start: int, stop: int) -> Iterator[dict]:
-        """The films from `start` to before `stop`; what lies before is not read.
+        """Yield the films from `start` to before `stop`; what lies before is not read.
 
         Rows of `image`, `file_name` (a path as the caller would write it), `patient_id` ("" if unknown), and `label`,
         None where neither the film's folder nor a column says it.
@@ -65,7 +65,7 @@ class FilmList:
 
     @property
     def digest(self) -> str:
-        """The same for the same list: of files their paths, of shards also rows and bytes."""
+        """Hash the list, the same for the same list: of files their paths, of shards also rows and bytes."""
         digest = hashlib.blake2b(digest_size=12)
         for part in self.parts:
             part.update(digest)

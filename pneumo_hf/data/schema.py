@@ -40,7 +40,7 @@ def features(labels: Sequence[str] = LABELS) -> Features:
 
 
 def film_row(image: dict, file_name: str, label: int | None, source: str, dicom: bytes | None = None) -> dict:
-    """Make A row of the table from a film's place and name, and from its header where it is DICOM."""
+    """Make a row of the table from a film's place and name, and from its header where it is DICOM."""
     patient_id, subtype = parse_file_name(file_name)
     row = dict.fromkeys(features()) | {
         "image": image,
@@ -62,7 +62,7 @@ def film_row(image: dict, file_name: str, label: int | None, source: str, dicom:
 
 
 def file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
-    """Make A row for a film in a file; of DICOM the header is read."""
+    """Make a row for a film in a file; of DICOM the header is read."""
     image = {"bytes": None, "path": file}
     dicom = None
     if PurePosixPath(file_name).suffix.lower() not in FILM_SUFFIXES - {".dcm", ".dicom"}:
@@ -74,6 +74,6 @@ def file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
 
 
 def make_table(rows: Iterable[dict], labels: Sequence[str]) -> Dataset:
-    """Make A table from at least one row, built piece by piece."""
+    """Make a table from at least one row, built piece by piece."""
     pieces = [Dataset.from_list(chunk, features=features(labels)) for chunk in in_batches(rows, ROWS_AT_ONCE)]
     return concatenate_datasets(pieces)

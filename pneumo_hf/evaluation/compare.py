@@ -32,7 +32,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read A run folder of train_hf.py, or a report folder of `evaluate`.
+    """Read a run folder of train_hf.py, or a report folder of `evaluate`.
 
     Raises:
         InputError: there is no whole report.

@@ -34,12 +34,12 @@ CONVERTED = {  # the colours that libjpeg-turbo and OpenJPEG make RGB
 
 
 def is_available(syntax: str) -> bool:
-    """What pydicom asks of a plugin."""
+    """Say whether a syntax is decoded here, which pydicom asks of a plugin."""
     return syntax in CODECS
 
 
 def decode_frame(frame: bytes, runner: DecodeRunner) -> bytes:
-    """One frame decoded, as pydicom wants it: bytes in rows, with their layout set on `runner`.
+    """Decode one frame, as pydicom wants it: bytes in rows, with their layout set on `runner`.
 
     Raises:
         ValueError: a JPEG without its end. libjpeg-turbo would fill the rest with grey, CharLS search it for seconds.

@@ -19,7 +19,7 @@ def load_image_processor(checkpoint: str | Path) -> BaseImageProcessor:
 
 
 def make_image_processor(checkpoint: str | Path | None, image_size: int, clahe: bool = False) -> ViTImageProcessorPil:
-    """Make A fixed square of the whole film, with the checkpoint's own mean and standard deviation.
+    """Make a fixed square of the whole film, with the checkpoint's own mean and standard deviation.
 
     The crops of the ConvNext and EfficientNet processors cut the lungs' edges, so theirs is not used. `None` is for a
     network trained from scratch: ImageNet's mean and deviation. `clahe` is kept for `resize_film`; the stock pipeline

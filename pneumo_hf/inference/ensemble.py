@@ -31,7 +31,7 @@ class Ensemble(Scorer):
         return self._mean(np.stack(logits))
 
     def predict_with_outliers(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """As of one checkpoint; the distances are the means over the members that have a detector."""
+        """Score a batch as one checkpoint does; the distances are the means over the members that have a detector."""
         parts = zip(self.members, pixels, strict=True)
         logits, distances = map(
             np.stack, zip(*(member.predict_with_outliers(part) for member, part in parts), strict=True)

@@ -1,6 +1,7 @@
 """What a checkpoint and an ensemble share: films become probabilities here, for training, commands and app."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 ANSWER = ("probability", "prediction", "flag", "error")
 
 
-class Scorer:
+class Scorer(ABC):
     """Scores films and decides at its settings' threshold.
 
     A subclass sets the attributes below, `members` being the predictors of the checkpoints behind it, and has the two
@@ -38,16 +39,16 @@ class Scorer:
     members: list[Any]
     flip: bool
 
+    @abstractmethod
     def logits(self, *pixels: torch.Tensor) -> np.ndarray:
         """Score a batch: logits `[B, 2]` (NORMAL, PNEUMONIA) of films `[B, 1, H, W]` uint8 for each member."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict_with_outliers(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Score a batch: logits `[B, 2]`, and distances `[B]` from the films of training, above 1 for no chest film.
 
         The distances are NaN without a detector.
         """
-        raise NotImplementedError
 
     @property
     def chosen_on(self) -> str:

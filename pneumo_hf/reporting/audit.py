@@ -138,7 +138,7 @@ def mean_films(path: Path, found: Survey, labels: Sequence[str], present: Sequen
 
 
 def duplicates(path: Path, audit: dict, found: Survey) -> None:
-    """Some groups of copies, one above the other: those across splits or labels first."""
+    """Draw some groups of copies, one above the other: those across splits or labels first."""
     groups = sorted(
         [*audit["exact"]["list"], *audit["near"]["list"]],
         key=lambda group: -len(group["splits"]) - len(group["labels"]),

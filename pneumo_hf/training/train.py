@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
-    """Fine-tune a recipe and write its run folder: checkpoint, report, recipe.
+    """Fine-tune a recipe and write its run folder: checkpoint, report, recipe. `hub.card.write_card` adds the card.
 
     Epoch, temperature and threshold are chosen on validation films; the test is read once.
 
@@ -58,6 +58,7 @@ def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
 
     Raises:
         InputError: a bad option, no such data or checkpoint, or films that leak between splits.
+        TypeError: options beside parsed arguments, which they would not reach.
 
     >>> run = train("configs/quickstart.yaml", output_dir="runs/mine", num_train_epochs=1)  # doctest: +SKIP
     """
@@ -66,6 +67,8 @@ def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
         for key, value in options.items():
             argv += [f"--{key}", *as_arguments(value)] if value is not None else []
         recipe = parse_args(argv)
+    elif options:
+        raise TypeError(f"{', '.join(options)}: options override a recipe file, not parsed arguments")
     started = time.monotonic()
     _, data_args, training_args = recipe
     run = Path(training_args.output_dir)
