@@ -5,7 +5,7 @@ RUN ?= runs/quickstart
 SHIPPED := models/pneumo-efficientnet
 export GRADIO_ANALYTICS_ENABLED := False
 
-.PHONY: demo train app setup test test-space test-oldest recipes bench docs style style-check
+.PHONY: demo train app setup test test-space test-oldest recipes bench bench-gpu docs style style-check
 
 demo: train  ## fine-tune, evaluate, compare with the shipped model, then serve the app on 127.0.0.1:7860
 	-$(BIN)/python -m pneumo_hf compare $(RUN) $(SHIPPED) --output_dir $(RUN)/compared
@@ -49,10 +49,10 @@ bench: setup  ## benchmarks/results and docs/performance.md; without the Hub: ma
 	$(BIN)/python benchmarks/training.py $(if $(RESNET50),--resnet50 $(RESNET50)) $(if $(MOBILENET),--mobilenet $(MOBILENET))
 	for name in serving scaling load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python docs/build.py performance scaling
-
+bench-gpu:  ## the same of a GPU, with the Python that is there: make bench-gpu PYTHON=python3 [DATA=chest_xray.zip]
+	$(PYTHON) benchmarks/gpu.py $(if $(DATA),--data $(DATA))
 docs: setup  ## the manual as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet
-
 style: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 style-check: setup

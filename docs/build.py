@@ -200,7 +200,7 @@ def quickstart_table() -> str:
 
 def performance() -> None:
     """docs/performance.md, from benchmarks/results."""
-    parts = {name: measured(name) for name in ("training", "serving", "scaling", "load")}
+    parts = {name: measured(name) for name in ("training", "serving", "scaling", "load", "gpu")}
     ratios = [
         (ratio, value, f"{name}.py {part}")
         for name, found in parts.items()

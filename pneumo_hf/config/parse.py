@@ -27,7 +27,7 @@ checkpoint that the stock pipeline serves. What is given here overrides the reci
 """
 SHARED = """\
 Of transformers, often used:
-  --bf16 true                  twice as fast on a GPU, and on a CPU with avx512_bf16 or amx_bf16 among its flags
+  --bf16 true                  for a GPU, and for a CPU with avx512_bf16 or amx_bf16 among its flags
   --resume_from_checkpoint     resume the killed run in --output_dir from its last whole epoch
   --report_to tensorboard      also trackio, wandb, ...; report/history.csv is always written
   --gradient_accumulation_steps, --activation_checkpointing, --torch_compile, --use_cpu, --max_steps, ...

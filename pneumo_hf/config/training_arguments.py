@@ -37,6 +37,7 @@ class XrayTrainingArguments(StageArguments, AugmentationArguments, DecisionArgum
     ddp_find_unused_parameters: bool | None = field(default=False)
     ddp_timeout: int = field(default=30 * 24 * 3600)  # one process decodes and reports while the others wait
     disable_tqdm: bool | None = field(default=True)  # a line an epoch says more
+    logging_nan_inf_filter: bool = field(default=False)  # hides what it filters, and waits for the GPU at every step
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "augmentation_kwargs"]
 

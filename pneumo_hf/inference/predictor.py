@@ -1,5 +1,7 @@
 """One checkpoint that scores films as the stock pipeline does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,12 +104,29 @@ class Predictor(Scorer):
     def _network(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, Any]:
         if self.onnx:
             return self.onnx(pixels.numpy(), output_hidden_states)
-        # Convolutions in full float32, so that a score from a GPU is the score from a CPU.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), full_float32():
             pixel_values = self.normalize(pixels.to(self.device))
             output = self.network(pixel_values=pixel_values, output_hidden_states=output_hidden_states)
         features = pooled_stages(output.hidden_states).cpu().numpy() if output_hidden_states else None
         return output.logits.float().cpu().numpy(), features
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute in full float32, so that a score from a GPU is the score from a CPU.
+
+    By default a GPU's convolutions take TF32; after a training with `--torch_compile` everything does.
+    """
+    backends, whole = torch.backends, torch.backends.fp32_precision
+    operations = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [operation.fp32_precision for operation in operations]
+    for operation in operations:
+        operation.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for operation, precision in zip(operations, before, strict=True):
+            operation.fp32_precision = "none" if precision == whole else precision  # as the whole has it
 
 
 def usable_device(device: str | None) -> torch.device:

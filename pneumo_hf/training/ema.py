@@ -1,10 +1,10 @@
 """A running average of the weights, which is validated, kept as the best epoch, and saved."""
 
+import copy
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 RAW_WEIGHTS = "weights_before_averaging.pt"
@@ -26,10 +26,14 @@ class WeightAverage(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_
     ) -> None:
         self.raw = None  # of an earlier training with the same callback, as in a search
-        self.average = AveragedModel(model, multi_avg_fn=self._update, use_buffers=True)
-        self.step = state.global_step
+        self.average = copy.deepcopy(model)
+        self.step, self.is_empty = state.global_step, True  # the first step's weights are the first average
+        # Listed once: on a GPU, walking the modules for them takes longer than the arithmetic, at every step.
+        pairs = list(zip(_tensors(self.average), _tensors(model), strict=True))
+        self.floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]
         if self.resumed and (self.resumed / RAW_WEIGHTS).exists():  # the checkpoint's own weights are the average
-            self.average.update_parameters(model)
+            self.is_empty = False
             model.load_state_dict(torch.load(self.resumed / RAW_WEIGHTS, map_location="cpu", weights_only=True))
 
     def on_epoch_begin(self, *_, model: nn.Module, **__) -> None:
@@ -37,13 +41,19 @@ class WeightAverage(TrainerCallback):
             model.load_state_dict(self.raw)
             self.raw = None
 
-    def on_step_end(self, *_, model: nn.Module, **__) -> None:
+    @torch.no_grad()
+    def on_step_end(self, *_, **__) -> None:
         self.step += 1
-        self.average.update_parameters(model)
+        decay = 0.0 if self.is_empty else min(self.decay, (1 + self.step) / (10 + self.step))
+        averages, weights = zip(*self.floats, strict=True)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, count in self.counts:  # of batches that BatchNorm saw
+            average.copy_(count)
+        self.is_empty = False
 
     def on_epoch_end(self, *_, model: nn.Module, **__) -> None:
         self.raw = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.average.module.state_dict())
+        model.load_state_dict(self.average.state_dict())
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_, **__) -> None:
         """Before Trainer saves the rest: what has its state, written last, is then whole whatever kills the run."""
@@ -52,6 +62,6 @@ class WeightAverage(TrainerCallback):
             folder.mkdir(exist_ok=True)
             torch.save(self.raw, folder / RAW_WEIGHTS)
 
-    def _update(self, average: list[torch.Tensor], current: list[torch.Tensor], _: torch.Tensor) -> None:
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        get_ema_multi_avg_fn(decay)(average, current, None)
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]

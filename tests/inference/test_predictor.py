@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
+from transformers.utils import enable_tf32
 
 from pneumo_hf import Predictor
 from pneumo_hf.data.reading import one_ahead
 from pneumo_hf.errors import InputError
+from pneumo_hf.inference.predictor import full_float32
 from tests.conftest import make_film
 
 FILMS = [make_film(seed, pneumonia=bool(seed % 2)) for seed in range(5)]
@@ -105,3 +108,16 @@ def test_what_fails_ahead_is_raised_behind_the_items_before_it() -> None:
         for film in one_ahead(films()):
             seen.append(film)
     assert seen == ["first", "second"]
+
+
+def test_scores_stay_in_full_float32_after_a_training_that_turned_tf32_on(tiny_run: Path) -> None:
+    predictor, backends = Predictor(tiny_run, device="cpu"), torch.backends
+    expected, before = predictor(FILMS), backends.fp32_precision
+    enable_tf32(True)  # what TrainingArguments(torch_compile=True) does on a GPU, where nothing could be scored then
+    try:
+        assert predictor(FILMS) == expected
+        with full_float32():
+            assert backends.cudnn.conv.fp32_precision == backends.cuda.matmul.fp32_precision == "ieee"
+        assert backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        backends.fp32_precision = before
