@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
     run = train(arguments)
     if arguments.training.process_index == 0:
         write_card(run)
+    runtime.end_processes()
 
 
 if __name__ == "__main__":

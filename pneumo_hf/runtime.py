@@ -26,12 +26,16 @@ def before_imports() -> None:
 
 def start(level: int = logging.INFO) -> None:
     """Set up the log of a command: plain lines, nothing of other libraries."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     logging.basicConfig(level=level, format="%(message)s")
     for client in ("httpx", "httpx2"):  # gradio's and huggingface_hub's: they log every request
         logging.getLogger(client).setLevel(logging.WARNING)
+    wanted = not are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()  # "Loading weights", at every checkpoint
+    if wanted:
+        enable_progress_bars()  # of huggingface_hub's downloads, which went with it
 
 
 def keep_freed_memory() -> bool:

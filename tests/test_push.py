@@ -86,6 +86,11 @@ def test_what_is_private_or_unsafe_is_refused_by_name(tiny_run: Path, tmp_path: 
         assert reason in str(refused.value)
 
 
+def test_a_gpu_without_a_space_is_refused(tiny_run: Path) -> None:
+    with pytest.raises(InputError, match="--zero_gpu is for a Space"):
+        push(tiny_run, "tester/pneumonia", False, ROOT, None, "zero-a10g")
+
+
 def test_pictures_of_films_that_are_not_public_are_not_pushed(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)

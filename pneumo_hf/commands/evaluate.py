@@ -37,10 +37,12 @@ def run(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.predictions import write_csv
     from pneumo_hf.evaluation.evaluate import evaluate, summary
     from pneumo_hf.reporting.report import write_report
+    from pneumo_hf.runtime import end_processes
 
     names = ("split", "operating_point", "flip", "robustness", "device", "backend", "cache_dir")
     options = {name: vars(arguments)[name] for name in names}
     result = evaluate(arguments.model, arguments.data, label_map=parse_label_map(arguments.label_map), **options)
+    end_processes()
     if result is None:  # another process writes
         return
     folder = Path(arguments.output_dir)

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--model", required=True, metavar="RUN", help="a run folder of train_hf.py")
     parser.add_argument("--repo_id", required=True, metavar="OWNER/NAME", help="the model repository, made if need be")
-    parser.add_argument("--private", action="store_true", help="what is made new is private")
+    parser.add_argument(
+        "--private", action="store_true", help="what this makes is private; what is there already stays as it is"
+    )
     parser.add_argument(
         "--space", metavar="OWNER/NAME", help="also make or update a Space that serves it, on a free CPU"
     )

@@ -28,11 +28,17 @@ AUGMENTATION = {  # options of their own then, `augmentation_kwargs` now; what w
     "frame_mix": "border_swap_prob",
     "washed_out": "outlier_exposure_prob",
 }
-REMOVED = ("style_mix", "mixup", "subtype_weight", "unfreeze_blocks")
+REMOVED = {  # and what there is in its place
+    "style_mix": "leave it out",
+    "mixup": "leave it out",
+    "subtype_weight": "leave it out",
+    "unfreeze_blocks": "count layers with weights in trainable_layers",
+}
 VALUES = {
     ("sampler", "all"): "random",
     ("calibration_data", "spoilt"): "corrupted",
     ("trainable_layers", -1): "all",
+    ("trainable_layers", 0): "head",
     ("save_dtype", True): "float16",
     ("save_dtype", False): "float32",
 }
@@ -48,7 +54,7 @@ def translate(recipe: dict, path: str) -> dict:
     if not former:
         return recipe
     if gone := [key for key in former if key in REMOVED and recipe[key]]:
-        raise InputError(f"{path}: {gone[0]} was removed in version 0.2; take it out of the recipe")
+        raise InputError(f"{path}: {gone[0]} was removed in version 0.2: {REMOVED[gone[0]]}")
     if "augmentation_kwargs" in recipe and (mixed := [key for key in former if key in AUGMENTATION]):
         raise InputError(f"{path}: {mixed[0]} is {new_name(mixed[0])} since version 0.2; move it there")
     new: dict = {"augmentation": "strong", "augmentation_kwargs": {}}  # what version 0.1 did where nothing was said

@@ -104,7 +104,7 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     if now := new_name(key):
         return f"unknown key: {key}; since version 0.2 it is {now} (train_hf.py --help lists the keys)"
     if key in REMOVED:
-        return f"unknown key: {key} was removed in version 0.2"
+        return f"unknown key: {key} was removed in version 0.2: {REMOVED[key]}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0)
     return f"unknown key: {key}; did you mean {near[0]}? (train_hf.py --help lists the keys)"
 

@@ -70,13 +70,19 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
         checkpoints: folders or Hub ids that have been loaded. films: by split.
 
     Raises:
-        InputError: a checkpoint of the same data held out other films.
+        InputError: a checkpoint of the same data held out other films, or there is none of that name.
     """
     names = {split: set(part.table["file_name"]) for split, part in films.items()}
     for checkpoint in checkpoints:
         tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
         if any(table is None for table in tables):
-            if POSITIVE in AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).label2id:
+            try:
+                config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"cannot load {checkpoint}: neither a checkpoint folder nor a Hub id within reach"
+                ) from error
+            if POSITIVE in config.label2id:
                 logger.warning("%s does not say which films it held out: check that they are this run's", checkpoint)
             continue
         held_out = set().union(*(table or () for table in tables))

@@ -6,6 +6,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, IterableDatasetDict
@@ -65,6 +66,17 @@ def load_data(
         for split, films in data.items():
             assert_every_label(films["label"], labels, message=f"{source}: the {split} split has no {{}} films")
     return data
+
+
+def split_of(tables: Mapping[str, Any], split: str, title: str | Path) -> Any:
+    """Return a split's table.
+
+    Raises:
+        InputError: there is no such split; `title` names the set.
+    """
+    if split not in tables:
+        raise InputError(f"{title} has no {split} split, only {', '.join(tables)}: see --split")
+    return tables[split]
 
 
 def read_source(

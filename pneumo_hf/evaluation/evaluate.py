@@ -14,7 +14,7 @@ from pneumo_hf.config.arguments import DataArguments
 from pneumo_hf.data.labels import assert_every_label
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.shortcuts import Baselines, shortcut_baselines
-from pneumo_hf.data.sources import load_data
+from pneumo_hf.data.sources import load_data, split_of
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.abstention import abstention_summary
 from pneumo_hf.evaluation.calibration import slope_and_intercept
@@ -27,7 +27,7 @@ from pneumo_hf.evaluation.robustness import robustness as measure_robustness
 from pneumo_hf.evaluation.subgroups import subgroups
 from pneumo_hf.inference.scorer import Scorer, probability_of
 from pneumo_hf.inference.settings import is_positive
-from pneumo_hf.runtime import end_processes, keep_freed_memory, processes
+from pneumo_hf.runtime import keep_freed_memory, processes
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pillow")
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -90,19 +90,17 @@ def evaluate(
     group = processes(device)
     tables = data if isinstance(data, Mapping) else load_data(data, label_map=label_map)
     title = "data set" if isinstance(data, Mapping) else Path(data).name
-    if split not in tables:
-        raise InputError(f"{title} has no {split} split, only {', '.join(tables)}: see --split")
+    table = split_of(tables, split, title)
     scorer = load_predictor(checkpoints, group.device, flip, backend)
     if operating_point:
         scorer.settings.use(operating_point)
     views, rejected = [], []
     for member in scorer.members:
         with group.main_first():  # the others find them in the cache
-            films, rejected = decode_films(tables[split], member.image_processor, cache_dir)
+            films, rejected = decode_films(table, member.image_processor, cache_dir)
         views.append(films)
     assert_every_label(views[0].labels, message=f"{title}: the {split} split has no {{}} films that can be read")
     scores = scorer.predict_dataset(*views, group=group)
-    end_processes()
     if not group.is_main:
         return None
     baselines = _baselines(tables, split, views[0], scorer.members[0].image_processor, cache_dir)
@@ -196,10 +194,11 @@ def _baselines(
 
 def summary(evaluation: Evaluation) -> list[str]:
     """Say the main figures in a few lines, and what to beware of."""
-    metrics, settings = evaluation.metrics, evaluation.scorer.settings
+    metrics = evaluation.metrics
     lines = list(metrics.get("external", {}).get("words", ()))
     kermany = all(evaluation.views[0].table["subtype"])
-    if metrics["split"] == "train" and kermany and settings.trained_on_kermany:
+    trained_on = any(member.settings.trained_on_kermany for member in evaluation.scorer.members)
+    if metrics["split"] == "train" and kermany and trained_on:
         lines.append("The checkpoint may have been trained on these films, the Kermany set's train: score its test.")
     if metrics["n_patients"] < FEW_PATIENTS:
         lines.append(f"{metrics['n_patients']} patients are few: the bootstrap's intervals are too narrow")

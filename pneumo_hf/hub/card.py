@@ -52,8 +52,10 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
     `report/external_NAME.json`.
 
     Raises:
-        InputError: such a file was measured with another checkpoint.
+        InputError: such a file was measured with another checkpoint, or the template is not here.
     """
+    if not template.is_file():
+        raise InputError(f"there is no {template.name} beside the package: run this from a checkout of pneumo_hf")
     report = run / "report"
     metrics, config = json.loads((report / "metrics.json").read_text()), json.loads((run / "config.json").read_text())
     recipe = translate(yaml.safe_load((run / "recipe.yaml").read_text()), str(run / "recipe.yaml"))
@@ -91,7 +93,7 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
         own_code="auto_map" in config,
         temperature=settings.temperature,
         disclaimer=DISCLAIMER,
-        package_version=__version__,
+        package_version=metrics.get("training", {}).get("pneumo_hf", __version__),
     )
     ModelCard(re.sub(r"\n{3,}", "\n\n", card).strip() + "\n").save(run / "README.md")
 

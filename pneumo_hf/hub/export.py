@@ -13,7 +13,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 from pneumo_hf.data.pixels import FilmDataset, decode_films
-from pneumo_hf.data.sources import load_data
+from pneumo_hf.data.sources import load_data, split_of
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.folding import fold_constant_gates
 from pneumo_hf.inference.onnx import FILE, INSTALL, WEIGHTS, weights_digest
@@ -34,11 +34,9 @@ def export_and_check(
     Returns:
         The largest difference of P(PNEUMONIA), and the number of films.
     """
-    tables = load_data(data)
-    if split not in tables:
-        raise InputError(f"{data} has no {split} split, only {', '.join(tables)}: see --split")
+    table = split_of(load_data(data), split, data)
     image_processor = Predictor(checkpoint, device="cpu").image_processor  # refuses what is no checkpoint, early
-    films, _ = decode_films(tables[split], image_processor, cache_dir)
+    films, _ = decode_films(table, image_processor, cache_dir)
     return export(checkpoint, films, folder), len(films)
 
 

@@ -77,6 +77,8 @@ def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, 
     Raises:
         InputError: the run is not whole, something private or unsafe lies in it, or the Hub refuses.
     """
+    if hardware and not space:
+        raise InputError("--zero_gpu is for a Space: give --space OWNER/NAME, too")
     if space and not (root / "app.py").is_file():
         raise InputError(f"a Space is made of the project's folder, and {root} is not one: run it from a checkout")
     files = _run_files(run, repo_id)

@@ -57,7 +57,7 @@ def fold_padding(model: nn.Module) -> nn.Module:
     """Turn zeros on two sides ahead of a convolution, which cost a copy of every film, into zeros of its kernel.
 
     A kernel of 3 x 3 behind a row and a column of zeros is one of 4 x 4, its first row and column zero, padded evenly.
-    Measured on a CPU alone (`benchmarks/scoring_scaling.py`). In place.
+    Measured on a CPU alone (`benchmarks/scaling.py scoring`). In place.
     """
     for parent in model.modules():
         for (name, padding), (_, convolution) in pairwise(parent.named_children()):

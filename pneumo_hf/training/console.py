@@ -1,9 +1,11 @@
 """What a training prints: a line an epoch, why it stopped, and a summary at the end."""
 
 import logging
+import math
 import time
 from pathlib import Path
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pneumo_hf.evaluation.evaluate import Evaluation
@@ -15,6 +17,7 @@ NAMES = {"roc_auc": "ROC AUC", "log_loss": "log loss"}
 
 class EpochLine(TrainerCallback):
     """Prints one line an epoch: loss, validation figures, learning rate and the time left; and why training stopped.
+    On a terminal a bar shows how far the epoch is.
 
     Sensitivity and specificity are at a threshold of .5: the decision threshold is chosen when training is over.
     """
@@ -24,6 +27,19 @@ class EpochLine(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
         self.started, self.first = time.monotonic(), state.epoch or 0.0
+        self.steps_an_epoch = math.ceil(state.max_steps / max(args.num_train_epochs, 1e-9))
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
+        title = f"{self.stage}  epoch {math.floor(state.epoch or 0) + 1}"
+        steps = min(self.steps_an_epoch, state.max_steps - state.global_step)
+        hidden = None if state.is_world_process_zero else True  # None: shown on a terminal, not in a file
+        self.bar = tqdm(total=steps, desc=title, unit="step", leave=False, disable=hidden)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
+        self.bar.update()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
+        self.bar.close()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict, **_

@@ -34,6 +34,8 @@ def train_probe(
         split: FeatureDataset(films[split], extract_features(model, films[split], normalize, arguments))
         for split in ("train", "validation")
     }
+    # The step schedule is of stage two, whose epochs it counts; every other one is stretched to the stage it is in.
+    own = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": None} if arguments.lr_scheduler_type == "step" else {}
     trainer = XrayTrainer(
         model=ProbeModel(model),
         args=of_stage(
@@ -48,6 +50,7 @@ def train_probe(
             torch_compile=False,
             activation_checkpointing=False,
             max_steps=-1,
+            **own,
         ),
         train_dataset=features["train"],
         eval_dataset=features["validation"],

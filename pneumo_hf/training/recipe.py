@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from pneumo_hf import __version__
 from pneumo_hf.config.arguments import AugmentationArguments, DecisionArguments, StageArguments
 from pneumo_hf.config.training_arguments import Arguments, XrayTrainingArguments
 
@@ -29,6 +30,7 @@ def training_facts(arguments: XrayTrainingArguments, seconds: float) -> dict:
     else:
         machine = f"{os.cpu_count()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     return {
+        "pneumo_hf": __version__,
         "seed": arguments.seed,
         "seconds": round(seconds),
         "machine": machine,

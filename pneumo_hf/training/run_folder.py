@@ -96,6 +96,11 @@ def _assert_same_job(folder: Path, job: dict) -> None:
     except (OSError, json.JSONDecodeError):  # of a checkpoint from elsewhere, or killed while it was written
         return
     job = json.loads(json.dumps(job))
+    if former := sorted(set(begun) - set(job)):
+        raise InputError(
+            f"the run in {folder.parent} was begun by another version of pneumo_hf ({', '.join(former)}): resume it "
+            f"with that version, or remove {folder} to start again"
+        )
     other = [f"{key} {begun.get(key)}" for key, value in job.items() if begun.get(key, value) != value]
     if other:
         raise InputError(f"the run in {folder.parent} was begun with {', '.join(other)}: resume it with the same")

@@ -22,7 +22,6 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.evaluate import Evaluation, evaluate_films
 from pneumo_hf.reporting.plots import save_training_curves
 from pneumo_hf.reporting.report import write_report, write_split
-from pneumo_hf.runtime import end_processes
 from pneumo_hf.training.backbones import EMBEDDED
 from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.console import summary
@@ -92,7 +91,6 @@ def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
         test.metrics["training"] = facts
         finish(run, test, validation, history)
         remove_checkpoints(training_args)
-    end_processes()
     return run
 
 

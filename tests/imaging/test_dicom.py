@@ -169,7 +169,7 @@ def test_extended_jpeg_of_12_bits() -> None:
     "syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, *LOSSLESS], ids=lambda syntax: syntax.name[:30]
 )
 def test_other_decoders_agree_where_they_are_installed(syntax) -> None:
-    """Lossless is exact; an inverse DCT may round otherwise: libjpeg's differs by one level from libjpeg-turbo's."""
+    """Lossless is exact; an inverse DCT may round otherwise: libjpeg's from libjpeg-turbo's, by a level or two."""
     bits = 8 if syntax == JPEGBaseline8Bit else 12
     stored = (FILM if bits == 8 else FILM.astype(np.uint16) * 16 + 15) if syntax != RLELossless else FILM
     film = pydicom.dcmread(io.BytesIO(dicom(stored, syntax=syntax, bits=bits if stored.itemsize > 1 else 8)))

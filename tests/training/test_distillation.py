@@ -96,6 +96,13 @@ def test_a_teacher_that_is_not_there_is_named_before_anything_is_read(tiny_recip
         main([*tiny_recipe, "--teachers", str(tmp_path / "nobody"), "--output_dir", str(tmp_path / "run")])
 
 
+@pytest.mark.parametrize("name", ["typo_run", "tester/typo"])
+def test_a_teacher_that_neither_disk_nor_hub_has_is_one_line(name: str, tiny_recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"cannot load {name}") as error:
+        main([*tiny_recipe, "--teachers", name, "--output_dir", str(tmp_path / "run")])
+    assert "\n" not in str(error.value)
+
+
 def test_a_distilled_checkpoint_is_trained_end_to_end(tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
     main([*tiny_recipe, "--teachers", str(tiny_run), str(tiny_run), "--output_dir", str(tmp_path)])
     teacher, student = (Predictor(run, device="cpu") for run in (tiny_run, tmp_path))

@@ -158,6 +158,15 @@ def test_features_are_the_backbones_and_the_probe_trains_the_head_alone(films, t
     assert "eval_roc_auc" in history[-2]
 
 
+def test_the_step_schedule_is_of_stage_two_alone(films, tiny_recipe, tmp_path: Path) -> None:
+    model, processor = fresh(tiny_recipe)
+    step = ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", '{"step_size": 1, "gamma": 0.001}']
+    arguments = parse_args([*tiny_recipe, *step, "--probe_epochs", "3", "--output_dir", str(tmp_path)])[2]
+    rates = [row["learning_rate"] for row in train_probe(model, processor, films, arguments) if "loss" in row]
+    assert max(rates) > 0.5 * arguments.probe_learning_rate  # and not a thousandth of it after an epoch
+    assert rates[-1] < 0.5 * max(rates) and len(set(rates)) == len(rates)  # cosine, as without it
+
+
 def test_rates_fall_from_the_classifier_to_the_input(tiny_recipe: list[str], tmp_path: Path) -> None:
     model, _ = fresh(tiny_recipe)
     arguments = parse_args([*tiny_recipe, "--output_dir", str(tmp_path), "--layer_lr_decay", "0.9"])[2]
@@ -272,6 +281,9 @@ def test_a_run_is_resumed_by_its_own_job_alone(tmp_path: Path, caplog: pytest.Lo
     with pytest.raises(InputError, match="was begun with seed 1: resume it with the same"):
         find_checkpoint(again, {"seed": 42, "dataset": ["b"]})
     assert find_checkpoint(again, {"seed": 1, "dataset": ["b"]}) == reached
+    (tmp_path / "checkpoints" / "job.json").write_text('{"seed": 1, "dataset": ["b"], "layer_decay": 0.9}')
+    with pytest.raises(InputError, match="another version of pneumo_hf .layer_decay."):
+        find_checkpoint(again, {"seed": 1, "dataset": ["b"]})
 
 
 def test_each_process_computes_the_features_of_its_own_films(films, tiny_recipe, monkeypatch) -> None:
