@@ -27,11 +27,10 @@ class EpochLine(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
         self.started, self.first = time.monotonic(), state.epoch or 0.0
-        self.steps_an_epoch = math.ceil(state.max_steps / max(args.num_train_epochs, 1e-9))
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
         title = f"{self.stage}  epoch {math.floor(state.epoch or 0) + 1}"
-        steps = min(self.steps_an_epoch, state.max_steps - state.global_step)
+        steps = math.ceil(state.max_steps / max(args.num_train_epochs, 1e-9))
         hidden = None if state.is_world_process_zero else True  # None: shown on a terminal, not in a file
         self.bar = tqdm(total=steps, desc=title, unit="step", leave=False, disable=hidden)
 
