@@ -83,6 +83,7 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
     size = predictor.image_processor.size
     example = torch.zeros(2, 3, size["height"], size["width"])
     model = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format)
+    model.set_attn_implementation("eager")  # written out: the exporter cannot lay out every fused attention
     with torch.no_grad():
         network = _Network(fold_constant_gates(model)).eval()
     noisy = {name: logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")}
@@ -118,6 +119,9 @@ class _Network(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = self.model(pixel_values=pixel_values, output_hidden_states=True)
-        # `pooled_stages` by the operator that ONNX Runtime runs in the layout of its convolutions
-        means = [nn.functional.avg_pool2d(stage, stage.shape[2:]) for stage in output.hidden_states]
-        return output.logits, torch.cat(means, dim=1).flatten(1)
+        # `pooled_stages`; of maps by the operator that ONNX Runtime runs in the layout of its convolutions
+        means = [
+            nn.functional.avg_pool2d(stage, stage.shape[2:]).flatten(1) if stage.ndim == 4 else stage.mean(dim=1)
+            for stage in output.hidden_states
+        ]
+        return output.logits, torch.cat(means, dim=1)

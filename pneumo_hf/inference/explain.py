@@ -1,5 +1,9 @@
 """Where a score comes from: Grad-CAM heatmaps, and honest measures of how far they can be believed."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,13 +25,14 @@ STEPS = 10  # of the insertion and deletion curves
 class GradCam:
     """Grad-CAM (Selvaraju et al. 2017, by captum) of P(PNEUMONIA) on a network's last feature map.
 
-    Of an ensemble, the mean of its members' maps in one unit, the log odds that the whole film would give if it looked
-    like this place, for the ensemble's log odds are the mean of theirs.
+    That of a transformer is what its last block makes of the patches, laid out as they lie in the film. Of an
+    ensemble, the mean of its members' maps in one unit, the log odds that the whole film would give if it looked like
+    this place, for the ensemble's log odds are the mean of theirs.
     """
 
     def __init__(self, predictor: Scorer):
         self.members = predictor.members
-        self.cams = [LayerGradCam(partial(_log_odds, member), last_feature_map(member)) for member in self.members]
+        self.maps = [last_feature_map(member) for member in self.members]
 
     def __call__(self, *pixels: torch.Tensor) -> np.ndarray:
         """Heatmaps `[B, H, W]` float32 of resized films `[B, 1, H, W]` uint8: 0 to 1, the largest of each film 1.
@@ -38,13 +43,14 @@ class GradCam:
             pixels: the films as each of the members is fed them; the maps are of the first one's size.
         """
         size = tuple(pixels[0].shape[-2:])
-        parts = zip(self.members, self.cams, pixels, strict=True)
-        maps = np.mean([self._map(member, cam, part, size) for member, cam, part in parts], axis=0)
-        return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)
+        parts = zip(self.members, self.maps, pixels, strict=True)
+        heatmaps = np.mean([self._map(member, found, part, size) for member, found, part in parts], axis=0)
+        return heatmaps / np.maximum(heatmaps.max(axis=(1, 2), keepdims=True), 1e-12)
 
-    def _map(self, member: Predictor, cam: LayerGradCam, pixels: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-        with torch.enable_grad():
+    def _map(self, member: Predictor, found: "FeatureMap", pixels: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+        with torch.enable_grad(), found.laid_out() as layer:
             pixel_values = member.normalize(pixels.to(member.device)).requires_grad_()
+            cam = LayerGradCam(partial(_log_odds, member), layer)
             coarse = cam.attribute(pixel_values, relu_attributions=True).detach()
             coarse *= coarse.shape[-2:].numel()  # captum's share of the log odds, which is smaller on a finer map
         return LayerAttribution.interpolate(coarse, size, "bilinear")[:, 0].cpu().numpy()
@@ -55,32 +61,74 @@ def _log_odds(predictor: Predictor, pixel_values: torch.Tensor) -> torch.Tensor:
     return logits[:, positive] - logits[:, 1 - positive]
 
 
-def last_feature_map(predictor: Predictor) -> nn.Module:
-    """Find the last module whose output is still a map, `[B, C, H, W]` of more than one place.
+@dataclass
+class FeatureMap:
+    """Where a network still knows the place: a module that gives maps `[B, C, H, W]`, or tokens `[B, N, C]`."""
+
+    module: nn.Module
+    grid: tuple[int, int] | None = None  # rows and columns of the patches, of tokens; they are the last of the N
+
+    @contextmanager
+    def laid_out(self) -> Iterator[nn.Module]:
+        """Give the module whose output is a map; of tokens one that the patches pass through, laid out, meanwhile."""
+        if self.grid is None:
+            yield self.module
+            return
+        layer, (rows, columns) = nn.Identity(), self.grid
+
+        def lay_out(_module: nn.Module, _inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
+            others = tokens.shape[1] - rows * columns  # class and register tokens, which come first
+            patches = layer(tokens[:, others:].transpose(1, 2).unflatten(2, (rows, columns)))
+            return torch.cat([tokens[:, :others], patches.flatten(2).transpose(1, 2)], dim=1)
+
+        hook = self.module.register_forward_hook(lay_out)
+        try:
+            yield layer
+        finally:
+            hook.remove()
+
+
+def last_feature_map(predictor: Predictor) -> FeatureMap:
+    """Find the last map of more than one place that the scores depend on.
+
+    The class token of a transformer takes nothing from what its last block makes of the patches: what entered that
+    block is found then, by its gradient.
 
     Raises:
-        InputError: the network does not end in such maps, as a transformer does not.
+        InputError: there is none.
     """
-    found, hooks = [], []
-    size = predictor.image_processor.size
-    blank = torch.zeros(1, 1, size["height"], size["width"], dtype=torch.uint8)
-    with torch.inference_mode():
-        stages = predictor.model(predictor.normalize(blank.to(predictor.device)), output_hidden_states=True)
-    if stages.hidden_states[-1].ndim != 4:
-        raise InputError("Grad-CAM is for networks that are convolutions to the end")
+    size, blocks = predictor.image_processor.size, _blocks(predictor.model)
+    height, width = size["height"], size["width"]
+    outputs: list[tuple[FeatureMap, torch.Tensor]] = []
 
-    def remember(module: nn.Module, _, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[-1] > 1:
-            found.append(module)
+    def remember(module: nn.Module, _inputs: tuple, output: object) -> None:
+        if not isinstance(output, torch.Tensor) or isinstance(module, nn.Dropout | nn.Softmax):  # attention is square
+            return
+        if output.ndim == 4 and output.shape[-1] > 1 and output.shape[-2] * width == output.shape[-1] * height:
+            outputs.append((FeatureMap(module), output))
+        elif output.ndim == 3 and (isinstance(module, nn.LayerNorm) or module in blocks):
+            rows = math.isqrt(output.shape[1] * height // width)
+            grid = (rows, rows * width // height)
+            if grid[0] * grid[1] > 1:
+                outputs.append((FeatureMap(module, grid), output))
 
-    for module in predictor.model.modules():
-        if not list(module.children()):
-            hooks.append(module.register_forward_hook(remember))
-    with torch.inference_mode():
-        predictor.model(predictor.normalize(blank.to(predictor.device)))
-    for hook in hooks:
-        hook.remove()
-    return found[-1]
+    hooks = [module.register_forward_hook(remember) for module in predictor.model.modules()]
+    grey = torch.randint(0, 256, (1, 1, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.enable_grad():
+        score = _log_odds(predictor, predictor.normalize(grey.to(predictor.device)).requires_grad_())
+        for hook in hooks:
+            hook.remove()
+        tensors = [output for _, output in outputs]
+        gradients = torch.autograd.grad(score.sum(), tensors, allow_unused=True) if tensors else ()
+    for (found, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
+        patches = found.grid and found.grid[0] * found.grid[1]
+        if patches is None or (gradient is not None and gradient[:, -patches:].any()):
+            return found
+    raise InputError(f"Grad-CAM finds no map of features in {predictor.name}")
+
+
+def _blocks(model: nn.Module) -> set[nn.Module]:
+    return {block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module}
 
 
 def overlay(film: Image.Image, heatmap: np.ndarray, opacity: float = 0.45) -> Image.Image:

@@ -60,7 +60,7 @@ class Predictor(Scorer):
                 checkpoint, dtype=torch.float32, trust_remote_code=False
             )
             self.image_processor = load_image_processor(checkpoint)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise InputError(why_not_loaded(checkpoint, error)) from error
         numbers = {label: int(number) for number, label in self.model.config.id2label.items()}
         if set(numbers) != set(LABELS):
@@ -145,14 +145,17 @@ def usable_device(device: str | None) -> torch.device:
 
 
 def pooled_stages(hidden_states: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Average the channels of every stage `[B, C, H, W]` over the picture: `[B, D]`."""
-    return torch.cat([stage.float().mean(dim=(2, 3)) for stage in hidden_states], dim=1)
+    """Average the channels of every stage, a map `[B, C, H, W]` or tokens `[B, N, C]`, over the picture: `[B, D]`."""
+    return torch.cat([stage.float().mean(dim=(2, 3) if stage.ndim == 4 else 1) for stage in hidden_states], dim=1)
 
 
 def why_not_loaded(checkpoint: str | Path, error: Exception) -> str:
     """Say in one line why transformers cannot load a checkpoint."""
     if "trust_remote_code" in str(error):
         return f"{checkpoint} brings code of its own, which is not run here"
+    if isinstance(error, ImportError):
+        library = "timm" if "timm" in str(error) else str(error).strip().splitlines()[0]
+        return f"{checkpoint} needs a library that is not installed here: {library} (pip install 'pneumo_hf[timm]')"
     if isinstance(error, SafetensorError):
         return f"the weights of {checkpoint} are damaged or not downloaded whole (a Git LFS pointer?): {error}"
     folder = Path(checkpoint)

@@ -3,19 +3,36 @@
 from functools import partial
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from pneumo_hf.training.head import classifier_head
+
 
 def weight_layers(model: PreTrainedModel) -> list[list[nn.Module]]:
-    """List the layers with weights from the input to the classifier, each with the normalisation that follows it."""
-    layers = []
+    """List the layers from the input to the classifier: a convolution or linear layer each, and what comes with it.
+
+    Whatever else has parameters (norms, embeddings, layer scale, the tokens of a transformer) belongs to the layer
+    before it in the module tree, at the very input to the first. Of each module the parameters are meant that are its
+    own, not its children's: every parameter is in exactly one layer.
+    """
+    layers: list[list[nn.Module]] = [[]]
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            layers.append([module])
-        elif isinstance(module, nn.BatchNorm2d):
-            layers[-1].append(module)
+        if not isinstance(module, _BatchNorm) and next(module.parameters(recurse=False), None) is None:
+            continue
+        if isinstance(module, _ConvNd | nn.Linear) and any(isinstance(m, _ConvNd | nn.Linear) for m in layers[-1]):
+            layers.append([])
+        layers[-1].append(module)
     return layers
+
+
+def decays(module: nn.Module, name: str, values: nn.Parameter) -> bool:
+    """Return whether a module's own parameter is a weight, and no bias, norm, embedding, token or layer scale."""
+    if isinstance(module, _ConvNd | nn.Linear):
+        return name == "weight"
+    return name.endswith("weight") and values.squeeze().ndim > 1 and not isinstance(module, nn.Embedding)
 
 
 def freeze_below(model: PreTrainedModel, trainable: str) -> None:
@@ -26,35 +43,55 @@ def freeze_below(model: PreTrainedModel, trainable: str) -> None:
     """
     layers = weight_layers(model)
     if trainable == "head":
-        within = set(model.classifier.modules())
-        count = sum(layer[0] in within for layer in layers)
+        within = set(classifier_head(model).modules())
+        count = sum(not within.isdisjoint(layer) for layer in layers)
     else:
         count = len(layers) if trainable == "all" else int(trainable)
     for layer in layers[: max(0, len(layers) - count)]:
         for module in layer:
-            module.requires_grad_(False)
-            freeze_statistics(module)
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+            if isinstance(module, _BatchNorm):
+                freeze_statistics(module)
 
 
 def freeze_statistics(model: nn.Module) -> None:
     """Keep the running statistics of every BatchNorm as they are, in training too; its scale and shift may learn."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = FrozenBatchNorm2d
+        for kind, frozen in FROZEN.items():
+            if type(module) is kind:
+                module.__class__ = frozen
 
 
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Keeps its running statistics: Trainer calls `model.train()` at every step, so `.eval()` once would not last."""
+class _KeepsStatistics(nn.Module):
+    """Trainer calls `model.train()` at every step, so `.eval()` once would not last."""
 
-    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
+    def train(self, mode: bool = True) -> "_KeepsStatistics":
         return super().train(False)
+
+
+class FrozenBatchNorm1d(_KeepsStatistics, nn.BatchNorm1d):
+    """Keeps its running statistics."""
+
+
+class FrozenBatchNorm2d(_KeepsStatistics, nn.BatchNorm2d):
+    """Keeps its running statistics."""
+
+
+FROZEN = {nn.BatchNorm1d: FrozenBatchNorm1d, nn.BatchNorm2d: FrozenBatchNorm2d}
 
 
 def checkpoint_blocks(model: PreTrainedModel) -> None:
     """Keep only the inputs of the blocks for the backward pass and run them again there: less memory, more time.
 
-    These architectures do not support transformers' own gradient checkpointing.
+    By transformers where the architecture supports it; elsewhere each element of the innermost lists of modules.
     """
-    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+    if model.supports_gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        return
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    for blocks in lists:
+        if any(isinstance(inner, nn.ModuleList) for block in blocks for inner in block.modules()):
+            continue  # its blocks are checkpointed themselves
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,11 +1,14 @@
 """A checkpoint becomes a two-label classifier that trains right, and stays one that the stock pipeline loads."""
 
 import logging
+import math
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch.nn.functional import interpolate
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -23,7 +26,7 @@ from pneumo_hf.imaging.processor import make_image_processor
 from pneumo_hf.inference.predictor import why_not_loaded
 from pneumo_hf.labels import LABELS
 from pneumo_hf.training.backbones import EMBEDDED, embedded_checkpoint
-from pneumo_hf.training.head import reset_classifier, set_dropout, with_hidden_head
+from pneumo_hf.training.head import check_head, final_linear, reset_classifier, set_dropout, with_hidden_head
 
 logger = logging.getLogger(__name__)
 
@@ -59,19 +62,9 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # else it reports at length that the head is a new one
         try:
-            labels = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).id2label
-            model, loaded = AutoModelForImageClassification.from_pretrained(
-                checkpoint,
-                num_labels=len(LABELS),
-                ignore_mismatched_sizes=True,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **names,
-            )
-            keep_head = labels == names["id2label"] and not loaded["missing_keys"] and not loaded["mismatched_keys"]
+            model, keep_head = load_backbone(checkpoint, arguments.image_size, names)
             image_processor = make_image_processor(checkpoint, arguments.image_size, arguments.clahe)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             why = why_not_loaded(checkpoint, error)
             raise InputError(f"{why}; the embedded backbone is --model_name_or_path {EMBEDDED}") from error
         finally:
@@ -79,7 +72,7 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
     if arguments.head_size:
         model = with_hidden_head(model, arguments.head_size, arguments.dropout)
     else:
-        set_dropout(model, arguments.dropout)
+        set_dropout(model, arguments.dropout, arguments.image_size)
     if keep_head and not arguments.head_size:
         logger.info(
             "training continues from the classifier of %s, which has these labels", arguments.model_name_or_path
@@ -90,6 +83,68 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
     return model, image_processor
 
 
+def load_backbone(checkpoint: str, image_size: int, names: dict) -> tuple[PreTrainedModel, bool]:
+    """Load a checkpoint of any architecture with a head of these labels, for films of this size.
+
+    Returns:
+        The model, and whether its head is the checkpoint's own, of the same labels.
+
+    Raises:
+        InputError: the checkpoint has no weights for some of the backbone, or more than one linear classifier.
+    """
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    labels, config.num_labels = config.id2label, len(names["id2label"])
+    config.id2label, config.label2id, config.problem_type = *names.values(), None
+    for part in (config, getattr(config, "vision_config", None)):
+        if part is not None and getattr(part, "image_size", None):
+            part.image_size = image_size  # by which a transformer's table of positions is made
+    load = partial(AutoModelForImageClassification.from_pretrained, checkpoint, dtype=torch.float32)
+    load = partial(load, trust_remote_code=False, ignore_mismatched_sizes=True)
+    model, loaded = load(config=config, output_loading_info=True)
+    check_head(model, image_size)
+    of_head = {id(values) for values in final_linear(model).parameters()}
+    head = {name for name, values in model.named_parameters() if id(values) in of_head}
+    mismatched = {key for key, *_ in loaded["mismatched_keys"]}
+    missing = {key for key in loaded["missing_keys"] - head if not key.endswith("num_batches_tracked")}
+    if missing:
+        raise InputError(
+            f"{checkpoint} has no weights for {len(missing)} tensors of the backbone, {min(missing)} among them"
+        )
+    if mismatched - head:
+        resize_positions(model, load(num_labels=config.num_labels).state_dict(), mismatched - head)
+    return model, labels == names["id2label"] and head.isdisjoint(mismatched | loaded["missing_keys"])
+
+
+@torch.no_grad()
+def resize_positions(model: PreTrainedModel, trained: dict[str, torch.Tensor], keys: set[str]) -> None:
+    """Interpolate a transformer's tables of positions, in place, from those it was trained with at another film size.
+
+    Bicubic on the grid of patches (Dosovitskiy et al. 2021, ViT); entries that are of no patch stay as they are.
+
+    Raises:
+        InputError: what differs in size is no table of positions.
+    """
+    for key in keys:
+        old, new = trained[key], model.state_dict()[key]
+        (side, others), (new_side, new_others) = (_grid(len(table.flatten(0, -2))) for table in (old, new))
+        if others != new_others or old.shape[-1] != new.shape[-1] or "position" not in key:
+            raise InputError(f"the checkpoint's {key} has another shape than its architecture: {[*old.shape]}")
+        rows = old.flatten(0, -2)
+        parts = list(rows.split([others, side**2]))
+        if "relative" in key:  # BEiT's tables have theirs at the end
+            parts = list(rows.split([side**2, others]))[::-1]
+        grid = parts[1].T.reshape(1, -1, side, side)
+        grid = interpolate(grid, (new_side, new_side), mode="bicubic", align_corners=False)
+        parts[1] = grid.flatten(2)[0].T
+        new.copy_(torch.cat(parts[::-1] if "relative" in key else parts).view_as(new))
+
+
+def _grid(entries: int) -> tuple[int, int]:
+    """The side of the grid in a table of so many entries, and how many are of no patch: class tokens and the like."""
+    side = math.isqrt(entries)
+    return side, entries - side**2
+
+
 def mend(model: PreTrainedModel) -> None:
     """Undo two habits that spoil fine-tuning.
 
@@ -97,8 +152,8 @@ def mend(model: PreTrainedModel) -> None:
     models' `forward(**kwargs)` lets Trainer believe that the loss is already divided by the accumulation steps.
     """
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.momentum = BATCH_NORM_MOMENTUM
-    if model.config.model_type == "efficientnet":
+    if hasattr(model.config, "batch_norm_momentum"):
         model.config.batch_norm_momentum = BATCH_NORM_MOMENTUM  # for whoever fine-tunes the saved checkpoint
     model.accepts_loss_kwargs = False

@@ -6,24 +6,26 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.trainer_pt_utils import get_parameter_names
 
 from pneumo_hf.config.training_arguments import XrayTrainingArguments
-from pneumo_hf.training.layers import weight_layers
+from pneumo_hf.training.layers import decays, weight_layers
 
 
 def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> torch.optim.Optimizer:
     """Make AdamW with a rate that falls from the classifier to the input by `layer_lr_decay` a layer with weights."""
-    decayed = set(get_parameter_names(model, [nn.BatchNorm2d], [r"bias"]))
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    groups = []
+    by_rates: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
     for depth, layer in enumerate(reversed(weight_layers(model))):
-        trained = [p for module in layer for p in module.parameters(recurse=False) if p.requires_grad]
         rate = arguments.learning_rate * arguments.layer_lr_decay**depth
-        for chosen, weight_decay in ((True, arguments.weight_decay), (False, 0.0)):
-            parameters = [p for p in trained if (names[p] in decayed) == chosen]
-            if parameters:
-                groups.append({"params": parameters, "lr": rate, "weight_decay": weight_decay})
+        for module in layer:
+            for name, values in module.named_parameters(recurse=False):
+                if values.requires_grad and values not in seen:  # two modules may share one
+                    seen.add(values)
+                    weight_decay = arguments.weight_decay if decays(module, name, values) else 0.0
+                    by_rates.setdefault((rate, weight_decay), []).append(values)
+    forgotten = {name for name, values in model.named_parameters() if values.requires_grad and values not in seen}
+    assert not forgotten, f"never trained: {forgotten}"
+    groups = [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in by_rates.items()]
     betas = (arguments.adam_beta1, arguments.adam_beta2)
     return torch.optim.AdamW(groups, betas=betas, eps=arguments.adam_epsilon, fused=True)  # a third of foreach's time
 

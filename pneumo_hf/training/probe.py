@@ -13,7 +13,7 @@ from pneumo_hf.config.training_arguments import XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.runtime import processes
-from pneumo_hf.training.head import classifier_head
+from pneumo_hf.training.head import catch_features, classifier_head
 from pneumo_hf.training.stage import label_weights, memory_format, of_stage
 from pneumo_hf.training.trainer import XrayTrainer
 
@@ -105,6 +105,7 @@ def extract_features(
     mine = group.part(len(films), batch_size)
     for start in tqdm(mine[::batch_size], desc="Extracting features", unit="batch", disable=not group.is_main):
         batch = films.__getitems__(range(start, min(start + batch_size, mine.stop)))
-        pooled = model.base_model(normalize(batch["pixel_values"].to(arguments.device))).pooler_output
-        features.append(pooled.flatten(1).float().cpu())
+        with catch_features(model) as caught:
+            model(pixel_values=normalize(batch["pixel_values"].to(arguments.device)))
+        features.append(caught[0].float().cpu())
     return torch.cat([part for parts in group.gather(features) for part in parts]).clone()

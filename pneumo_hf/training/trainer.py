@@ -1,6 +1,7 @@
 """Trainer with this project's loss: films are normalised (and augmented) on the device, labels are weighted."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,20 @@ class XrayTrainer(Trainer):
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "step":  # type: ignore[has-type]
             self.lr_scheduler = step_schedule(optimizer or self.optimizer, len(self.train_dataset), self.args)
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write the names that the weights have in memory.
+
+        Trainer resumes and loads the best epoch by these alone, while `save_pretrained` by itself writes those that an
+        architecture had in earlier versions of transformers: then neither would load a thing, with no more than a
+        warning.
+        """
+        model = self.model
+        model.save_pretrained = partial(type(model).save_pretrained, model, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.save_pretrained
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
         if self.args.sampler != "balanced":

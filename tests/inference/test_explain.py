@@ -51,7 +51,8 @@ def test_the_last_feature_map_is_found_in_every_backbone(tmp_path: Path) -> None
         model.save_pretrained(folder)
         make_image_processor(None, 128).save_pretrained(folder)
         predictor, seen = Predictor(folder, device="cpu"), []
-        hook = last_feature_map(predictor).register_forward_hook(lambda _, __, output: seen.append(output.shape))  # noqa: B023
+        module = last_feature_map(predictor).module
+        hook = module.register_forward_hook(lambda _, __, output: seen.append(output.shape))  # noqa: B023
         predictor.model(predictor.normalize(films(predictor, 1)))
         hook.remove()
         assert len(seen) == 1 and seen[0][1] == channels and seen[0][2] > 1

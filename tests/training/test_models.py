@@ -59,8 +59,7 @@ def test_the_head_is_fresh_and_the_model_is_adapted(model) -> None:
     assert not final_linear(model).weight.any()
     assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
     assert model.accepts_loss_kwargs is False
-    head = [m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "encoder" not in name]
-    assert head == [0.3]
+    assert not any(m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "encoder" not in name)
 
 
 def test_the_head_of_a_checkpoint_with_the_same_labels_is_kept(cache_dir: Path, tmp_path: Path) -> None:
