@@ -53,9 +53,14 @@ def check_head(model: PreTrainedModel, image_size: int) -> None:
         InputError: they are not: then neither stage one nor the calibration would be what they claim to be.
     """
     answers: list[torch.Tensor] = []
-    hook = final_linear(model).register_forward_hook(lambda _, __, output: answers.append(output))
+    linear = final_linear(model)
+    before = linear.weight.detach().clone()
+    nn.init.normal_(linear.weight, generator=torch.Generator().manual_seed(0))  # a fresh one may be of zeros
+    hook = linear.register_forward_hook(lambda _, __, output: answers.append(output))
     logits = _answer(model, image_size)
     hook.remove()
+    with torch.no_grad():
+        linear.weight.copy_(before)
     if len(answers) != 1 or answers[0].shape != logits.shape or not torch.equal(answers[0], logits):
         raise InputError(f"{type(model).__name__} is not supported: its scores are not those of one linear classifier")
 
