@@ -93,7 +93,8 @@ def _drop(probability: float, linear: nn.Module, inputs: tuple[torch.Tensor]) ->
 @torch.no_grad()
 def _answer(model: PreTrainedModel, image_size: int) -> torch.Tensor:
     training = model.training
-    logits = model.eval()(pixel_values=torch.zeros(1, 3, image_size, image_size)).logits
+    noise = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    logits = model.eval()(pixel_values=noise).logits
     model.train(training)
     return logits
 
