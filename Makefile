@@ -37,7 +37,7 @@ test-space: setup  ## a pushed Space, installed into an empty environment, answe
 	$(BIN)/python -m pytest -m install
 
 recipes: setup  ## docs/results.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
-	for run in $(filter-out quickstart distill flagship%,$(notdir $(basename $(wildcard configs/*.yaml)))) \
+	for run in $(filter-out quickstart distill flagship% convnextv2% efficientnet_b4 vit_lora rad_dino,$(notdir $(basename $(wildcard configs/*.yaml)))) \
 	    $(addprefix flagship_seed,3 4 5) $(addprefix flagship_efficientnet_seed,1 2 42); do \
 	    $(BIN)/python train_hf.py --config configs/$${run%_seed*}.yaml --dataset $(DATA) --output_dir runs/$$run \
 	        $$(case $$run in *_seed*) echo --seed $${run##*_seed};; esac) \

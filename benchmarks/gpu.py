@@ -33,7 +33,15 @@ from common import FILMS, MODEL, ROOT, SAMPLE, full_resolution_jpegs, median_rat
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification as Classifier
-from transformers import EfficientNetConfig, PreTrainedConfig, ResNetConfig, TrainerCallback, set_seed
+from transformers import (
+    ConvNextV2Config,
+    EfficientNetConfig,
+    PreTrainedConfig,
+    ResNetConfig,
+    TrainerCallback,
+    ViTConfig,
+    set_seed,
+)
 
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.config.training_arguments import Arguments
@@ -54,6 +62,8 @@ BACKBONES: dict[str, PreTrainedConfig] = {  # random weights: they take as long
     "efficientnet_b0": EfficientNetConfig(
         width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, image_size=224, dropout_rate=0.2
     ),
+    "convnextv2_tiny": ConvNextV2Config(),
+    "vit_base": ViTConfig(),
 }
 BATCH, WARM_UP, STEPS = (128, 10, 30) if HAS_GPU else (4, 1, 2)
 JPEGS = 512 if HAS_GPU else 8

@@ -93,6 +93,13 @@ class StageArguments:
     trainable_layers: str = option(
         "all", "What stage two trains: `all`, `head`, or the number of layers with weights counted from the top."
     )
+    lora_rank: int = option(
+        0,
+        "Above 0, stage two trains adapters of this rank on the linear layers, and the classifier (LoRA; needs peft): "
+        "for large transformers. They are merged into the weights at the end.",
+        0,
+        256,
+    )
     layer_lr_decay: float = option(
         0.97, "Each layer with weights has this share of the learning rate of the layer above it.", 0.01, 1
     )

@@ -134,6 +134,10 @@ def check(values: dict) -> None:
             f"trainable_layers is {layers}: all, head, or a number above 0 (num_train_epochs 0 skips stage two)",
         ),
         (
+            values["lora_rank"] and (layers != "all" or stage_two <= 0),
+            "lora_rank trains adapters in the place of the layers: trainable_layers all, and num_train_epochs above 0",
+        ),
+        (
             values["ema_decay"] and {values["eval_strategy"], values["save_strategy"]} != {"epoch"},
             "ema_decay needs eval_strategy and save_strategy epoch",
         ),

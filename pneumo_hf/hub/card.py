@@ -31,6 +31,7 @@ RECIPE_ROWS = (  # what a reader looks for first; recipe.yaml has the rest
     "label_smoothing_factor",
     "sampler",
     "trainable_layers",
+    "lora_rank",
     "freeze_batch_norm",
     "layer_lr_decay",
     "ema_decay",

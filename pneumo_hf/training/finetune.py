@@ -17,6 +17,7 @@ from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.distillation import Teachers
 from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.layers import checkpoint_blocks, freeze_below, freeze_statistics
+from pneumo_hf.training.lora import add_adapters
 from pneumo_hf.training.optimizer import make_optimizer
 from pneumo_hf.training.stage import label_weights, memory_format, of_stage
 from pneumo_hf.training.trainer import XrayTrainer
@@ -33,8 +34,11 @@ def fine_tune(
 ) -> list[dict]:
     """Train all or the top layers, with layer-wise decaying rates and augmentation; returns the log."""
     logger.info("stage 2: fine-tuning, at most %g epochs%s", arguments.num_train_epochs, " (resumed)" * bool(resumed))
+    adapters = add_adapters(model, arguments.lora_rank) if arguments.lora_rank else None
     trainer = fine_tuner(model, image_processor, films, arguments, resumed)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if adapters:
+        adapters.merge_and_unload()
     return trainer.state.log_history
 
 
@@ -46,7 +50,8 @@ def fine_tuner(
     resumed: Path | None,
 ) -> XrayTrainer:
     """Make the trainer of stage two, the model prepared for it in place."""
-    freeze_below(model, arguments.trainable_layers)
+    if not arguments.lora_rank:
+        freeze_below(model, arguments.trainable_layers)
     if arguments.freeze_batch_norm:
         freeze_statistics(model)
     if arguments.activation_checkpointing:

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, DeiTConfig, DeiTForImageClassificationWithTeacher, pipeline
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main as command
 from pneumo_hf.config.arguments import ModelArguments
+from pneumo_hf.config.parse import parse_args
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import make_image_processor
@@ -19,8 +21,10 @@ from pneumo_hf.inference.explain import GradCam
 from pneumo_hf.training.console import EpochLine
 from pneumo_hf.training.head import catch_features, final_linear
 from pneumo_hf.training.layers import checkpoint_blocks, freeze_below, weight_layers
+from pneumo_hf.training.lora import add_adapters
 from pneumo_hf.training.models import load_model
-from tests.conftest import as_options
+from pneumo_hf.training.train import load, train_stages
+from tests.conftest import ROOT, as_options
 from tests.training.families import FAMILIES, tiny_checkpoint
 from train_hf import main
 
@@ -95,6 +99,82 @@ def test_trained_killed_resumed_measured_served_explained_and_exported(
     command(["export", "--model", str(run), "--data", str(films_folder), "--output_dir", str(tmp_path / "onnx")])
     exported = Predictor(tmp_path / "onnx", backend="onnx").logits(pixels)
     np.testing.assert_allclose(exported, predictor.logits(pixels), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "dinov2_with_registers"])
+def test_adapters_alone_are_trained_and_merged(
+    family: str, films_folder: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny_checkpoint(family, tmp_path / "stock")
+    start, _ = loaded(checkpoint, cache_dir)
+    films, unmerged = torch.rand(4, 3, SIZE, SIZE), []
+
+    def merge(tuner: LoraModel) -> None:
+        with torch.no_grad():
+            unmerged.append(tuner.model.eval()(films).logits)
+        merge_and_unload(tuner)
+
+    merge_and_unload = LoraModel.merge_and_unload
+    monkeypatch.setattr(LoraModel, "merge_and_unload", merge)
+    recipe = as_options(
+        model_name_or_path=checkpoint,
+        dataset=films_folder,
+        cache_dir=cache_dir,
+        image_size=SIZE,
+        probe_epochs=1,
+        num_train_epochs=2,
+        learning_rate="1e-2",
+        lora_rank=4,
+        ema_decay=0.5,
+        use_cpu="true",
+        output_dir=tmp_path / "run",
+    )
+    arguments = parse_args(recipe)
+    model, processor, parts, _ = load(arguments)
+    train_stages(model, processor, parts, arguments.training)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(films).logits, unmerged[0], atol=1e-5, rtol=1e-5)
+    trained = model.state_dict()
+    assert trained.keys() == start.state_dict().keys()
+    moved = {name for name, values in start.named_parameters() if not torch.equal(values, trained[name])}
+    linears = {f"{name}.weight" for name, module in start.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert moved == linears | {"classifier.bias"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "family"),
+    [
+        ("convnextv2_tiny", "convnextv2"),
+        ("efficientnet_b4", "efficientnet"),
+        ("vit_lora", "vit"),
+        ("rad_dino", "dinov2_with_registers"),
+    ],
+)
+def test_recipes_whose_weights_are_on_the_hub_run_on_random_ones(
+    recipe: str, family: str, films_folder: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    small = as_options(
+        model_name_or_path=tiny_checkpoint(family, tmp_path / "stock"),
+        dataset=films_folder,
+        cache_dir=cache_dir,
+        output_dir=tmp_path / "run",
+        image_size=SIZE,
+        probe_epochs=1,
+        num_train_epochs=1,
+        use_cpu="true",
+    )
+    main(["--config", str(ROOT / "configs" / f"{recipe}.yaml"), *small])
+    stock = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert type(stock) is type(AutoModelForImageClassification.from_pretrained(tmp_path / "stock"))
+    assert f"{recipe}" in (ROOT / "docs" / "training.md").read_text()
+
+
+def test_adapters_are_of_linear_layers(cache_dir: Path) -> None:
+    model, _ = load_model(ModelArguments("baseline-cnn", image_size=SIZE), cache_dir)
+    with pytest.raises(InputError, match="resnet has none but its classifier"):
+        add_adapters(model, 8)
+    with pytest.raises(InputError, match="trainable_layers all"):
+        parse_args(["--lora_rank", "8", "--trainable_layers", "3"])
 
 
 @pytest.mark.parametrize("kind", ["three labels", "one", "float16", "no head", "sharded"])

@@ -1,0 +1,39 @@
+"""Low-rank adapters (Hu et al. 2022, LoRA, by peft): few weights are trained, and the checkpoint stays stock."""
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from pneumo_hf.errors import InputError
+from pneumo_hf.training.head import final_linear
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraModel
+
+
+def add_adapters(model: PreTrainedModel, rank: int) -> "LoraModel":
+    """Put adapters on every linear layer but the classifier, in place; they and the classifier alone are trainable.
+
+    Returns:
+        What `merge_and_unload` is to be called of when training is over: the model is stock again then.
+
+    Raises:
+        InputError: peft is not installed, or the network has no such layers.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+    except ImportError as error:
+        raise InputError("lora_rank needs peft: pip install 'pneumo_hf[peft]'") from error
+    head = final_linear(model)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    if not names:
+        raise InputError(
+            f"lora_rank adapts linear layers, and {model.config.model_type} has none but its classifier: fine-tune "
+            "its top layers instead (trainable_layers)"
+        )
+    # Twice the rank: peft's adapters are scaled by alpha / rank.
+    tuner = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), "default")
+    head.requires_grad_(True)
+    return tuner
