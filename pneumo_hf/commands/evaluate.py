@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model_arguments(parser)
     parser.add_argument("--data", required=True, help=f"the films: {SOURCES}")
-    parser.add_argument("--label_map", help=LABEL_MAP)
+    parser.add_argument("--label_map", help=f"{LABEL_MAP}; of the data, and of the checkpoint")
     parser.add_argument("--split", default="test", help=SPLIT)
     parser.add_argument("--output_dir", required=True, help="where the report goes")
     parser.add_argument(

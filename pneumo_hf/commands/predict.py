@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards, a Hub data set id"
     )
+    parser.add_argument("--label_map", help="the checkpoint's names of labels: 'LABEL_0=NORMAL,LABEL_1=PNEUMONIA'")
     parser.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
     parser.add_argument(
         "--prevalence",
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score films into a CSV."""
+    from pneumo_hf.data.labels import parse_label_map
     from pneumo_hf.data.listing import list_films
     from pneumo_hf.evaluation.ensembles import load_predictor
     from pneumo_hf.evaluation.rescaling import rescaling, summary
@@ -51,10 +53,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     group = processes(arguments.device)
     films, output = list_films(*arguments.paths), Path(arguments.output)
-    scorer = load_predictor(arguments.model, group.device, arguments.flip, arguments.backend)
+    label_map = parse_label_map(arguments.label_map)
+    scorer = load_predictor(arguments.model, group.device, arguments.flip, arguments.backend, label_map)
     if arguments.operating_point:
         scorer.settings.use(arguments.operating_point)
-    names = ("model", "operating_point", "flip", "backend", "prevalence", "calibration")
+    names = ("model", "label_map", "operating_point", "flip", "backend", "prevalence", "calibration")
     options = {name: vars(arguments)[name] for name in names}
     rescale = rescaling(scorer, arguments.calibration, arguments.prevalence)
     flags = score_files(scorer, films, output, options, rescale, group)

@@ -1,9 +1,9 @@
 """One checkpoint or several become a predictor; of several, temperature and thresholds are fitted on validation."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ def load_predictor(
     device: str | None = None,
     flip: bool = False,
     backend: Literal["torch", "onnx"] = "torch",
+    label_map: Mapping[str, str] | None = None,
 ) -> Scorer:
     """Load the predictor of one checkpoint, or the ensemble of several.
 
@@ -28,7 +29,8 @@ def load_predictor(
     if those are of the same films (runs of one `split_seed`); else nothing is chosen, the threshold is .5, and a
     warning says so.
     """
-    members = [Predictor(checkpoint, device, flip=flip, backend=backend) for checkpoint in checkpoints]
+    options: dict[str, Any] = {"device": device, "flip": flip, "backend": backend, "label_map": label_map}
+    members = [Predictor(checkpoint, **options) for checkpoint in checkpoints]
     if len(members) == 1:
         return members[0]
     from pneumo_hf.inference.ensemble import Ensemble, mean_logits

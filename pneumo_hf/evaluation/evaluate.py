@@ -72,7 +72,7 @@ def evaluate(
 
     Args:
         model: a run folder or Hub id, or several. data: as for `load_data`, or what it returned.
-        split: train, validation or test. label_map: other names of labels.
+        split: train, validation or test. label_map: other names of labels, of the data and of the checkpoint.
         operating_point: decide at another threshold that the checkpoint carries. flip: average with mirrored films.
         robustness: also score corrupted films, at five severities: some 40 times as long. device: of torch.
         backend: "onnx" for an export. cache_dir: where decoded films are kept.
@@ -91,7 +91,7 @@ def evaluate(
     tables = data if isinstance(data, Mapping) else load_data(data, label_map=label_map)
     title = "data set" if isinstance(data, Mapping) else Path(data).name
     table = split_of(tables, split, title)
-    scorer = load_predictor(checkpoints, group.device, flip, backend)
+    scorer = load_predictor(checkpoints, group.device, flip, backend, label_map)
     if operating_point:
         scorer.settings.use(operating_point)
     views, rejected = [], []

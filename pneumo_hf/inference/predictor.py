@@ -1,6 +1,6 @@
 """One checkpoint that scores films as the stock pipeline does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification
 
 from pneumo_hf.data.files import is_missing
+from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import Normalize, load_image_processor
 from pneumo_hf.inference import hidden_head  # noqa: F401 - registers the one architecture of our own
@@ -30,11 +31,12 @@ class Predictor(Scorer):
     checkpoint has it.
 
     Args:
-        checkpoint: a folder or Hub id of a two-label image classifier with the label PNEUMONIA.
+        checkpoint: a folder or Hub id of an image classifier of NORMAL and PNEUMONIA, in any case of letters.
         device: of torch; by default the GPU where there is one.
         batch_size: films at once; by default 32 on a GPU and 16 on a CPU.
         flip: average the logits with those of the mirrored film (test-time augmentation).
         backend: "torch", or "onnx" for what `python -m pneumo_hf export` wrote, on the CPU.
+        label_map: what the checkpoint's labels are, where they are named otherwise: `{"LABEL_1": "PNEUMONIA", ...}`.
 
     Raises:
         InputError: the checkpoint cannot be loaded or has other labels.
@@ -51,22 +53,31 @@ class Predictor(Scorer):
         batch_size: int | None = None,
         flip: bool = False,
         backend: Literal["torch", "onnx"] = "torch",
+        label_map: Mapping[str, str] | None = None,
     ):
         self.name, self.members, self.flip = str(checkpoint), [self], flip
         if is_missing(Path(checkpoint)):
             raise InputError(f"there is no checkpoint {checkpoint}")  # before the Hub is asked for it again and again
         try:
-            self.model = AutoModelForImageClassification.from_pretrained(
-                checkpoint, dtype=torch.float32, trust_remote_code=False
+            self.model, loaded = AutoModelForImageClassification.from_pretrained(
+                checkpoint, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
             self.image_processor = load_image_processor(checkpoint)
         except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise InputError(why_not_loaded(checkpoint, error)) from error
-        numbers = {label: int(number) for number, label in self.model.config.id2label.items()}
-        if set(numbers) != set(LABELS):
-            found = ", ".join(list(numbers)[:5])
-            raise InputError(f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {found}")
-        self.positive = numbers[POSITIVE]
+        if lost := [key for key in loaded["missing_keys"] if not key.endswith("num_batches_tracked")]:
+            raise InputError(f"{checkpoint} has no weights for {len(lost)} of its tensors, {min(lost)} among them")
+        names = LabelNames(LABELS, label_map)
+        numbers = {names.numbers.get(name.lower()): int(n) for n, name in self.model.config.id2label.items()}
+        if len(self.model.config.id2label) != len(LABELS) or set(numbers) != set(range(len(LABELS))):
+            found = list(self.model.config.id2label.values())
+            remedy = (
+                f"; if these are they: --label_map {found[0]}={LABELS[0]},..." if len(found) == len(LABELS) else ""
+            )
+            raise InputError(
+                f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}{remedy}"
+            )
+        self.positive = numbers[LABELS.index(POSITIVE)]
         self.settings = CheckpointSettings.from_config(self.model.config.to_dict())
         self.detector = load_detector(checkpoint)
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None

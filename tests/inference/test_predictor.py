@@ -1,3 +1,4 @@
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -6,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 from transformers.utils import enable_tf32
 
@@ -108,6 +110,37 @@ def test_what_fails_ahead_is_raised_behind_the_items_before_it() -> None:
         for film in one_ahead(films()):
             seen.append(film)
     assert seen == ["first", "second"]
+
+
+@pytest.mark.parametrize("names", [("normal", "Pneumonia"), ("LABEL_0", "LABEL_1"), ("LABEL_1", "LABEL_0")])
+def test_a_checkpoint_with_other_names_for_the_labels_is_used(
+    names: tuple[str, str], tiny_run: Path, tmp_path
+) -> None:
+    expected = [row["probability"] for row in Predictor(tiny_run, device="cpu")(FILMS)]
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    (run / "config.json").write_text(json.dumps(config))
+    known = names[0] == "normal"
+    if not known:
+        with pytest.raises(
+            InputError, match=f"its labels are {names[0]}, {names[1]}; .*--label_map {names[0]}=NORMAL"
+        ):
+            Predictor(run, device="cpu")
+    label_map = None if known else {names[0]: "NORMAL", names[1]: "PNEUMONIA"}
+    found = Predictor(run, device="cpu", label_map=label_map)(FILMS)
+    assert [row["probability"] for row in found] == pytest.approx(expected)
+    turned = Predictor(run, device="cpu", label_map={names[1]: "NORMAL", names[0]: "PNEUMONIA"})(FILMS)
+    assert [row["probability"] for row in turned] == pytest.approx([1 - probability for probability in expected])
+
+
+def test_a_checkpoint_without_some_of_its_weights_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    weights = load_file(run / "model.safetensors")
+    del weights["classifier.1.weight"]
+    save_file(weights, run / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="has no weights for 1 of its tensors, classifier.1.weight among them"):
+        Predictor(run, device="cpu")
 
 
 def test_scores_stay_in_full_float32_after_a_training_that_turned_tf32_on(tiny_run: Path) -> None:
