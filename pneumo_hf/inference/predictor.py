@@ -71,12 +71,10 @@ class Predictor(Scorer):
         numbers = {names.numbers.get(name.lower()): int(n) for n, name in self.model.config.id2label.items()}
         if len(self.model.config.id2label) != len(LABELS) or set(numbers) != set(range(len(LABELS))):
             found = list(self.model.config.id2label.values())
-            remedy = (
-                f"; if these are they: --label_map {found[0]}={LABELS[0]},..." if len(found) == len(LABELS) else ""
-            )
-            raise InputError(
-                f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}{remedy}"
-            )
+            why = f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}"
+            if len(found) == len(LABELS):
+                why += f"; if they are these by other names: --label_map {found[0]}={LABELS[0]},{found[1]}={LABELS[1]}"
+            raise InputError(why)
         self.positive = numbers[LABELS.index(POSITIVE)]
         self.settings = CheckpointSettings.from_config(self.model.config.to_dict())
         self.detector = load_detector(checkpoint)
