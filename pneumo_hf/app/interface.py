@@ -64,7 +64,8 @@ def serve(
     """Answer on `http://host:port` until stopped; `/health` says that the model is loaded.
 
     Args:
-        auth: user and password that the page and its endpoints ask for. mcp: offer the endpoints as MCP tools.
+        auth: user and password that the page and its endpoints ask for.
+        mcp: offer the endpoints as MCP tools.
     """
     if not ON_ZERO_GPU:
         predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait

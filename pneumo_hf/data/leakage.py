@@ -67,7 +67,8 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
     Films are compared by name.
 
     Args:
-        checkpoints: folders or Hub ids that have been loaded. films: by split.
+        checkpoints: folders or Hub ids that have been loaded.
+        films: by split.
 
     Raises:
         InputError: a checkpoint of the same data held out other films, or there is none of that name.

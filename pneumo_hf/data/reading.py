@@ -27,7 +27,8 @@ def try_film(image: Any, read: Callable[[Any], Any] = read_film) -> ReadFilm:
     """Read and decode a film without raising.
 
     Args:
-        image: a value of the column `image`. read: how it becomes something that `load_xray` takes.
+        image: a value of the column `image`.
+        read: how it becomes something that `load_xray` takes.
     """
     content = b""
     try:

@@ -45,7 +45,9 @@ def linear_baselines(
     measured by cross-validation over patients. The intervals resample patients.
 
     Args:
-        labels: `[N]`, 0 for normal. patient_ids: `[N]`. is_test: `[N]` bool.
+        labels: `[N]`, 0 for normal.
+        patient_ids: `[N]`.
+        is_test: `[N]` bool.
     """
     labels, baselines = (labels > 0).astype(int), {}
     measured = is_test if len(set(labels[is_test])) == 2 else np.ones(len(labels), bool)

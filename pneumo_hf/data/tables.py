@@ -57,7 +57,8 @@ def locate(
     A path may be relative to its table or to the root, absolute, or the bare name of a film that lies anywhere below.
 
     Args:
-        tables: `(name below the root, rows)`. entries: `(name below the root, file)` of everything there.
+        tables: `(name below the root, rows)`.
+        entries: `(name below the root, file)` of everything there.
 
     Raises:
         InputError: two rows say different things of one film.

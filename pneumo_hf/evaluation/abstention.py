@@ -9,7 +9,8 @@ def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, f
     """Count flags, and measure accuracy, sensitivity and specificity of the films that get an answer.
 
     Args:
-        labels: `[N]`, 1 for pneumonia. rows: of the predictions CSV, in the same order.
+        labels: `[N]`, 1 for pneumonia.
+        rows: of the predictions CSV, in the same order.
         limits: of `conformal_limits`; with them, how often each label was possible where it is true.
     """
     flags = np.array([row["flag"] for row in rows])

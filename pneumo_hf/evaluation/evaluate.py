@@ -71,11 +71,16 @@ def evaluate(
     """Measure a checkpoint, or an ensemble of several, on a labelled split.
 
     Args:
-        model: a run folder or Hub id, or several. data: as for `load_data`, or what it returned.
-        split: train, validation or test. label_map: other names of labels, of the data and of the checkpoint.
-        operating_point: decide at another threshold that the checkpoint carries. flip: average with mirrored films.
-        robustness: also score corrupted films, at five severities: some 40 times as long. device: of torch.
-        backend: "onnx" for an export. cache_dir: where decoded films are kept.
+        model: a run folder or Hub id, or several.
+        data: as for `load_data`, or what it returned.
+        split: train, validation or test.
+        label_map: other names of labels, of the data and of the checkpoint.
+        operating_point: decide at another threshold that the checkpoint carries.
+        flip: average with mirrored films.
+        robustness: also score corrupted films, at five severities: some 40 times as long.
+        device: of torch.
+        backend: "onnx" for an export.
+        cache_dir: where decoded films are kept.
 
     Returns:
         The evaluation, for `reporting.report.write_report`; None in all but the main one of several processes.
@@ -132,7 +137,8 @@ def evaluate_films(
         views: the films as each of the scorer's members decodes them; of one checkpoint, one.
         model, dataset: their names in the report.
         baselines: ROC AUC of models that see no lung, to stand beside the result.
-        scores: of `predict_dataset`, where the films have been scored. explain: whether to measure heatmaps.
+        scores: of `predict_dataset`, where the films have been scored.
+        explain: whether to measure heatmaps.
     """
     films, settings = views[0], scorer.settings
     logits, distances = scores or scorer.predict_dataset(*views)

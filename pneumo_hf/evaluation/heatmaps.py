@@ -22,7 +22,8 @@ def measure_heatmaps(scorer: Scorer, views: Sequence[FilmDataset], rows: list[di
     """Measure the heatmaps of some films of pneumonia that were found.
 
     Args:
-        views: the films as each of the scorer's members decodes them. rows: their predictions, in order.
+        views: the films as each of the scorer's members decodes them.
+        rows: their predictions, in order.
 
     Returns:
         `{"n", "inside_central_box", "by_chance", "inserted", "deleted"}`: the mean share of a heatmap in the central

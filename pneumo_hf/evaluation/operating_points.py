@@ -24,8 +24,11 @@ def fit_settings(
     """Choose everything that a checkpoint decides by, on validation films.
 
     Args:
-        labels: `[N]`, 1 for pneumonia. probs: `[N]`, calibrated P(PNEUMONIA). method: of the decision threshold.
-        temperature: that the scores were calibrated by. training_data: where they come from.
+        labels: `[N]`, 1 for pneumonia.
+        probs: `[N]`, calibrated P(PNEUMONIA).
+        method: of the decision threshold.
+        temperature: that the scores were calibrated by.
+        training_data: where they come from.
     """
     thresholds = choose_thresholds(labels, probs, list(dict.fromkeys((*NAMED, method))))
     return CheckpointSettings(

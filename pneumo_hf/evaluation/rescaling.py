@@ -51,7 +51,8 @@ def summary(scorer: Scorer, flags: Counter, output: Path, rescale: Rescale | Non
     """Say in a few lines what was scored, and between which scores a film is flagged.
 
     Args:
-        flags: films by flag, None for the unreadable. rescale: None where the written scores have steps, which may
+        flags: films by flag, None for the unreadable.
+        rescale: None where the written scores have steps, which may
             hold films of either side of the threshold.
 
     Raises:

@@ -69,7 +69,8 @@ def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, 
 
     Args:
         root: of the project, whose app and package the Space gets.
-        space: its id. hardware: of the Space: None for the free CPU, "zero-a10g" for ZeroGPU.
+        space: its id.
+        hardware: of the Space: None for the free CPU, "zero-a10g" for ZeroGPU.
 
     Returns:
         The addresses of what was made or brought up to date.

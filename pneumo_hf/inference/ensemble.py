@@ -17,7 +17,8 @@ class Ensemble(Scorer):
     Made by `pneumo_hf.evaluation.ensembles.load_predictor`, which fits temperature and thresholds on validation.
 
     Args:
-        members: the predictors of the checkpoints. settings: chosen for their mean; its temperature divides it.
+        members: the predictors of the checkpoints.
+        settings: chosen for their mean; its temperature divides it.
     """
 
     def __init__(self, members: Sequence[Predictor], settings: CheckpointSettings):

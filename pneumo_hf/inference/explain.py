@@ -160,7 +160,8 @@ def insertion_and_deletion(
     2018, RISE; blurred as there, for a black patch would be evidence of its own).
 
     Args:
-        heatmaps: `[B, H, W]`. pixels: `[B, 1, H, W]` uint8, resized films as each of the members is fed them.
+        heatmaps: `[B, H, W]`.
+        pixels: `[B, 1, H, W]` uint8, resized films as each of the members is fed them.
     """
     views = [(films.float(), blurred_away(films), _ranks(heatmaps, tuple(films.shape[-2:]))) for films in pixels]
     inserted, deleted = [], []

@@ -19,7 +19,8 @@ def folded(model: PreTrainedModel, example: torch.Tensor, padding: bool) -> PreT
     """Copy a network so that it scores faster with the same features; itself, where nothing can be folded.
 
     Args:
-        model: in evaluation mode. example: pixel values `[B, 3, H, W]`, on which the copy must agree; it does not
+        model: in evaluation mode.
+        example: pixel values `[B, 3, H, W]`, on which the copy must agree; it does not
             where a BatchNorm stands elsewhere than behind the convolution listed before it, or where what an
             activation takes is also a shortcut. padding: whether to fold that, too; of use on a CPU.
     """

@@ -33,7 +33,8 @@ class OnnxModel:
 
     Args:
         checkpoint: a folder or Hub id with `onnx/model.onnx`, as `python -m pneumo_hf export` writes it.
-        model: the checkpoint's own, whose weights it must be. image_processor: the one that normalises for it.
+        model: the checkpoint's own, whose weights it must be.
+        image_processor: the one that normalises for it.
 
     Raises:
         InputError: there is no such file, it is of other weights, or there is no ONNX Runtime.

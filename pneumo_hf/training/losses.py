@@ -20,7 +20,9 @@ def weighted_loss(
     whole; divided by the films, gradient accumulation and several processes give the loss of the one large batch.
 
     Args:
-        logits: `[B, C]`. targets: `[B, C]`, shares of the labels (see `soft_targets`). weights: `[C]`.
+        logits: `[B, C]`.
+        targets: `[B, C]`, shares of the labels (see `soft_targets`).
+        weights: `[C]`.
         focal_gamma: Lin et al. 2017, equation 4.
     """
     log_probs = log_softmax(logits, dim=1)

@@ -50,7 +50,8 @@ def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
     Epoch, temperature and threshold are chosen on validation films; the test is read once.
 
     Args:
-        recipe: a YAML file, or parsed arguments. options: override it, as on the command line of train_hf.py.
+        recipe: a YAML file, or parsed arguments.
+        options: override it, as on the command line of train_hf.py.
 
     Returns:
         The run folder, `output_dir`.

@@ -15,6 +15,7 @@ from pneumo_hf.__main__ import main as command
 from pneumo_hf.config.arguments import ModelArguments
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.processor import make_image_processor
 from pneumo_hf.inference.explain import GradCam
@@ -99,6 +100,31 @@ def test_trained_killed_resumed_measured_served_explained_and_exported(
     command(["export", "--model", str(run), "--data", str(films_folder), "--output_dir", str(tmp_path / "onnx")])
     exported = Predictor(tmp_path / "onnx", backend="onnx").logits(pixels)
     np.testing.assert_allclose(exported, predictor.logits(pixels), atol=1e-4)
+
+
+def test_different_architectures_are_one_ensemble_and_teach_a_third(
+    films_folder: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    def trained(family: str, **options: object) -> Path:
+        same = {"dataset": films_folder, "cache_dir": cache_dir, "image_size": SIZE, "use_cpu": "true"}
+        same |= {"probe_epochs": 2, "num_train_epochs": 1, "learning_rate": "1e-3"}
+        where = {"model_name_or_path": tiny_checkpoint(family, tmp_path / "stock" / family)}
+        run = tmp_path / "runs" / family
+        main(as_options(**same, **where, output_dir=run) + [str(part) for key in options for part in options[key]])
+        return run
+
+    runs = [trained("vit"), trained("convnextv2")]
+    members = [Predictor(run, device="cpu") for run in runs]
+    ensemble = load_predictor(runs, device="cpu")
+    film = load_xray(next((films_folder / "test" / "PNEUMONIA").iterdir()))
+    pixels = [torch.from_numpy(part[None]) for part in ensemble.resize(film)]
+    mean = np.mean([member.logits(part) for member, part in zip(members, pixels, strict=True)], axis=0)
+    np.testing.assert_allclose(ensemble.logits(*pixels) * ensemble.settings.temperature, mean, rtol=1e-5)
+    assert GradCam(ensemble)(*pixels).shape == (1, SIZE, SIZE)
+
+    student = Predictor(trained("regnet", teachers=["--teachers", *runs]), device="cpu")
+    assert type(student.model).__name__ == "RegNetForImageClassification"
+    assert 0 < student([film])[0]["probability"] < 1
 
 
 @pytest.mark.parametrize("family", ["vit", "swin", "dinov2_with_registers"])
