@@ -1,7 +1,6 @@
 """Where a score comes from: Grad-CAM heatmaps, and honest measures of how far they can be believed."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -76,10 +75,12 @@ class FeatureMap:
             return
         layer, (rows, columns) = nn.Identity(), self.grid
 
-        def lay_out(_module: nn.Module, _inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
+        def lay_out(_module: nn.Module, _inputs: tuple, output: torch.Tensor | tuple) -> torch.Tensor | tuple:
+            tokens = output[0] if isinstance(output, tuple) else output
             others = tokens.shape[1] - rows * columns  # class and register tokens, which come first
             patches = layer(tokens[:, others:].transpose(1, 2).unflatten(2, (rows, columns)))
-            return torch.cat([tokens[:, :others], patches.flatten(2).transpose(1, 2)], dim=1)
+            tokens = torch.cat([tokens[:, :others], patches.flatten(2).transpose(1, 2)], dim=1)
+            return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
         hook = self.module.register_forward_hook(lay_out)
         try:
@@ -102,18 +103,19 @@ def last_feature_map(predictor: Predictor) -> FeatureMap:
     outputs: list[tuple[FeatureMap, torch.Tensor]] = []
 
     def remember(module: nn.Module, _inputs: tuple, output: object) -> None:
-        if not isinstance(output, torch.Tensor) or isinstance(module, nn.Dropout | nn.Softmax):  # attention is square
-            return
-        if output.ndim == 4 and output.shape[-1] > 1 and output.shape[-2] * width == output.shape[-1] * height:
-            outputs.append((FeatureMap(module), output))
-        elif output.ndim == 3 and (isinstance(module, nn.LayerNorm) or module in blocks):
-            rows = math.isqrt(output.shape[1] * height // width)
-            grid = (rows, rows * width // height)
+        first = output[0] if isinstance(output, tuple) and module in blocks else output
+        if not isinstance(first, torch.Tensor) or len(first) != 2 or isinstance(module, nn.Dropout | nn.Softmax):
+            return  # what is not of the films, and attention, which is square
+        spatial = first.ndim == 4 and first.shape[-1] > 1 and _is_map(first.shape[-2:], (height, width))
+        if spatial and not isinstance(output, tuple):
+            outputs.append((FeatureMap(module), first))
+        elif first.ndim == 3 and (isinstance(module, nn.LayerNorm) or module in blocks):
+            grid = _grid(first.shape[1], (height, width))
             if grid[0] * grid[1] > 1:
-                outputs.append((FeatureMap(module, grid), output))
+                outputs.append((FeatureMap(module, grid), first))
 
     hooks = [module.register_forward_hook(remember) for module in predictor.model.modules()]
-    grey = torch.randint(0, 256, (1, 1, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    grey = torch.randint(0, 256, (2, 1, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.enable_grad():
         score = _log_odds(predictor, predictor.normalize(grey.to(predictor.device)).requires_grad_())
         for hook in hooks:
@@ -121,10 +123,26 @@ def last_feature_map(predictor: Predictor) -> FeatureMap:
         tensors = [output for _, output in outputs]
         gradients = torch.autograd.grad(score.sum(), tensors, allow_unused=True) if tensors else ()
     for (found, _), gradient in zip(reversed(outputs), reversed(gradients), strict=True):
-        patches = found.grid and found.grid[0] * found.grid[1]
-        if patches is None or (gradient is not None and gradient[:, -patches:].any()):
+        first = -found.grid[0] * found.grid[1] if found.grid else 0
+        if gradient is not None and gradient[:, first:].any():
             return found
+    if outputs:  # of an untrained classifier no gradient says anything
+        return outputs[-1][0]
     raise InputError(f"Grad-CAM finds no map of features in {predictor.name}")
+
+
+def _is_map(shape: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether rows and columns are those of a film of this size, up to one of each that strides rounded up or down."""
+    (rows, columns), (height, width) = shape, size
+    return abs(rows * width - columns * height) <= (0 if height == width else height + width)
+
+
+def _grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the patches among so many tokens of films of this size: as many as they can be."""
+    height, width = size
+    near = [(rows, rows * width // height + more) for rows in range(1, tokens + 1) for more in (0, 1)]
+    fitting = [grid for grid in near if 0 < grid[0] * grid[1] <= tokens and _is_map(grid, size)]
+    return max(fitting, key=lambda grid: grid[0] * grid[1], default=(1, 1))
 
 
 def _blocks(model: nn.Module) -> set[nn.Module]:

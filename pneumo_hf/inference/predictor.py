@@ -1,5 +1,6 @@
 """One checkpoint that scores films as the stock pipeline does."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ class Predictor(Scorer):
             found = list(self.model.config.id2label.values())
             why = f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}"
             if len(found) == len(LABELS):
-                why += f"; if they are these by other names: --label_map {found[0]}={LABELS[0]},{found[1]}={LABELS[1]}"
+                why += "; predict and evaluate take their other names: --label_map NAME=NORMAL,NAME=PNEUMONIA"
             raise InputError(why)
         self.positive = numbers[LABELS.index(POSITIVE)]
         self.settings = CheckpointSettings.from_config(self.model.config.to_dict())
@@ -126,16 +127,29 @@ def full_float32() -> Iterator[None]:
 
     By default a GPU's convolutions take TF32; after a training with `--torch_compile` everything does.
     """
-    backends, whole = torch.backends, torch.backends.fp32_precision
+    backends = torch.backends
     operations = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
-    before = [operation.fp32_precision for operation in operations]
-    for operation in operations:
-        operation.fp32_precision = "ieee"
+    with _PRECISION.lock:  # the switches are of the process, and several threads may score in it
+        if not _PRECISION.entered:
+            whole, found = backends.fp32_precision, [operation.fp32_precision for operation in operations]
+            _PRECISION.before = ["none" if precision == whole else precision for precision in found]
+            for operation in operations:
+                operation.fp32_precision = "ieee"
+        _PRECISION.entered += 1
     try:
         yield
     finally:
-        for operation, precision in zip(operations, before, strict=True):
-            operation.fp32_precision = "none" if precision == whole else precision  # as the whole has it
+        with _PRECISION.lock:
+            _PRECISION.entered -= 1
+            if not _PRECISION.entered:
+                for operation, precision in zip(operations, _PRECISION.before, strict=True):
+                    operation.fp32_precision = precision
+
+
+class _PRECISION:
+    """Of `full_float32`: how many threads are in it, and what was before the first (none: as the whole has it)."""
+
+    lock, entered, before = threading.Lock(), 0, []
 
 
 def usable_device(device: str | None) -> torch.device:

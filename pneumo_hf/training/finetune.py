@@ -16,7 +16,7 @@ from pneumo_hf.imaging.processor import Normalize, uses_clahe
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.distillation import Teachers
 from pneumo_hf.training.ema import WeightAverage
-from pneumo_hf.training.layers import checkpoint_blocks, freeze_below, freeze_statistics
+from pneumo_hf.training.layers import checkpoint_blocks, freeze_below, freeze_statistics, freeze_unused
 from pneumo_hf.training.lora import add_adapters
 from pneumo_hf.training.optimizer import make_optimizer
 from pneumo_hf.training.stage import label_weights, memory_format, of_stage
@@ -34,6 +34,7 @@ def fine_tune(
 ) -> list[dict]:
     """Train all or the top layers, with layer-wise decaying rates and augmentation; returns the log."""
     logger.info("stage 2: fine-tuning, at most %g epochs%s", arguments.num_train_epochs, " (resumed)" * bool(resumed))
+    freeze_unused(model, image_processor.size["height"])
     adapters = add_adapters(model, arguments.lora_rank) if arguments.lora_rank else None
     trainer = fine_tuner(model, image_processor, films, arguments, resumed)
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -51,6 +52,7 @@ def fine_tuner(
 ) -> XrayTrainer:
     """Make the trainer of stage two, the model prepared for it in place."""
     if not arguments.lora_rank:
+        freeze_unused(model, image_processor.size["height"])
         freeze_below(model, arguments.trainable_layers)
     if arguments.freeze_batch_norm:
         freeze_statistics(model)

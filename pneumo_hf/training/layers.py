@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -55,30 +56,35 @@ def freeze_below(model: PreTrainedModel, trainable: str) -> None:
                 freeze_statistics(module)
 
 
+def freeze_unused(model: PreTrainedModel, image_size: int) -> None:
+    """Freeze what no score depends on, such as the token for masked patches, or a pooling layer that is passed over.
+
+    Several processes would wait for its gradients for ever.
+    """
+    training, device = model.training, next(model.parameters()).device
+    noise = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    model.zero_grad()
+    model.eval()(pixel_values=noise.to(device)).logits.sum().backward()
+    for values in model.parameters():
+        if values.grad is None:
+            values.requires_grad_(False)
+    model.zero_grad()
+    model.train(training)
+
+
 def freeze_statistics(model: nn.Module) -> None:
     """Keep the running statistics of every BatchNorm as they are, in training too; its scale and shift may learn."""
     for module in model.modules():
-        for kind, frozen in FROZEN.items():
-            if type(module) is kind:
-                module.__class__ = frozen
+        if isinstance(module, _BatchNorm) and not isinstance(module, KeepsStatistics):
+            kind = type(module)
+            module.__class__ = type(f"Frozen{kind.__name__}", (KeepsStatistics, kind), {})
 
 
-class _KeepsStatistics(nn.Module):
-    """Trainer calls `model.train()` at every step, so `.eval()` once would not last."""
+class KeepsStatistics(nn.Module):
+    """Keeps its running statistics: Trainer calls `model.train()` at every step, so `.eval()` once would not last."""
 
-    def train(self, mode: bool = True) -> "_KeepsStatistics":
+    def train(self, mode: bool = True) -> "KeepsStatistics":
         return super().train(False)
-
-
-class FrozenBatchNorm1d(_KeepsStatistics, nn.BatchNorm1d):
-    """Keeps its running statistics."""
-
-
-class FrozenBatchNorm2d(_KeepsStatistics, nn.BatchNorm2d):
-    """Keeps its running statistics."""
-
-
-FROZEN = {nn.BatchNorm1d: FrozenBatchNorm1d, nn.BatchNorm2d: FrozenBatchNorm2d}
 
 
 def checkpoint_blocks(model: PreTrainedModel) -> None:

@@ -7,13 +7,14 @@ from transformers import PreTrainedModel
 
 from pneumo_hf.errors import InputError
 from pneumo_hf.training.head import final_linear
+from pneumo_hf.training.layers import freeze_statistics
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
 
 
 def add_adapters(model: PreTrainedModel, rank: int) -> "LoraModel":
-    """Put adapters on every linear layer but the classifier, in place; they and the classifier alone are trainable.
+    """Put adapters on every trainable linear layer but the classifier, in place: they and it alone are trained then.
 
     Returns:
         What `merge_and_unload` is to be called of when training is over: the model is stock again then.
@@ -27,7 +28,8 @@ def add_adapters(model: PreTrainedModel, rank: int) -> "LoraModel":
     except ImportError as error:
         raise InputError("lora_rank needs peft: pip install 'pneumo_hf[peft]'") from error
     head = final_linear(model)
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names = [name for name, module in linears if module is not head and module.weight.requires_grad]
     if not names:
         raise InputError(
             f"lora_rank adapts linear layers, and {model.config.model_type} has none but its classifier: fine-tune "
@@ -36,4 +38,5 @@ def add_adapters(model: PreTrainedModel, rank: int) -> "LoraModel":
     # Twice the rank: peft's adapters are scaled by alpha / rank.
     tuner = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), "default")
     head.requires_grad_(True)
+    freeze_statistics(model)
     return tuner

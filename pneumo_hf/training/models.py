@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -67,6 +68,11 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
         except (OSError, ValueError, ImportError, SafetensorError) as error:
             why = why_not_loaded(checkpoint, error)
             raise InputError(f"{why}; the embedded backbone is --model_name_or_path {EMBEDDED}") from error
+        except (RuntimeError, TypeError, StrictDataclassError) as error:
+            why = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{checkpoint} cannot be used with films of {arguments.image_size} pixels: {why}"
+            ) from error
         finally:
             transformers_logging.set_verbosity(verbosity)
     if arguments.head_size:
@@ -96,8 +102,17 @@ def load_backbone(checkpoint: str, image_size: int, names: dict) -> tuple[PreTra
     labels, config.num_labels = config.id2label, len(names["id2label"])
     config.id2label, config.label2id, config.problem_type = *names.values(), None
     for part in (config, getattr(config, "vision_config", None)):
-        if part is not None and getattr(part, "image_size", None):
-            part.image_size = image_size  # by which a transformer's table of positions is made
+        given = getattr(part, "image_size", None)
+        if part is not None and given:
+            # by which a transformer's table of positions is made
+            part.image_size = [image_size] * len(given) if isinstance(given, list | tuple) else image_size
+        patch = getattr(part, "patch_size", None)
+        if isinstance(patch, int) and image_size % patch:
+            below = image_size // patch * patch
+            raise InputError(
+                f"image_size is {image_size}, and {checkpoint} divides films into patches of {patch} pixels, which "
+                f"would leave out their edge: {below} or {below + patch}"
+            )
     load = partial(AutoModelForImageClassification.from_pretrained, checkpoint, dtype=torch.float32)
     load = partial(load, trust_remote_code=False, ignore_mismatched_sizes=True)
     model, loaded = load(config=config, output_loading_info=True)
@@ -128,7 +143,10 @@ def resize_positions(model: PreTrainedModel, trained: dict[str, torch.Tensor], k
         old, new = trained[key], model.state_dict()[key]
         (side, others), (new_side, new_others) = (_grid(len(table.flatten(0, -2))) for table in (old, new))
         if others != new_others or old.shape[-1] != new.shape[-1] or "position" not in key:
-            raise InputError(f"the checkpoint's {key} has another shape than its architecture: {[*old.shape]}")
+            raise InputError(
+                f"{key} of the checkpoint is made for films of another size, and cannot be interpolated: give "
+                "--image_size as it was trained"
+            )
         rows = old.flatten(0, -2)
         parts = list(rows.split([others, side**2]))
         if "relative" in key:  # BEiT's tables have theirs at the end

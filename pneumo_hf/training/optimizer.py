@@ -12,11 +12,15 @@ from pneumo_hf.training.layers import decays, weight_layers
 
 
 def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> torch.optim.Optimizer:
-    """Make AdamW with a rate that falls from the classifier to the input by `layer_lr_decay` a layer with weights."""
+    """Make AdamW with a rate that falls from the classifier to the input by `layer_lr_decay` a layer with weights.
+
+    Low-rank adapters all have one rate.
+    """
+    decay = 1.0 if arguments.lora_rank else arguments.layer_lr_decay  # adapters would count as layers, too
     by_rates: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for depth, layer in enumerate(reversed(weight_layers(model))):
-        rate = arguments.learning_rate * arguments.layer_lr_decay**depth
+        rate = arguments.learning_rate * decay**depth
         for module in layer:
             for name, values in module.named_parameters(recurse=False):
                 if values.requires_grad and values not in seen:  # two modules may share one
@@ -25,7 +29,7 @@ def make_optimizer(model: PreTrainedModel, arguments: XrayTrainingArguments) -> 
                     by_rates.setdefault((rate, weight_decay), []).append(values)
     forgotten = {name for name, values in model.named_parameters() if values.requires_grad and values not in seen}
     assert not forgotten, f"never trained: {forgotten}"
-    groups = [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in by_rates.items()]
+    groups = [{"params": params, "lr": lr, "weight_decay": share} for (lr, share), params in by_rates.items()]
     betas = (arguments.adam_beta1, arguments.adam_beta2)
     return torch.optim.AdamW(groups, betas=betas, eps=arguments.adam_epsilon, fused=True)  # a third of foreach's time
 

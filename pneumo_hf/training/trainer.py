@@ -100,7 +100,7 @@ class XrayTrainer(Trainer):
         architecture had in earlier versions of transformers: then neither would load a thing, with no more than a
         warning.
         """
-        model = self.model
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         model.save_pretrained = partial(type(model).save_pretrained, model, save_original_format=False)
         try:
             super()._save(output_dir, state_dict)

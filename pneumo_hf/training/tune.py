@@ -114,6 +114,8 @@ def _assert_searchable(arguments: XrayTrainingArguments, trials: int) -> None:
         raise InputError("tune needs optuna: pip install optuna")
     if arguments.num_train_epochs <= 0:
         raise InputError("tune searches the rate of stage two, and num_train_epochs is 0")
+    if arguments.lora_rank:
+        raise InputError("tune searches the rate of fine-tuning: give it --lora_rank 0")
     if arguments.wise_ft_alpha < 1:
         raise InputError("tune scores the weights after stage two: give it --wise_ft_alpha 1")
     if trials < 1:

@@ -11,7 +11,15 @@ from pneumo_hf import Predictor, load_xray
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.processor import make_image_processor, resize_film
-from pneumo_hf.inference.explain import GradCam, insertion_and_deletion, last_feature_map, overlay, share_inside
+from pneumo_hf.inference.explain import (
+    GradCam,
+    _grid,
+    _is_map,
+    insertion_and_deletion,
+    last_feature_map,
+    overlay,
+    share_inside,
+)
 from tests.conftest import ROOT, make_film
 
 SHIPPED = ROOT / "models" / "pneumo-efficientnet"
@@ -57,6 +65,12 @@ def test_the_last_feature_map_is_found_in_every_backbone(tmp_path: Path) -> None
         hook.remove()
         assert len(seen) == 1 and seen[0][1] == channels and seen[0][2] > 1
         assert GradCam(predictor)(films(predictor, 2)).shape == (2, 128, 128)
+
+
+def test_the_places_of_films_that_are_not_square_are_found() -> None:
+    assert _grid(70, (200, 300)) == (7, 10) and _grid(197, (224, 224)) == (14, 14) and _grid(5, (32, 32)) == (2, 2)
+    assert _is_map((7, 10), (200, 300)) and _is_map((7, 7), (224, 224)) and not _is_map((7, 8), (224, 224))
+    assert not _is_map((196, 64), (224, 300))
 
 
 def test_overlay_keeps_what_is_cold() -> None:

@@ -1,21 +1,20 @@
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
-from transformers.utils import enable_tf32
 
 from pneumo_hf import Predictor
 from pneumo_hf.data.reading import one_ahead
 from pneumo_hf.errors import InputError
-from pneumo_hf.inference.predictor import full_float32
-from tests.conftest import make_film
+from tests.conftest import ROOT, make_film
 
 FILMS = [make_film(seed, pneumonia=bool(seed % 2)) for seed in range(5)]
 
@@ -123,9 +122,7 @@ def test_a_checkpoint_with_other_names_for_the_labels_is_used(
     (run / "config.json").write_text(json.dumps(config))
     known = names[0] == "normal"
     if not known:
-        with pytest.raises(
-            InputError, match=f"its labels are {names[0]}, {names[1]}; .*--label_map {names[0]}=NORMAL"
-        ):
+        with pytest.raises(InputError, match=f"its labels are {names[0]}, {names[1]}; .*NAME=NORMAL,NAME=PNEUMONIA"):
             Predictor(run, device="cpu")
     label_map = None if known else {names[0]: "NORMAL", names[1]: "PNEUMONIA"}
     found = Predictor(run, device="cpu", label_map=label_map)(FILMS)
@@ -144,13 +141,21 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused(tiny_run: Path, tmp
 
 
 def test_scores_stay_in_full_float32_after_a_training_that_turned_tf32_on(tiny_run: Path) -> None:
-    predictor, backends = Predictor(tiny_run, device="cpu"), torch.backends
-    expected, before = predictor(FILMS), backends.fp32_precision
-    enable_tf32(True)  # what TrainingArguments(torch_compile=True) does on a GPU, where nothing could be scored then
-    try:
-        assert predictor(FILMS) == expected
-        with full_float32():
-            assert backends.cudnn.conv.fp32_precision == backends.cuda.matmul.fp32_precision == "ieee"
-        assert backends.cudnn.conv.fp32_precision == "tf32"
-    finally:
-        backends.fp32_precision = before
+    code = f"""
+import numpy as np, torch
+from pneumo_hf import Predictor
+from pneumo_hf.inference.predictor import full_float32
+from transformers.utils import enable_tf32
+
+films = [np.random.default_rng(seed).integers(0, 256, (60, 60), np.uint8) for seed in range(3)]
+predictor, backends = Predictor({str(tiny_run)!r}, device="cpu"), torch.backends
+expected = predictor(films)
+enable_tf32(True)  # what TrainingArguments(torch_compile=True) does on a GPU, where nothing could be scored then
+assert predictor(films) == expected
+with full_float32(), full_float32():
+    assert backends.cudnn.conv.fp32_precision == backends.cuda.matmul.fp32_precision == "ieee"
+assert backends.cudnn.conv.fp32_precision == "tf32"
+"""
+    # in a process of its own: the switches are the process's, and cannot all be turned back
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -8,7 +8,15 @@ import pytest
 import torch
 from peft.tuners.lora import LoraModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, DeiTConfig, DeiTForImageClassificationWithTeacher, pipeline
+from transformers import (
+    AutoModelForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    LevitConfig,
+    LevitForImageClassification,
+    pipeline,
+)
+from transformers.utils import logging as transformers_logging
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main as command
@@ -68,6 +76,7 @@ def test_trained_killed_resumed_measured_served_explained_and_exported(
             raise KeyboardInterrupt
         begin(self, args, state, *rest, **more)
 
+    transformers_logging.enable_propagation()  # to caplog
     monkeypatch.setattr(EpochLine, "on_epoch_begin", killed)
     with pytest.raises(KeyboardInterrupt):
         main(recipe)
@@ -75,6 +84,7 @@ def test_trained_killed_resumed_measured_served_explained_and_exported(
     main([*recipe, "--resume_from_checkpoint"])
     assert (run / "report" / "index.html").is_file() and (run / "report" / "heatmaps.png").is_file()
 
+    transformers_logging.disable_propagation()
     assert "keys in the checkpoint model loaded" not in caplog.text  # Trainer's words for: nothing was loaded
 
     start, _ = loaded(checkpoint, cache_dir)
@@ -241,6 +251,21 @@ def test_a_backbone_without_some_of_its_weights_is_refused(cache_dir: Path, tmp_
     save_file({name: values for name, values in weights.items() if name != lost}, plain / "model.safetensors")
     with pytest.raises(InputError, match="has no weights for 1 tensors of the backbone, vit.*weight among them"):
         loaded(plain, cache_dir)
+
+
+def test_films_that_patches_would_cut_are_refused(cache_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="image_size is 78, and .* patches of 16 pixels.*: 64 or 80"):
+        load_model(ModelArguments(str(tiny_checkpoint("vit", tmp_path)), image_size=78), cache_dir)
+
+
+def test_a_table_that_cannot_be_interpolated_is_one_line(cache_dir: Path, tmp_path: Path) -> None:
+    config = LevitConfig(hidden_sizes=[16, 16, 16], depths=[1, 1, 1], num_attention_heads=[1, 1, 1], key_dim=[8, 8, 8])
+    LevitForImageClassification(config).save_pretrained(tmp_path)
+    make_image_processor(None, 224).save_pretrained(tmp_path)
+    load_model(ModelArguments(str(tmp_path), image_size=224), cache_dir)
+    with pytest.raises(InputError, match="made for films of another size.*--image_size") as error:
+        load_model(ModelArguments(str(tmp_path), image_size=192), cache_dir)
+    assert "\n" not in str(error.value)
 
 
 def test_two_heads_are_refused_in_one_line(cache_dir: Path, tmp_path: Path) -> None:
