@@ -73,14 +73,11 @@ def evaluate(
     Args:
         model: a run folder or Hub id, or several.
         data: as for `load_data`, or what it returned.
-        split: train, validation or test.
-        label_map: other names of labels, of the data and of the checkpoint.
+        split, label_map: train, validation or test; other names of labels, of the data and of the checkpoint.
         operating_point: decide at another threshold that the checkpoint carries.
         flip: average with mirrored films.
         robustness: also score corrupted films, at five severities: some 40 times as long.
-        device: of torch.
-        backend: "onnx" for an export.
-        cache_dir: where decoded films are kept.
+        device, backend, cache_dir: of torch; "onnx" for an export; where decoded films are kept.
 
     Returns:
         The evaluation, for `reporting.report.write_report`; None in all but the main one of several processes.
