@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training on two nodes of eight GPUs under SLURM: 
+# A training on two nodes of eight GPUs under SLURM:
 #   sbatch configs/accelerate/slurm.sh --config configs/flagship.yaml --dataset chest_xray.zip
 # --dataset and --output_dir must lie on a disk that all nodes share. After a preemption SLURM starts it again, and it
 # resumes from its last whole epoch. JOB="-m pneumo_hf predict" sbatch ... scores films, and resumes by itself.
