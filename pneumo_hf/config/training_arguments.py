@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +57,8 @@ class XrayTrainingArguments(StageArguments, AugmentationArguments, DecisionArgum
         elif self.lr_scheduler_type == "reduce_lr_on_plateau":  # which else takes a rising ROC AUC for a worse one
             given: Any = self.lr_scheduler_kwargs or {}  # a mapping by now
             self.lr_scheduler_kwargs = {**given, "mode": "max" if larger else "min"}
+        if self.lora_rank and find_spec("peft") is None:  # before stage one, which takes its time
+            raise InputError("lora_rank needs peft: pip install 'pneumo-hf[peft]'")
         make_policy(self.augmentation, self.augmentation_kwargs)  # refuses what it does not know
 
     def _check_steps(self) -> None:

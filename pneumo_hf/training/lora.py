@@ -20,13 +20,11 @@ def add_adapters(model: PreTrainedModel, rank: int) -> "LoraModel":
         What `merge_and_unload` is to be called of when training is over: the model is stock again then.
 
     Raises:
-        InputError: peft is not installed, or the network has no such layers.
+        InputError: the network has no such layers.
     """
-    try:
-        from peft import LoraConfig
-        from peft.tuners.lora import LoraModel
-    except ImportError as error:
-        raise InputError("lora_rank needs peft: pip install 'pneumo_hf[peft]'") from error
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
     head = final_linear(model)
     linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     names = [name for name, module in linears if module is not head and module.weight.requires_grad]
