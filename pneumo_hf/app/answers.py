@@ -19,6 +19,7 @@ from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import is_positive
+from pneumo_hf.labels import Task, column_of
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +99,18 @@ def verdict_html(predictor: Scorer, result: dict, threshold: float) -> str:
   <div class="bar {kind}" style="width: {100 * probability:.2f}%"></div>
   <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
 </div>
-<p><b>Probability of pneumonia: {probability:.1%}</b>, {how}.
+<p><b>Probability of {predictor.task.finding}: {probability:.1%}</b>, {how}.
 Decision threshold: {threshold:.1%}.</p>
-"""
+{labels_html(result, predictor.task)}"""
+
+
+def labels_html(result: dict, task: Task) -> str:
+    """Format the probability of each label, the largest first; nothing of two, of which one says both."""
+    if task.is_binary:
+        return ""
+    shares = sorted(((result[column_of(label)], label) for label in task.labels), reverse=True)
+    rows = "".join(f"<tr><th>{html.escape(label)}</th><td>{share:.1%}</td></tr>" for share, label in shares)
+    return f'<table class="labels">{rows}</table>'
 
 
 def file_facts(path: str, film: Image.Image) -> dict[str, str]:
@@ -148,6 +158,10 @@ def write_case_report(
             chosen_on=predictor.chosen_on,
             model=Path(predictor.name).name,
             version=__version__,
+            finding=predictor.task.finding,
+            labels={}
+            if predictor.task.is_binary
+            else {name: result.get(column_of(name)) for name in predictor.task.labels},
             date=datetime.date.today().isoformat(),
         )
     )

@@ -25,8 +25,8 @@ def write_examples(sample: Path) -> list[Path]:
     folder = Path(_root().name) / "examples"
     folder.mkdir(exist_ok=True)
     paths = []
-    for label, name in ((1, "pneumonia"), (0, "normal")):
-        chosen = [film for film in films if film["label"] == label][::60][:EXAMPLES_PER_LABEL]
+    for name in ("pneumonia", "normal"):
+        chosen = [film for film in films if film["label"].lower() == name][::60][:EXAMPLES_PER_LABEL]
         for number, film in enumerate(chosen, start=1):
             paths.append(folder / f"{name}_{number}.jpeg")
             paths[-1].write_bytes(read_film(film["image"]))

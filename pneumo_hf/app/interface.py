@@ -16,6 +16,7 @@ from pneumo_hf.app.reader import build_reader
 from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.labels import NEGATIVE
 
 CSS = """
 .notice { background: #fef3c7; color: #451a03; border-left: 4px solid #b45309; padding: .6rem 1rem }
@@ -46,7 +47,8 @@ def build_app(predictor: Scorer, sample: Path) -> gr.Blocks:
     """Build the interface for a loaded checkpoint; uploads are deleted after an hour."""
     report = read_report(predictor)
     with gr.Blocks(title="pneumo_hf", delete_cache=(KEPT, KEPT)) as blocks:
-        gr.Markdown(f"# Pneumonia or normal?\nA second look at a chest X-ray, by `{Path(predictor.name).name}`.")
+        question = " or ".join(label.lower() for label in (*predictor.task.labels[1:], NEGATIVE)).capitalize()
+        gr.Markdown(f"# {question}?\nA second look at a chest X-ray, by `{Path(predictor.name).name}`.")
         gr.HTML(f'<div class="notice" id="disclaimer">{DISCLAIMER}</div>')
         with gr.Tab("Read a film"):
             build_reader(predictor, write_examples(sample), report, ONE_AT_A_TIME)

@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from pneumo_hf.evaluation.operating_points import predictive_values
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES
+from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
 
 
 class Report(NamedTuple):
@@ -40,17 +40,18 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
     if report is None:
         gr.Markdown("No report lies beside this checkpoint: `python -m pneumo_hf evaluate` writes one.")
         return
+    finding = predictor.task.finding
     gr.HTML(facts(report.metrics, predictor))
     if report.curve is not None:
 
         def threshold(threshold: float, prevalence: float) -> str:
             """Measure a threshold on the report's test films, and its worth at a share of pneumonia."""
-            return at_threshold(report, threshold, prevalence)
+            return at_threshold(report, threshold, prevalence, finding)
 
         with gr.Row():
             cut = gr.Slider(0, 1, predictor.settings.threshold, step=0.001, label="Threshold", elem_id="threshold")
-            prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label="Share of pneumonia where you are")
-        outcome = gr.HTML(at_threshold(report, predictor.settings.threshold, 0.3), elem_id="outcome")
+            prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label=f"Share of {finding} where you are")
+        outcome = gr.HTML(at_threshold(report, predictor.settings.threshold, 0.3, finding), elem_id="outcome")
         given = [cut, prevalence]
         cut.change(threshold, given, outcome, api_name="threshold", show_progress="hidden")
         prevalence.change(threshold, given, outcome, api_visibility="private", show_progress="hidden")
@@ -71,6 +72,12 @@ def facts(metrics: dict, predictor: Scorer) -> str:
         f"<td>{_number(m['ci95'][0])} to {_number(m['ci95'][1])}</td></tr>"
         for key, m in metrics["metrics"].items()
     )
+    of_labels = metrics.get("labels", {}).get("metrics", {})
+    rows += "".join(
+        f"<tr><td>{html.escape(label_metric_name(key))}</td><td>{_number(m['value'])}</td>"
+        f"<td>{_number(m['ci95'][0])} to {_number(m['ci95'][1])}</td></tr>"
+        for key, m in of_labels.items()
+    )
     return (
         f"<p><b>{html.escape(Path(predictor.name).name)}</b> on {metrics['n']} films of {metrics['n_patients']} "
         f"patients ({html.escape(metrics['dataset'])}, {metrics['split']}), at its threshold of "
@@ -79,7 +86,7 @@ def facts(metrics: dict, predictor: Scorer) -> str:
     )
 
 
-def at_threshold(report: Report, threshold: float, prevalence: float) -> str:
+def at_threshold(report: Report, threshold: float, prevalence: float, finding: str) -> str:
     """Return the confusion matrix of the report's test films at a threshold, and predictive values at a prevalence."""
     metrics, (sensitivity, specificity) = report.metrics, report.at(threshold)
     cases = round(metrics["n"] * metrics["prevalence"])
@@ -87,10 +94,10 @@ def at_threshold(report: Report, threshold: float, prevalence: float) -> str:
     ppv, npv = (values[0] for values in predictive_values(sensitivity, specificity, np.array([prevalence])))
     return (
         f"<p>From {threshold:.3f} up: sensitivity <b>{sensitivity:.3f}</b>, specificity <b>{specificity:.3f}</b>; "
-        f"where {prevalence:.0%} have pneumonia, PPV <b>{_number(ppv)}</b> and NPV <b>{_number(npv)}</b>.</p>"
-        "<table><tr><th></th><th>called normal</th><th>called pneumonia</th></tr>"
+        f"where {prevalence:.0%} have {finding}, PPV <b>{_number(ppv)}</b> and NPV <b>{_number(npv)}</b>.</p>"
+        f"<table><tr><th></th><th>called normal</th><th>called {finding}</th></tr>"
         f"<tr><th>normal</th><td>{tn}</td><td>{metrics['n'] - cases - tn}</td></tr>"
-        f"<tr><th>pneumonia</th><td>{cases - tp}</td><td>{tp}</td></tr></table>"
+        f"<tr><th>{finding}</th><td>{cases - tp}</td><td>{tp}</td></tr></table>"
         "<p class='hint'>On the films of the report's test: to look, not to choose by.</p>"
     )
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
 from pneumo_hf.data.files import UNREADABLE, list_zip, only_films
-from pneumo_hf.data.predictions import PREDICTION_COLUMNS, write_csv
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
 from pneumo_hf.data.reading import in_batches, try_film
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
@@ -35,7 +35,9 @@ def build_worklist(predictor: Scorer) -> None:
 
     files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=140)
     button = gr.Button("Read them all", variant="primary", elem_id="worklist-read")
-    table = gr.Dataframe(headers=list(COLUMNS), label="The highest probability first", elem_id="worklist", wrap=True)
+    table = gr.Dataframe(
+        headers=list(_columns(predictor)), label="The highest probability first", elem_id="worklist", wrap=True
+    )
     download = gr.File(label="The table as CSV", interactive=False, elem_id="worklist-csv")
     gallery = gr.Gallery(label="The films of the table's top", columns=6, height="auto", object_fit="contain")
     button.click(predict_batch, [files], [table, gallery, download], api_name="predict_batch", concurrency_limit=2)
@@ -61,8 +63,10 @@ def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[l
     if not answers:
         return [], [], None
     answers.sort(key=lambda answer: -1.0 if answer.get("probability") is None else answer["probability"], reverse=True)
-    table = [[answer["name"], *(_shown(answer.get(column)) for column in COLUMNS[1:])] for answer in answers]
-    return table, _thumbnails(answers[:THUMBNAILS]), _write_csv(answers)
+    table = [
+        [answer["name"], *(_shown(answer.get(column)) for column in _columns(predictor)[1:])] for answer in answers
+    ]
+    return table, _thumbnails(answers[:THUMBNAILS]), _write_csv(answers, columns_of(predictor.task))
 
 
 def _entries(path: str) -> list[dict]:
@@ -93,7 +97,11 @@ def _thumbnails(answers: list[dict]) -> list[tuple[Image.Image, str]]:
     return pictures
 
 
-def _write_csv(answers: list[dict]) -> str:
+def _columns(predictor: Scorer) -> tuple[str, ...]:
+    return COLUMNS + columns_of(predictor.task)[len(PREDICTION_COLUMNS) :]
+
+
+def _write_csv(answers: list[dict], columns: tuple[str, ...]) -> str:
     path = download_path("worklist.csv")
-    write_csv(path, PREDICTION_COLUMNS, ({**answer, "path": answer["name"], "label": ""} for answer in answers))
+    write_csv(path, columns, ({**answer, "path": answer["name"], "label": ""} for answer in answers))
     return str(path)

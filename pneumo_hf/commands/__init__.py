@@ -7,6 +7,10 @@ SOURCES = (
     "shards, MedMNIST's npz, kaggle:owner/name or a Hub data set id"
 )
 LABEL_MAP = "other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA', or JSON"
+LABELS = (
+    "the labels to tell apart, as NORMAL,BACTERIA,VIRUS (which the Kermany set's file names say); films of others are "
+    "left out (default: NORMAL, PNEUMONIA and what else the folders or the table name)"
+)
 SPLIT = "train, validation or test (default: test)"
 
 
@@ -39,13 +43,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "data", nargs="+", metavar="DATA", help=f"{SOURCES}; several are merged, without their common films"
     )
     parser.add_argument("--label_map", help=LABEL_MAP)
-    parser.add_argument(
-        "--classes",
-        type=int,
-        choices=(2, 3),
-        default=2,
-        help="2: NORMAL and PNEUMONIA; 3: NORMAL, BACTERIA and VIRUS, from the file names (default: 2)",
-    )
+    parser.add_argument("--labels", metavar="NORMAL,OTHER,...", help=LABELS)
     parser.add_argument(
         "--streaming", action="store_true", help="read a Hub data set film by film, not downloading it"
     )

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pneumo_hf.reporting.audit import write_audit
 
     data, copies, title, labels = read_for_audit(
-        arguments.data, arguments.classes, arguments.label_map, arguments.streaming
+        arguments.data, arguments.labels, arguments.label_map, arguments.streaming
     )
     found, survey = audit(data, title, labels)
     folder = Path(arguments.output_dir)

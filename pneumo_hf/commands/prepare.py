@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.output_dir)
     assert_apart(arguments.data, folder)
     data, copies, title, labels = read_for_audit(
-        arguments.data, arguments.classes, arguments.label_map, arguments.streaming
+        arguments.data, arguments.labels, arguments.label_map, arguments.streaming
     )
     rejected = copies + prepare(data, labels, folder, arguments.anonymize, arguments.drop_leaks)
     document(folder, title, labels, arguments.anonymize)

@@ -53,6 +53,11 @@ class DataArguments:
         "A folder or zip of split/LABEL/file, a CSV of path and label, a folder of Parquet shards, MedMNIST's npz, "
         "`kaggle:owner/name` or a Hub data set id. Several are merged without their common films.",
     )
+    labels: str | None = option(
+        None,
+        "The labels to tell apart, NORMAL among them: NORMAL,BACTERIA,VIRUS. By default NORMAL, PNEUMONIA and what "
+        "else the folders or the table name; given, or with a label_map, films of others are left out.",
+    )
     label_map: str | None = option(None, "Other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA', or JSON.")
     validation_split: Literal["random", "block", "given"] = option(
         "random",

@@ -3,21 +3,26 @@
 import difflib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from pneumo_hf.errors import InputError
-from pneumo_hf.labels import LABELS
+from pneumo_hf.labels import LABELS, PNEUMONIAS
 
 logger = logging.getLogger(__name__)
+
+NO_LABEL = {"", "-1", "nan", "na", "n/a", "none", "null", "unknown", "uncertain", "unlabeled", "unlabelled", "?"}
+MOST_LABELS = 8  # that are taken from the data unasked
+FEWEST = 0.01  # of the films, for a name to be a label unasked
 
 
 class LabelNames:
     """From the names of a source (folders, a CSV's column, a Hub set's classes) to the numbers of `labels`.
 
-    The labels themselves are known, in any case of letters, and so are `bacteria` and `virus`; `label_map` adds
-    others. With three labels a film called pneumonia takes its kind from its subtype. `left_out` counts the names
-    that have no label.
+    The labels themselves are known, in any case of letters, and of two labels also no and yes: 0 and 1, false and
+    true. `bacteria` and `virus` are kinds of PNEUMONIA; where they are labels themselves, a film called pneumonia has
+    the kind that its subtype says. `label_map` adds other names. `left_out` counts the names that have no label.
 
     Raises:
         InputError: `label_map` maps to something that is none of `labels`.
@@ -27,30 +32,54 @@ class LabelNames:
         self.labels = tuple(labels)
         self.left_out = Counter()
         self.mapped = set(label_map or {})  # the names that the user gave
-        kinds = {"bacteria": "PNEUMONIA", "virus": "PNEUMONIA"} if "PNEUMONIA" in labels else {}
-        self.numbers = {name.lower(): labels.index(label) for name, label in kinds.items()}
+        kinds = PNEUMONIAS if "PNEUMONIA" in labels else ()
+        self.numbers = {name.lower(): self.labels.index("PNEUMONIA") for name in kinds}
         self.numbers |= {label.lower(): number for number, label in enumerate(labels)}
         if len(labels) == 2:
-            self.numbers |= {"0": 0, "1": 1}  # pneumonia: no, yes
+            self.numbers |= {"0": 0, "1": 1, "false": 0, "true": 1}  # pneumonia: no, yes
         for name, label in (label_map or {}).items():
             if label.upper() not in self.labels:
                 near = difflib.get_close_matches(label.upper(), self.labels, n=1, cutoff=0)[0]
                 raise InputError(f"label_map: {name}={label}, but the labels are {', '.join(labels)}; {near}?")
-            self.numbers[name.strip().lower()] = self.labels.index(label.upper())
+            self.numbers[_plain(name)] = self.labels.index(label.upper())
 
     def __contains__(self, name: str) -> bool:
-        return name.strip().lower() in self.numbers or name.strip().lower() == "pneumonia"
+        return _plain(name) in self.numbers or _plain(name) == "pneumonia"
 
     def number(self, name: str, subtype: str = "") -> int | None:
-        """Look up the label of a film, or None, which is counted."""
+        """Look up the label of a film, or None, which is counted.
+
+        Of several findings, `Effusion|Pneumonia`, the one that has a label counts; NORMAL only where nothing is beside
+        it, and of two labels neither.
+
+        Raises:
+            InputError: it is a number of which nothing says what it means.
+        """
         name = name.strip()
-        number = self.numbers.get(name.lower())
-        if number is None and name.lower() == "pneumonia":
-            number = self.numbers.get(subtype)
-            name = f"{name} of no known kind"
-        if number is None:
-            self.left_out[name] += 1
-        return number
+        parts = [name] if self._number_of(name, subtype) is not None else name.split("|")
+        found = {self._number_of(part, subtype) for part in parts}
+        if found == {0} or len(found - {0, None}) == 1:
+            return max(number for number in found if number is not None)
+        if name.isdecimal() and int(name) < 100:
+            raise InputError(
+                f"the label {name} is a number, and nothing says of what; --label_map does: "
+                f"{name}={self.labels[int(name) % len(self.labels)]}, and so on"
+            )
+        self.left_out[f"{name} of no known kind" if name.lower() == "pneumonia" else name] += 1
+        return None
+
+    def _number_of(self, name: str, subtype: str) -> int | None:
+        number = self.numbers.get(_plain(name))
+        return self.numbers.get(subtype) if number is None and _plain(name) == "pneumonia" else number
+
+    def further_labels(self, films: int) -> list[str]:
+        """Return the names left out that a data set of so many `films` has for labels of its own."""
+        counts = Counter()
+        for name, count in self.left_out.items():
+            if _plain(name) not in NO_LABEL and "|" not in name and not name.endswith(" of no known kind"):
+                counts[name.strip().upper()] += count
+        names = [name for name, count in counts.items() if count >= FEWEST * (films + self.left_out.total())]
+        return sorted(names) if len(names) <= MOST_LABELS else []
 
     def report(self, source: str) -> None:
         """Log what was left out, with the remedy."""
@@ -59,11 +88,21 @@ class LabelNames:
             logger.warning("%s: left out %s (a label_map, NAME=LABEL, would keep them)", source, counts)
 
 
+def _plain(name: str) -> str:
+    """A name as it is compared: in small letters, and a number without decimals, as tables of floats have them."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", name.strip().lower())
+
+
 def assert_every_label(found: Iterable[int], labels: Sequence[str] = LABELS, *, message: str) -> None:
     """Raise InputError if a label is not among `found`; `{}` in the message is for the names of those missing."""
     missing = set(range(len(labels))) - set(found)
     if missing:
         raise InputError(f"{message.format(', '.join(labels[label] for label in missing))}; every label is needed")
+
+
+def parse_labels(text: str | None) -> list[str] | None:
+    """Parse `NORMAL,BACTERIA,VIRUS`; None where nothing is said."""
+    return [name for name in text.split(",") if name.strip()] if text else None
 
 
 def parse_label_map(text: str | None) -> dict[str, str]:

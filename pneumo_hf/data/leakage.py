@@ -10,7 +10,7 @@ from pneumo_hf.data.duplicates import exact_groups, near_pairs
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.predictions import read_predictions
 from pneumo_hf.errors import InputError
-from pneumo_hf.labels import POSITIVE
+from pneumo_hf.labels import NEGATIVE
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
                 raise InputError(
                     f"cannot load {checkpoint}: neither a checkpoint folder nor a Hub id within reach"
                 ) from error
-            if POSITIVE in config.label2id:
+            if any(str(name).upper() == NEGATIVE for name in config.label2id):
                 logger.warning("%s does not say which films it held out: check that they are this run's", checkpoint)
             continue
         held_out = set().union(*(table or () for table in tables))

@@ -23,12 +23,10 @@ from pneumo_hf.data.files import (
     only_films,
     split_zip_path,
 )
-from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.schema import file_row
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES
-from pneumo_hf.labels import LABELS
 
 logger = logging.getLogger(__name__)
 
@@ -131,14 +129,13 @@ class _Files:
         for file in self.files[start:stop]:
             inside, archive = split_zip_path(file) if is_in_zip(file) else (file, "")
             name = Path(archive, inside)
-            folder = name.parent.name.upper()
-            row = file_row(file, name.name, LABELS.index(folder) if folder in LABELS else None, "")
+            row = file_row(file, name.name, None, "")
             known = row["subtype"] or row["patient_id"] != parse_file_name(name.name)[0]
             yield {
                 "image": row["image"],
                 "file_name": str(name),
                 "patient_id": row["patient_id"] if known else "",
-                "label": row["label"],
+                "label": name.parent.name,
             }
 
     def update(self, digest) -> None:
@@ -192,7 +189,7 @@ class _Shard:
             "image": film,
             "file_name": name,
             "patient_id": row.get("patient_id") or (patient if subtype else ""),
-            "label": next((_label(row[key], described[key]) for key in ("label", "labels") if key in row), None),
+            "label": next((_label(row[key], described[key]) for key in ("label", "labels") if key in row), ""),
         }
 
     def update(self, digest) -> None:
@@ -228,12 +225,12 @@ def _image_column(described: Features) -> str | None:
     return next((name for name, kind in described.items() if isinstance(kind, Image) or name == "image"), None)
 
 
-def _label(value: object, kind: object) -> int | None:
-    """The label's number, by the name that it has; a number of which no name is told may mean anything."""
+def _label(value: object, kind: object) -> str:
+    """The label's name; a number of which no name is told may mean anything."""
     if isinstance(kind, ClassLabel) and value is not None:
         value = kind.names[value] if isinstance(value, int) and 0 <= value < len(kind.names) else None
-    name = str(value).strip().lower()
-    return None if name.isdecimal() else LabelNames(LABELS).numbers.get(name)
+    name = str(value or "").strip()
+    return "" if name.isdecimal() else name
 
 
 def _first_line(error: Exception) -> str:

@@ -10,20 +10,20 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from tqdm.auto import tqdm
 
 from pneumo_hf.data.duplicates import Fingerprint, copy_groups, copy_pairs, fingerprint
-from pneumo_hf.data.labels import parse_label_map
+from pneumo_hf.data.labels import parse_label_map, parse_labels
 from pneumo_hf.data.patients import qualify
 from pneumo_hf.data.reading import in_threads, try_film
 from pneumo_hf.data.schema import features
 from pneumo_hf.data.sources import read_source
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.quality import THUMBNAIL
-from pneumo_hf.labels import CLASSES, LABELS
+from pneumo_hf.labels import LABELS, Task
 
 logger = logging.getLogger(__name__)
 
 
 def load_sources(
-    sources: Sequence[str], labels: Sequence[str] = LABELS, label_map: Mapping[str, str] | None = None
+    sources: Sequence[str], labels: Sequence[str] | None = LABELS, label_map: Mapping[str, str] | None = None
 ) -> tuple[DatasetDict, list[dict[str, str]]]:
     """Load one or several sources (see `load_data`), and `{"path", "reason"}` of the films that merging dropped.
 
@@ -37,8 +37,12 @@ def load_sources(
     if len(sources) == 1:
         return read_source(sources[0], labels, label_map), []
     tables, origin, splits, titles = [], [], [], []
-    for number, source in enumerate(sources):
-        for split, table in read_source(source, labels, label_map).items():
+    loaded = [read_source(source, labels, label_map) for source in sources]
+    found = dict.fromkeys(name for data in loaded for name in labels_of(data))
+    if any(labels_of(data) != list(found) for data in loaded):
+        loaded = [read_source(source, list(found), label_map) for source in sources]
+    for number, data in enumerate(loaded):
+        for split, table in data.items():
             title = table[0]["source"]
             title = title if title not in titles else f"{title} ({number + 1})"
             tables.append(_rename_source(table, title))
@@ -55,6 +59,11 @@ def load_sources(
     counts = ", ".join(f"{len(films)} {split}" for split, films in data.items())
     logger.info("%d sources: %s; %d copies dropped", len(sources), counts, len(dropped))
     return data, dropped
+
+
+def labels_of(tables: Mapping[str, Dataset]) -> list[str]:
+    """Return the names of a data set's labels, in the order of their numbers."""
+    return next(iter(tables.values())).features["label"].names
 
 
 def _rename_source(table: Dataset, title: str) -> Dataset:
@@ -98,7 +107,7 @@ def _fingerprints(films: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_for_audit(
-    sources: Sequence[str], classes: int, label_map: str | None, streaming: bool
+    sources: Sequence[str], labels: str | None, label_map: str | None, streaming: bool
 ) -> tuple[Mapping[str, Dataset], list[dict[str, str]], str, Sequence[str]]:
     """Read sources in which a split may have no film of a label.
 
@@ -108,10 +117,12 @@ def read_for_audit(
     Raises:
         InputError: several sources are to be streamed.
     """
-    labels, names = CLASSES[classes], parse_label_map(label_map)
+    wanted, names = parse_labels(labels), parse_label_map(label_map)
     title = " + ".join(Path(source).name for source in sources)
     if streaming:
         if len(sources) > 1:
             raise InputError("--streaming reads one Hub data set; several sources are merged only when they are whole")
-        return read_source(sources[0], labels, names, streaming=True), [], title, labels
-    return *load_sources(sources, labels, names), title, labels
+        tables = read_source(sources[0], wanted or LABELS, names, streaming=True)
+        return tables, [], title, Task.of(wanted or LABELS).labels
+    tables, dropped = load_sources(sources, wanted, names)
+    return tables, dropped, title, labels_of(tables)

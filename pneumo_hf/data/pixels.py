@@ -47,7 +47,13 @@ class FilmDataset(torch.utils.data.Dataset):
         self.contents, self.thumbnails = contents, thumbnails
         self.issues, self.sizes = issues, sizes
         self.labels = np.asarray(table["label"], dtype=np.int64)
+        self.label_names = table.features["label"].names
         self.patient_ids = np.asarray(table["patient_id"])
+
+    @property
+    def endpoint(self) -> np.ndarray:
+        """`[N]`, 1 for every label but NORMAL: what is decided, and 0 for NORMAL."""
+        return (self.labels > 0).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)

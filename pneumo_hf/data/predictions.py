@@ -8,10 +8,15 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from pneumo_hf.errors import InputError
-from pneumo_hf.labels import LABELS
+from pneumo_hf.labels import Task, column_of
 
 PREDICTION_COLUMNS = ("path", "label", "patient_id", "probability", "prediction", "flag", "error")
 EPSILON = 1e-12  # 1.0 in the file is not certainty
+
+
+def columns_of(task: Task) -> tuple[str, ...]:
+    """Return the columns of a predictions CSV: of more than two labels, the probability of each at the end."""
+    return (*PREDICTION_COLUMNS, *(() if task.is_binary else map(column_of, task.labels)))
 
 
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
@@ -22,8 +27,10 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
         writer.writerows(rows)
 
 
-def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[int, float]] | None:
-    """Read `{film: (label, log odds)}` of a split from the report beside a checkpoint, a folder or Hub id.
+def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[str, list[float]]] | None:
+    """Read `{film: (label, logits [C])}` of a split from the report beside a checkpoint, a folder or Hub id.
+
+    The logits are those of the probabilities, up to a constant.
 
     Returns:
         None where the checkpoint has no report, or where two films of merged sources share a name.
@@ -41,12 +48,17 @@ def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[int,
     with open(path, newline="") as lines:
         rows = list(csv.DictReader(lines))
     try:
-        table = {row["path"]: (LABELS.index(row["label"]), _log_odds(float(row["probability"]))) for row in rows}
+        columns = [name for name in (rows[0] if rows else ()) if name.startswith(column_of(""))]
+        table = {row["path"]: (row["label"], _logits(row, columns)) for row in rows}
+        if not all(label for label, _ in table.values()):
+            raise ValueError("a film without a label")
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is no predictions file of a labelled split") from error
     return table if len(table) == len(rows) else None
 
 
-def _log_odds(probability: float) -> float:
-    probability = min(max(probability, EPSILON), 1 - EPSILON)
-    return log(probability / (1 - probability))
+def _logits(row: dict[str, str], columns: list[str]) -> list[float]:
+    if columns:
+        return [log(max(float(row[column]), EPSILON)) for column in columns]
+    probability = min(max(float(row["probability"]), EPSILON), 1 - EPSILON)
+    return [0.0, log(probability / (1 - probability))]

@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 10_000  # so that a table of any length is built in little memory
 
 
 def features(labels: Sequence[str] = LABELS) -> Features:
-    """Return the columns, for two labels or for three; what a source does not say is None (`subtype`: "")."""
+    """Return the columns for these labels; what a source does not say is None (`subtype`: "")."""
     return Features(
         {
             "image": Image(decode=False),  # {"bytes", "path"}: reading is load_xray's

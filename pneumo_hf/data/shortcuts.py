@@ -23,7 +23,7 @@ Baselines = dict[str, dict[str, float | list[float]]]
 def shortcut_baselines(train: FilmDataset, test: FilmDataset) -> Baselines:
     """Measure on the test films what ridge regression makes of the parts that hold no lung (`linear_baselines`)."""
     labels, patients = (
-        np.concatenate([train.labels, test.labels]),
+        np.concatenate([train.endpoint, test.endpoint]),
         np.concatenate([train.patient_ids, test.patient_ids]),
     )
     thumbnails = np.concatenate([train.thumbnails, test.thumbnails])

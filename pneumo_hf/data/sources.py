@@ -29,19 +29,19 @@ from pneumo_hf.data.schema import SPLITS, file_row, film_row, make_table
 from pneumo_hf.data.tables import locate, read_table
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import years
-from pneumo_hf.labels import LABELS
+from pneumo_hf.labels import LABELS, Task
 
 logger = logging.getLogger(__name__)
 
 EXPECTED = (
     "expected split/LABEL/file with splits train and test, LABEL/file, or a CSV with the columns path and label; "
-    "labels other than NORMAL and PNEUMONIA need a label_map"
+    "labels other than NORMAL and PNEUMONIA need a label_map or labels"
 )
 
 
 def load_data(
     source: str | Path,
-    labels: Sequence[str] = LABELS,
+    labels: Sequence[str] | None = LABELS,
     label_map: Mapping[str, str] | None = None,
     streaming: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
@@ -54,7 +54,7 @@ def load_data(
         source: a folder or zip of split/LABEL/file, of LABEL/file, or of films beside a CSV; such a CSV; a folder of
             Parquet shards; MedMNIST's `pneumoniamnist*.npz`; `kaggle:owner/name`; or a Hub data set id. In archives,
             the copies that they carry (`__MACOSX`, Kaggle's nested `chest_xray`) are passed over.
-        labels: NORMAL and PNEUMONIA, or NORMAL, BACTERIA and VIRUS.
+        labels: those to tell apart, NORMAL among them; None for what the data has (see `read_source`).
         label_map: other names of labels, `{"No Finding": "NORMAL"}`; films of still others are left out and counted.
         streaming: read a Hub data set film by film, without downloading it whole.
 
@@ -64,7 +64,8 @@ def load_data(
     data = read_source(source, labels, label_map, streaming)
     if not streaming:
         for split, films in data.items():
-            assert_every_label(films["label"], labels, message=f"{source}: the {split} split has no {{}} films")
+            found = films.features["label"].names
+            assert_every_label(films["label"], found, message=f"{source}: the {split} split has no {{}} films")
     return data
 
 
@@ -81,15 +82,22 @@ def split_of(tables: Mapping[str, Any], split: str, title: str | Path) -> Any:
 
 def read_source(
     source: str | Path,
-    labels: Sequence[str] = LABELS,
+    labels: Sequence[str] | None = LABELS,
     label_map: Mapping[str, str] | None = None,
     streaming: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
-    """Load a set in which a split may have no film of a label, as `load_data` does: to be merged, or audited."""
-    names, title = LabelNames(labels, label_map), str(source)
-    if title.startswith("kaggle:"):
-        data = _from_files(*list_folder(from_kaggle(title.removeprefix("kaggle:"))), names)
-    else:
+    """Load a set in which a split may have no film of a label, as `load_data` does: to be merged, or audited.
+
+    Without `labels`, they are NORMAL, PNEUMONIA and what else the data calls its films, unless a `label_map` says what
+    shall be left out.
+    """
+    names, title = LabelNames(Task.of(labels).labels if labels else LABELS, label_map), str(source)
+    data = _load(Path(source).expanduser(), title, names, streaming)
+    further = names.further_labels(sum(map(len, data.values()))) if not (labels or label_map or streaming) else []
+    if further:
+        found = {LABELS[number] for films in data.values() for number in set(films["label"])}
+        names = LabelNames(Task.of(["NORMAL", *sorted(found - {"NORMAL"}), *further]).labels)
+        logger.info("%s: the labels are %s (--labels says otherwise)", title, ", ".join(names.labels))
         data = _load(Path(source).expanduser(), title, names, streaming)
     names.report(title)
     if not streaming:
@@ -98,6 +106,8 @@ def read_source(
 
 
 def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    if title.startswith("kaggle:"):
+        return _from_files(*list_folder(from_kaggle(title.removeprefix("kaggle:"))), names)
     if path.is_dir():
         shards = list_shards(path)
         return from_parquet(path, shards, names) if shards else _from_files(*list_folder(path), names)

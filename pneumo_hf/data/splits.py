@@ -50,7 +50,7 @@ def decode_splits(
         films[split], unreadable = decode_films(table, image_processor, arguments.cache_dir)
         rejected += unreadable
         message = f"the {split} split of {arguments.name} has no {{}} films that can be read"
-        assert_every_label(films[split].labels, message=message)
+        assert_every_label(films[split].labels, films[split].label_names, message=message)
     if rejected:
         logger.warning("%d films cannot be read; they are listed in rejected.csv", len(rejected))
     if "test" not in films:

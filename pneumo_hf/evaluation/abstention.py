@@ -3,6 +3,7 @@
 import numpy as np
 
 from pneumo_hf.inference.settings import is_positive
+from pneumo_hf.labels import NEGATIVE
 
 
 def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, float] | None) -> dict:
@@ -14,7 +15,7 @@ def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, f
         limits: of `conformal_limits`; with them, how often each label was possible where it is true.
     """
     flags = np.array([row["flag"] for row in rows])
-    called = np.array([row["prediction"] == "PNEUMONIA" for row in rows])
+    called = np.array([row["prediction"] != NEGATIVE for row in rows])
     answered = ~np.isin(flags, ("abstain", "not_chest_xray"))
     right = called == (labels == 1)
     summary = {
@@ -51,6 +52,11 @@ def sureness(probs: np.ndarray, threshold: float) -> np.ndarray:
     """Measure how far scores `[N]` lie from the threshold, as a share of the way to 0 or to 1."""
     above = (probs - threshold) / max(1 - threshold, 1e-12)
     return np.where(is_positive(probs, threshold), above, (threshold - probs) / max(threshold, 1e-12))
+
+
+def is_mistake(row: dict) -> bool:
+    """Return whether a row of predictions decides otherwise than its label says."""
+    return (row["label"] == NEGATIVE) != (row["prediction"] == NEGATIVE)
 
 
 def surest(rows: list[dict], threshold: float) -> list[dict]:

@@ -12,6 +12,7 @@ from scipy.stats import binomtest, norm
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import delong_areas
 from pneumo_hf.inference.settings import is_positive
+from pneumo_hf.labels import NEGATIVE
 
 SHOWN = ("roc_auc", "accuracy", "sensitivity", "specificity", "ece")
 
@@ -43,7 +44,7 @@ def read_run(folder: str | Path) -> Run:
         metrics = json.loads((report / "metrics.json").read_text())
         with (report / f"predictions_{metrics['split']}.csv").open(newline="") as file:
             rows = sorted((row for row in csv.DictReader(file) if row["probability"]), key=lambda row: row["path"])
-        labels = np.array([row["label"] == "PNEUMONIA" for row in rows]).astype(int)
+        labels = np.array([row["label"] != NEGATIVE for row in rows]).astype(int)
         probs = np.array([float(row["probability"]) for row in rows])
         return Run(folder.resolve().name, metrics, [row["path"] for row in rows], labels, probs)
     except (OSError, KeyError, ValueError) as error:

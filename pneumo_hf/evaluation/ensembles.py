@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.scorer import Scorer, probability_of
 from pneumo_hf.inference.settings import CheckpointSettings
+from pneumo_hf.labels import NEGATIVE
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ def load_predictor(
         return members[0]
     from pneumo_hf.inference.ensemble import Ensemble, mean_logits
 
+    task = members[0].task
+    for member in members[1:]:
+        member.use_labels(task.labels)
     tables = [read_predictions(checkpoint, "validation") for checkpoint in checkpoints]
     first = tables[0]
     if first is None or any(table is None or table.keys() != first.keys() for table in tables):
@@ -42,17 +47,17 @@ def load_predictor(
             "the checkpoints carry no predictions of common validation films (train them with one split_seed): the "
             "ensemble's scores are not calibrated, and its threshold is .5"
         )
-        return Ensemble(members, CheckpointSettings())
+        return Ensemble(members, CheckpointSettings(task=task))
     from pneumo_hf.evaluation.calibration import fit_temperature  # scipy and scikit-learn: for fitting alone
     from pneumo_hf.evaluation.operating_points import DEFAULT, fit_settings
 
-    labels = np.array([label for label, _ in first.values()])
-    odds = np.array([[table[film][1] for film in first] for table in tables if table])  # [M, N]
-    logits = mean_logits(np.stack([np.zeros_like(odds), odds], axis=-1))
+    labels = np.array([task.labels.index(label) for label, _ in first.values()])
+    logits = mean_logits(np.array([[table[film][1] for film in first] for table in tables if table]))  # [M, N, C]
     temperature = fit_temperature(logits, labels)
     methods = {member.settings.method for member in members if member.settings.is_calibrated}
     method = methods.pop() if len(methods) == 1 else DEFAULT
-    return Ensemble(members, fit_settings(labels, probability_of(logits / temperature), method, temperature))
+    settings = fit_settings((labels > 0).astype(int), probability_of(logits / temperature), method, temperature)
+    return Ensemble(members, replace(settings, task=task))
 
 
 def validation_scores(predictor: Scorer) -> tuple[np.ndarray, np.ndarray]:
@@ -64,5 +69,5 @@ def validation_scores(predictor: Scorer) -> tuple[np.ndarray, np.ndarray]:
     table = read_predictions(predictor.name, "validation") if len(predictor.members) == 1 else None
     if table is None:
         raise InputError(f"{predictor.name} has no report/predictions_validation.csv beside it")
-    labels, odds = map(np.array, zip(*table.values(), strict=True))
-    return labels, 1 / (1 + np.exp(-odds))
+    labels, logits = zip(*table.values(), strict=True)
+    return np.array([label != NEGATIVE for label in labels]).astype(int), probability_of(np.array(logits))

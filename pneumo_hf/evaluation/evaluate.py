@@ -21,12 +21,14 @@ from pneumo_hf.evaluation.calibration import slope_and_intercept
 from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.evaluation.external import against_home, home_metrics
 from pneumo_hf.evaluation.heatmaps import measure_heatmaps
+from pneumo_hf.evaluation.labels import MACRO, label_metrics
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS, confusion, metrics_with_intervals, top_label_error
 from pneumo_hf.evaluation.operating_points import operating_points, predictive_values
 from pneumo_hf.evaluation.robustness import robustness as measure_robustness
 from pneumo_hf.evaluation.subgroups import subgroups
-from pneumo_hf.inference.scorer import Scorer, probability_of
+from pneumo_hf.inference.scorer import Scorer, probabilities, probability_of
 from pneumo_hf.inference.settings import is_positive
+from pneumo_hf.labels import Task
 from pneumo_hf.runtime import keep_freed_memory, processes
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pillow")
@@ -47,7 +49,7 @@ class Evaluation:
     @property
     def labels(self) -> np.ndarray:
         """`[N]`, 1 for pneumonia."""
-        return self.views[0].labels
+        return self.views[0].endpoint
 
     @property
     def probs(self) -> np.ndarray:
@@ -90,10 +92,10 @@ def evaluate(
         raise InputError("robustness is measured for one checkpoint at a time")
     keep_freed_memory()
     group = processes(device)
-    tables = data if isinstance(data, Mapping) else load_data(data, label_map=label_map)
+    scorer = load_predictor(checkpoints, group.device, flip, backend, label_map)
+    tables = data if isinstance(data, Mapping) else _load(data, scorer.task, label_map)
     title = "data set" if isinstance(data, Mapping) else Path(data).name
     table = split_of(tables, split, title)
-    scorer = load_predictor(checkpoints, group.device, flip, backend, label_map)
     if operating_point:
         scorer.settings.use(operating_point)
     views, rejected = [], []
@@ -101,7 +103,8 @@ def evaluate(
         with group.main_first():  # the others find them in the cache
             films, rejected = decode_films(table, member.image_processor, cache_dir)
         views.append(films)
-    assert_every_label(views[0].labels, message=f"{title}: the {split} split has no {{}} films that can be read")
+    message = f"{title}: the {split} split has no {{}} films that can be read"
+    assert_every_label(views[0].labels, views[0].label_names, message=message)
     scores = scorer.predict_dataset(*views, group=group)
     if not group.is_main:
         return None
@@ -139,8 +142,8 @@ def evaluate_films(
     """
     films, settings = views[0], scorer.settings
     logits, distances = scores or scorer.predict_dataset(*views)
-    labels, probs = films.labels, probability_of(logits)
-    rows = scorer.prediction_rows(films, probs, distances)
+    labels, probs = films.endpoint, probability_of(logits)
+    rows = scorer.prediction_rows(films, logits, distances)
     thresholds = {point["name"]: point["threshold"] for point in settings.operating_points}
     values = metrics_with_intervals(labels, probs, settings.threshold, films.patient_ids)
     metrics = {
@@ -164,9 +167,22 @@ def evaluate_films(
         "subgroups": subgroups(films, probs, settings.threshold),
         "versions": {package: version(package) for package in PACKAGES},
     }
+    names = scorer.task.labels
+    if len(names) > 2 and tuple(films.label_names) == names:
+        metrics["labels"] = label_metrics(names, films.labels, probabilities(logits), films.patient_ids)
     if explain:
         metrics["explanation"] = measure_heatmaps(scorer, views, rows)
     return Evaluation(metrics, rows, scorer, views)
+
+
+def _load(data: str | Path, task: Task, label_map: Mapping[str, str] | None) -> DatasetDict:
+    """The data with the labels of the task, or where it has not all of them with NORMAL and the other alone."""
+    try:
+        return load_data(data, task.labels, label_map)
+    except InputError:
+        if task.is_binary:
+            raise
+        return load_data(data, ("NORMAL", task.positive), label_map)
 
 
 def _predictive_values(values: dict) -> list[dict[str, float]]:
@@ -192,7 +208,7 @@ def _baselines(
     step = max(1, -(-len(tables["train"]) // BASELINE_FILMS))
     fitted = tables["train"].select(range(0, len(tables["train"]), step))
     train, _ = decode_films(fitted, image_processor, cache_dir)
-    return shortcut_baselines(train, films) if len(set(train.labels)) == 2 else {}
+    return shortcut_baselines(train, films) if len(set(train.endpoint)) == 2 else {}
 
 
 def summary(evaluation: Evaluation) -> list[str]:
@@ -208,5 +224,9 @@ def summary(evaluation: Evaluation) -> list[str]:
     for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):
         metric = metrics["metrics"][name]
         lines.append("{0:<12} {value:.4f} [{1:.4f}, {2:.4f}]".format(name, *metric["ci95"], **metric))
+    for name in MACRO if "labels" in metrics else ():
+        metric = metrics["labels"]["metrics"][name]
+        line = "of {3} labels: {0} {value:.4f} [{1:.4f}, {2:.4f}]"
+        lines.append(line.format(name, *metric["ci95"], len(metrics["labels"]["labels"]), **metric))
     lines.append(f"{metrics['n']} films, {len(evaluation.rejected)} unreadable")
     return lines

@@ -11,7 +11,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.abstention import surest
 from pneumo_hf.inference.explain import GradCam, insertion_and_deletion, share_inside
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.labels import POSITIVE
+from pneumo_hf.labels import NEGATIVE
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def answered_films(rows: list[dict], threshold: float) -> list[dict]:
 
 def found_films(rows: list[dict], threshold: float) -> list[dict]:
     """Select the films of pneumonia that were called so, the most certain first."""
-    return [row for row in answered_films(rows, threshold) if row["label"] == row["prediction"] == POSITIVE]
+    return [row for row in answered_films(rows, threshold) if NEGATIVE not in (row["label"], row["prediction"])]
 
 
 def heatmaps_of(

@@ -110,7 +110,7 @@ def weighted_metrics(
     fp = weights @ (preds & (labels == 0))
     fn = weights @ (~preds & (labels == 1))
     tn = weights @ (~preds & (labels == 0))
-    roc_auc, pr_auc = _areas(labels, probs, weights)
+    roc_auc, pr_auc = areas(labels, probs, weights)
     truth = np.clip(np.where(labels == 1, probs, 1 - probs), EPSILON, 1)
     total = weights.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -165,8 +165,14 @@ def reliability(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.n
     )
 
 
-def _areas(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Areas under the ROC curve (trapezoids, so ties count half) and of average precision, from the top score down."""
+def areas(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute areas `[B]` under the ROC curve (trapezoids, so ties count half) and of average precision.
+
+    Args:
+        labels: `[N]`, 0 or 1.
+        probs: `[N]`.
+        weights: `[B, N]`.
+    """
     order = np.argsort(-probs, kind="stable")
     last_of_ties = np.append(np.diff(probs[order]) != 0, True)
     ordered = weights[:, order]

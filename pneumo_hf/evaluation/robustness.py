@@ -93,12 +93,10 @@ def score_corrupted(
 
 
 def score_randomly_corrupted(predictor: Scorer, films: FilmDataset) -> np.ndarray:
-    """Score the films, each corrupted in one way and at one severity drawn at random: logits `[N, 2]`."""
+    """Score the films, each corrupted in one way and at one severity drawn at random: logits `[N, C]`."""
     ways = [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]
-    drawn, logits = (
-        np.random.default_rng(0).integers(len(ways), size=len(films)),
-        np.empty((len(films), 2), np.float32),
-    )
+    drawn = np.random.default_rng(0).integers(len(ways), size=len(films))
+    logits = np.empty((len(films), len(predictor.task.labels)), np.float32)
     for number, (kind, severity) in enumerate(ways):
         chosen = np.flatnonzero(drawn == number)
         for rows in np.array_split(chosen, range(BATCH, len(chosen), BATCH)):
@@ -119,7 +117,7 @@ def robustness(predictor: Scorer, films: FilmDataset, threshold: float) -> dict[
     scored = [*score_corrupted(predictor, films), *score_changed(predictor, films)]
     unchanged = [(kind, 0, clean) for kind in dict.fromkeys(kind for kind, _, _ in scored)]
     for kind, severity, logits in unchanged + scored:
-        values = weighted_metrics(films.labels, probability_of(logits), threshold, np.ones((1, len(films))))
+        values = weighted_metrics(films.endpoint, probability_of(logits), threshold, np.ones((1, len(films))))
         figures = {name: float(values[name][0]) for name in ("roc_auc", "sensitivity", "specificity")}
         result.setdefault(kind, []).append({"severity": severity, **figures})
     return result

@@ -26,8 +26,8 @@ def subgroups(films: FilmDataset, probs: np.ndarray, threshold: float) -> dict[s
         if chosen.sum() < SMALLEST:
             result[name] = {"n": int(chosen.sum()), "note": f"fewer than {SMALLEST} films"}
             continue
-        both = chosen | (films.labels == 0) if against_all_normals else chosen
-        values = metrics_with_intervals(films.labels[both], probs[both], threshold, films.patient_ids[both])
+        both = chosen | (films.endpoint == 0) if against_all_normals else chosen
+        values = metrics_with_intervals(films.endpoint[both], probs[both], threshold, films.patient_ids[both])
         shown = [key for key in SHOWN if np.isfinite(values[key]["value"])]
         if against_all_normals:
             shown.remove("specificity")
@@ -38,8 +38,8 @@ def subgroups(films: FilmDataset, probs: np.ndarray, threshold: float) -> dict[s
 def _groups(films: FilmDataset) -> Iterator[tuple[str, np.ndarray, bool]]:
     """`(name, which films [N] bool, whether against all normals)` of every group."""
     subtypes = np.array(films.table["subtype"])
-    for subtype in sorted(set(subtypes[films.labels == 1]) - {""}):
-        yield subtype, (subtypes == subtype) & (films.labels == 1), True
+    for subtype in sorted(set(subtypes[films.labels > 0]) - {""}):
+        yield subtype, (subtypes == subtype) & (films.labels > 0), True
     for column in ("source", "sex", "view"):
         values = np.array([value or "" for value in films.table[column]])
         known = sorted(set(values) - {""})

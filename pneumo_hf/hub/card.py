@@ -14,8 +14,8 @@ from pneumo_hf.config.aliases import translate
 from pneumo_hf.config.augmentation import POLICIES, make_policy
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
-from pneumo_hf.inference.settings import CheckpointSettings
-from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES
+from pneumo_hf.inference.settings import CheckpointSettings, task_of
+from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
 HUB_METRICS = ["roc_auc", "accuracy", "precision", "recall", "f1", "matthews_correlation", "brier_score"]  # its ids
@@ -72,6 +72,8 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
         name=run.name,
         metrics=metrics,
         metric_names=METRIC_NAMES,
+        label_names=label_metric_name,
+        task=task_of(config, list(config["id2label"].values())),
         resamples=f"{RESAMPLES:,}",
         validation_points={point["name"]: point for point in settings.operating_points},
         external=[_read_external(path, metrics) for path in sorted(report.glob("external*.json"))],

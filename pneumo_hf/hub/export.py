@@ -34,8 +34,8 @@ def export_and_check(
     Returns:
         The largest difference of P(PNEUMONIA), and the number of films.
     """
-    table = split_of(load_data(data), split, data)
     image_processor = Predictor(checkpoint, device="cpu").image_processor  # refuses what is no checkpoint, early
+    table = split_of(load_data(data, labels=None), split, data)
     films, _ = decode_films(table, image_processor, cache_dir)
     return export(checkpoint, films, folder), len(films)
 
@@ -75,7 +75,7 @@ def export(checkpoint: str | Path, films: FilmDataset, folder: Path) -> float:
 
 
 def write_onnx(predictor: Predictor, path: Path) -> None:
-    """Write the network in float32: `pixel_values` `[B, 3, H, W]` -> `logits` `[B, 2]`, `features` `[B, D]`."""
+    """Write the network in float32: `pixel_values` `[B, 3, H, W]` -> `logits` `[B, C]`, `features` `[B, D]`."""
     try:
         import onnxscript  # noqa: F401 - the exporter's own need
     except ImportError as error:

@@ -46,5 +46,5 @@ class Ensemble(Scorer):
 
 
 def mean_logits(logits: np.ndarray) -> np.ndarray:
-    """Average logits `[M, N, 2]` of M members to `[N, 2]`: the geometric mean of the odds."""
+    """Average logits `[M, N, C]` of M members to `[N, C]`: the geometric mean of the odds."""
     return logits.mean(axis=0)

@@ -56,8 +56,8 @@ class GradCam:
 
 
 def _log_odds(predictor: Predictor, pixel_values: torch.Tensor) -> torch.Tensor:
-    logits, positive = predictor.model(pixel_values=pixel_values).logits, predictor.positive
-    return logits[:, positive] - logits[:, 1 - positive]
+    normal, *others = predictor.model(pixel_values=pixel_values).logits[:, predictor.order].unbind(dim=1)
+    return torch.stack(others).logsumexp(dim=0) - normal
 
 
 @dataclass

@@ -27,7 +27,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 class OnnxModel:
-    """Resized films `[B, 1, H, W]` uint8 -> logits `[B, 2]` and the detector's features `[B, D]` or None, on the CPU.
+    """Resized films `[B, 1, H, W]` uint8 -> logits `[B, C]` and the detector's features `[B, D]` or None, on the CPU.
 
     Without torch on the way: its threads wait for more by spinning, and on few cores take them from ONNX Runtime's.
 

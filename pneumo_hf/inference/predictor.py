@@ -1,8 +1,9 @@
 """One checkpoint that scores films as the stock pipeline does."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification
 
 from pneumo_hf.data.files import is_missing
-from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import Normalize, load_image_processor
 from pneumo_hf.inference import hidden_head  # noqa: F401 - registers the one architecture of our own
@@ -21,8 +21,10 @@ from pneumo_hf.inference.folding import folded
 from pneumo_hf.inference.onnx import OnnxModel
 from pneumo_hf.inference.outliers import load_detector
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.inference.settings import CheckpointSettings
-from pneumo_hf.labels import LABELS, POSITIVE
+from pneumo_hf.inference.settings import CheckpointSettings, task_of
+from pneumo_hf.labels import LABELS, NEGATIVE, Task
+
+MOST_LABELS = 20  # of a checkpoint that may be meant; ImageNet's have a thousand
 
 
 class Predictor(Scorer):
@@ -32,7 +34,7 @@ class Predictor(Scorer):
     checkpoint has it.
 
     Args:
-        checkpoint: a folder or Hub id of an image classifier of NORMAL and PNEUMONIA, in any case of letters.
+        checkpoint: a folder or Hub id of an image classifier of NORMAL and others, in any case of letters.
         device: of torch; by default the GPU where there is one.
         batch_size: films at once; by default 32 on a GPU and 16 on a CPU.
         flip: average the logits with those of the mirrored film (test-time augmentation).
@@ -68,16 +70,9 @@ class Predictor(Scorer):
             raise InputError(why_not_loaded(checkpoint, error)) from error
         if lost := [key for key in loaded["missing_keys"] if not key.endswith("num_batches_tracked")]:
             raise InputError(f"{checkpoint} has no weights for {len(lost)} of its tensors, {min(lost)} among them")
-        names = LabelNames(LABELS, label_map)
-        numbers = {names.numbers.get(name.lower()): int(n) for n, name in self.model.config.id2label.items()}
-        if len(self.model.config.id2label) != len(LABELS) or set(numbers) != set(range(len(LABELS))):
-            found = list(self.model.config.id2label.values())
-            why = f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}"
-            if len(found) == len(LABELS):
-                why += "; predict and evaluate take their other names: --label_map NAME=NORMAL,NAME=PNEUMONIA"
-            raise InputError(why)
-        self.positive = numbers[LABELS.index(POSITIVE)]
-        self.settings = CheckpointSettings.from_config(self.model.config.to_dict())
+        config = self.model.config.to_dict()
+        task, self.order = read_labels(checkpoint, config, label_map or {})
+        self.settings = replace(CheckpointSettings.from_config(config), task=task)
         self.detector = load_detector(checkpoint)
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         self.device = usable_device("cpu" if self.onnx else device)
@@ -91,6 +86,18 @@ class Predictor(Scorer):
         for module in (self.model, self.network):
             module.to(self.device, memory_format=torch.channels_last)
         self.normalize.to(self.device)
+
+    def use_labels(self, labels: Sequence[str]) -> None:
+        """Give the labels in this order from now on.
+
+        Raises:
+            InputError: the checkpoint has others.
+        """
+        own = self.task.labels
+        if set(own) != set(labels):
+            raise InputError(f"{self.name} tells {', '.join(own)} apart, not {', '.join(labels)}")
+        self.order = [self.order[own.index(label)] for label in labels]
+        self.settings.task = Task(tuple(labels), self.task.positive)
 
     def logits(self, *pixels: torch.Tensor) -> np.ndarray:
         return self._forward(pixels[0], output_hidden_states=False)[0]
@@ -109,7 +116,7 @@ class Predictor(Scorer):
         logits, features = self._network(pixels, output_hidden_states)
         if self.flip:
             logits = (logits + self._network(pixels.flip(-1), output_hidden_states=False)[0]) / 2
-        return logits[:, [1 - self.positive, self.positive]], features
+        return logits[:, self.order], features
 
     def _network(self, pixels: torch.Tensor, output_hidden_states: bool) -> tuple[np.ndarray, Any]:
         if self.onnx:
@@ -150,6 +157,34 @@ class _PRECISION:
     """Of `full_float32`: how many threads are in it, and what was before the first (none: as the whole has it)."""
 
     lock, entered, before = threading.Lock(), 0, []
+
+
+def read_labels(
+    checkpoint: str | Path, config: Mapping[str, Any], label_map: Mapping[str, str]
+) -> tuple[Task, list[int]]:
+    """Return what a checkpoint tells apart, and the columns of its logits in the order of those labels.
+
+    Args:
+        config: its `config.json`, whose `id2label` names the labels in any case of letters.
+        label_map: their other names.
+
+    Raises:
+        InputError: NORMAL is not among the labels, one is there twice, or several may be true of one film.
+    """
+    found = [str(name) for _, name in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
+    theirs = {name.lower(): label.upper() for name, label in label_map.items()}
+    names = [theirs.get(name.lower(), name.strip().upper()) for name in found]
+    if NEGATIVE not in names or len(set(names)) < len(names) or len(names) < 2:
+        why = f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}"
+        if len(found) <= MOST_LABELS:
+            why += "; predict and evaluate take their other names: --label_map NAME=NORMAL,NAME=PNEUMONIA"
+        raise InputError(why)
+    if config.get("problem_type") == "multi_label_classification":
+        raise InputError(
+            f"{checkpoint} gives several labels to one film, {', '.join(found[:5])}: that is not read here"
+        )
+    task = task_of(config, names)
+    return task, [names.index(label) for label in task.labels]
 
 
 def usable_device(device: str | None) -> torch.device:

@@ -11,18 +11,17 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pneumo_hf.data.files import read_film
+from pneumo_hf.data.predictions import columns_of
 from pneumo_hf.data.reading import in_batches, in_threads, one_ahead, try_film
 from pneumo_hf.imaging.film import XraySource
 from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.imaging.quality import quality_issue
 from pneumo_hf.inference.settings import CheckpointSettings
-from pneumo_hf.labels import LABELS
+from pneumo_hf.labels import Task, column_of
 from pneumo_hf.runtime import Processes
 
 if TYPE_CHECKING:
     from pneumo_hf.data.pixels import FilmDataset  # finds copies, by scipy and scikit-learn: not for scoring alone
-
-ANSWER = ("probability", "prediction", "flag", "error")
 
 
 class Scorer(ABC):
@@ -41,14 +40,19 @@ class Scorer(ABC):
 
     @abstractmethod
     def logits(self, *pixels: torch.Tensor) -> np.ndarray:
-        """Score a batch: logits `[B, 2]` (NORMAL, PNEUMONIA) of films `[B, 1, H, W]` uint8 for each member."""
+        """Score a batch: logits `[B, C]`, NORMAL first, of films `[B, 1, H, W]` uint8 for each member."""
 
     @abstractmethod
     def predict_with_outliers(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Score a batch: logits `[B, 2]`, and distances `[B]` from the films of training, above 1 for no chest film.
+        """Score a batch: logits `[B, C]`, and distances `[B]` from the films of training, above 1 for no chest film.
 
         The distances are NaN without a detector.
         """
+
+    @property
+    def task(self) -> Task:
+        """The labels, in the order of the logits' columns."""
+        return self.settings.task
 
     @property
     def chosen_on(self) -> str:
@@ -58,12 +62,13 @@ class Scorer(ABC):
     def __call__(self, films: Iterable[XraySource]) -> list[dict]:
         """Score paths, bytes, PIL pictures or arrays, in order: `[{"probability", "prediction", "flag", "error"}]`.
 
-        `probability` is P(PNEUMONIA); `flag` is "review" from the decision threshold up, "abstain" where neither label
+        `probability` is P(PNEUMONIA), 1 - P(NORMAL), and of more than two labels `probability_NAME` that of each;
+        `flag` is "review" from the decision threshold up, "abstain" where neither label
         is certain enough or the quality of the film forbids it, and "not_chest_xray" for other pictures; `error` says
         what is wrong with a picture. A film that cannot be read has the reason in `error`, and None elsewhere.
         """
-        rows = ({"image": film} for film in films)
-        return [{key: row[key] for key in ANSWER} for row in self.score_rows(rows, read=lambda film: film)]
+        rows, keys = ({"image": film} for film in films), columns_of(self.task)[3:]
+        return [{key: row[key] for key in keys} for row in self.score_rows(rows, read=lambda film: film)]
 
     def score_rows(self, rows: Iterable[dict], read: Callable = read_film) -> Iterator[dict]:
         """Score a stream of rows with an `image`, a batch at a time: the same rows with their scores, memory constant.
@@ -87,14 +92,17 @@ class Scorer(ABC):
     def predict_dataset(
         self, *films: "FilmDataset", outliers: bool = True, group: Processes | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score decoded films with a progress bar: logits `[N, 2]` float32, and the distances `[N]`.
+        """Score decoded films with a progress bar: logits `[N, C]` float32, and the distances `[N]`.
 
         Args:
             films: the films as each member decodes them. outliers: whether the distances are needed; else NaN.
             group: the processes that share the work; every one of them has all results.
         """
         group, score = group or Processes(), self.predict_with_outliers if outliers else self._without_distances
-        mine, results = group.part(len(films[0]), self.batch_size), [(np.empty((0, 2), np.float32), np.empty(0))]
+        mine, results = (
+            group.part(len(films[0]), self.batch_size),
+            [(np.empty((0, len(self.task.labels)), np.float32), np.empty(0))],
+        )
         starts = tqdm(mine[:: self.batch_size], desc="Scoring films", unit="batch", disable=not group.is_main)
         for start in starts:
             chosen = range(start, min(start + self.batch_size, mine.stop))
@@ -107,18 +115,27 @@ class Scorer(ABC):
         """Resize a film as each of `members` is fed it: `[1, H, W]` uint8 for each."""
         return tuple(resize_film(film, member.image_processor) for member in self.members)
 
-    def prediction_rows(self, films: "FilmDataset", probs: np.ndarray, distances: np.ndarray) -> list[dict]:
-        """Make the rows of a predictions CSV from decoded films, their probabilities `[N]` and distances `[N]`."""
+    def prediction_rows(self, films: "FilmDataset", logits: np.ndarray, distances: np.ndarray) -> list[dict]:
+        """Make the rows of a predictions CSV from decoded films, their logits `[N, C]` and distances `[N]`."""
         return [
             {
                 "path": film["file_name"],
-                "label": LABELS[film["label"]],
+                "label": films.label_names[film["label"]],
                 "patient_id": film["patient_id"],
-                "probability": float(probability),
-                **self.settings.decide(probability, distance, issue),
+                **self._decided(*scores, issue),
             }
-            for film, probability, distance, issue in zip(films.table, probs, distances, films.issues, strict=True)
+            for film, scores, issue in zip(films.table, self._scores(logits, distances), films.issues, strict=True)
         ]
+
+    def _scores(self, logits: np.ndarray, distances: np.ndarray) -> Iterator[tuple[float, np.ndarray, float]]:
+        """`(P(positive), probabilities [C], distance)` of each film."""
+        return zip(probability_of(logits), probabilities(logits), distances, strict=True)
+
+    def _decided(self, probability: float, of_labels: np.ndarray, distance: float, issue: str) -> dict:
+        more = (
+            {} if self.task.is_binary else dict(zip(map(column_of, self.task.labels), of_labels.tolist(), strict=True))
+        )
+        return {"probability": float(probability), **self.settings.decide(probability, distance, issue), **more}
 
     def _without_distances(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         return self.logits(*pixels), np.full(len(pixels[0]), np.nan)
@@ -126,22 +143,25 @@ class Scorer(ABC):
     def _score_batch(self, batch: list[tuple[dict, tuple[np.ndarray, ...] | None]]) -> Iterator[dict]:
         pixels = [resized for _, resized in batch if resized is not None]
         parts = [torch.from_numpy(np.stack(part)) for part in zip(*pixels, strict=True)]
-        logits, distances = self.predict_with_outliers(*parts) if pixels else (np.empty((0, 2)), np.empty(0))
-        scored = zip(probability_of(logits), distances, strict=True)
+        nothing = np.empty((0, len(self.task.labels))), np.empty(0)
+        scored = self._scores(*(self.predict_with_outliers(*parts) if pixels else nothing))
+        unread = dict.fromkeys({*columns_of(self.task)[3:]} - {"error"})
         for row, _ in batch:
-            if row["error"]:
-                yield {**row, "probability": None, "prediction": None, "flag": None}
-            else:
-                probability, distance = next(scored)
-                decision = self.settings.decide(probability, distance, row["issue"])
-                yield {**row, "probability": float(probability), **decision}
+            yield row | (unread if row["error"] else self._decided(*next(scored), row["issue"]))
 
 
 def probability_of(logits: np.ndarray) -> np.ndarray:
-    """Compute P(PNEUMONIA) `[N]` from logits `[N, 2]`, in double precision.
+    """Compute P(PNEUMONIA), which is 1 - P(NORMAL), `[N]` from logits `[N, C]`, NORMAL first, in double precision.
 
     >>> probability_of(np.array([[0.0, 0.0]]))
     array([0.5])
     """
-    normal, pneumonia = logits.astype(np.float64).T
-    return np.exp(pneumonia - np.logaddexp(normal, pneumonia))
+    normal, *others = logits.astype(np.float64).T
+    rest = np.logaddexp.reduce(others)
+    return np.exp(rest - np.logaddexp(normal, rest))
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Compute the probability of each label `[N, C]` from logits `[N, C]`, in double precision."""
+    logits = logits.astype(np.float64)
+    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))

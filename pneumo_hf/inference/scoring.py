@@ -6,21 +6,22 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.listing import FilmList
-from pneumo_hf.data.predictions import PREDICTION_COLUMNS
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of
 from pneumo_hf.data.reading import in_batches
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.labels import LABELS
+from pneumo_hf.labels import NEGATIVE, column_of
 from pneumo_hf.runtime import Processes, keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def score_files(
     recalibrate: Callable[[float], float],
     group: Processes,
 ) -> Counter:
-    """Score films into a CSV of `PREDICTION_COLUMNS`, in their order; memory does not grow with their number.
+    """Score films into a CSV (`columns_of`), in their order; memory does not grow with their number.
 
     Every process writes its part to the folder `{output}.parts`, line by line, and the main one joins them. Killed at
     any moment, the same command resumes after the last whole batch on disk.
@@ -77,7 +78,7 @@ def score_files(
     except Timeout as error:
         raise InputError(f"another process is still writing {part}: wait for it, or end it") from error
     group.wait_for_all()
-    return _join(parts, output) if group.is_main else Counter()
+    return _join(parts, output, columns_of(scorer.task)) if group.is_main else Counter()
 
 
 def _start_or_resume(folder: Path, job: dict) -> None:
@@ -111,24 +112,30 @@ def _score_part(
     done = _whole_lines(part, len(mine), scorer.batch_size)
     if done:
         logger.info("%d films have been scored already: resuming from there", done)
+    names, columns = LabelNames(scorer.task.labels), columns_of(scorer.task)
     rows = scorer.score_rows(films.rows(mine.start + done, mine.stop))
     title = "Scoring films" + (f" (part 1 of {group.count})" if group.count > 1 else "")
     bar = tqdm(total=len(mine), initial=done, desc=title, unit="film", disable=not group.is_main)
     with part.open("ab") as file, bar:
         for batch in in_batches(rows, scorer.batch_size):
-            lines = (json.dumps(_columns(row, recalibrate)) + "\n" for row in batch)
+            lines = (json.dumps(_values(row, names, columns, recalibrate)) + "\n" for row in batch)
             file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
             bar.update(len(batch))
 
 
-def _columns(row: dict, recalibrate: Callable[[float], float]) -> list:
-    """A scored row's values of `PREDICTION_COLUMNS`."""
-    values = {**row, "path": row["file_name"], "label": "" if row["label"] is None else LABELS[row["label"]]}
+def _values(row: dict, names: LabelNames, columns: Sequence[str], recalibrate: Callable[[float], float]) -> list:
+    """A scored row's values of the columns."""
+    number = names.numbers.get(row["label"].lower())
+    values = {**row, "path": row["file_name"], "label": "" if number is None else names.labels[number]}
     if row["probability"] is not None:  # decided already, at the threshold of the score as it was
-        values["probability"] = recalibrate(row["probability"])
-    return [values[column] for column in PREDICTION_COLUMNS]
+        values["probability"] = new = recalibrate(row["probability"])
+        for column in columns[len(PREDICTION_COLUMNS) :]:
+            old = 1 - row["probability"] if column == column_of(NEGATIVE) else row["probability"]
+            share = row[column] / old if old else 0.0
+            values[column] = share * (1 - new if column == column_of(NEGATIVE) else new)
+    return [values[column] for column in columns]
 
 
 def _whole_lines(part: Path, wanted: int, batch_size: int) -> int:
@@ -147,13 +154,13 @@ def _whole_lines(part: Path, wanted: int, batch_size: int) -> int:
     return films
 
 
-def _join(parts: list[Path], output: Path) -> Counter:
+def _join(parts: list[Path], output: Path, columns: Sequence[str]) -> Counter:
     """Write the CSV from its finished parts, replacing an earlier one in one step; then the parts are removed."""
     folder, flags = parts[0].parent, Counter()
     joined = folder / "joined.csv"
     with joined.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(PREDICTION_COLUMNS)
+        writer.writerow(columns)
         for part in parts:
             if not part.exists():
                 raise InputError(f"{part} is not on this machine: --output must lie on a disk that all of them share")

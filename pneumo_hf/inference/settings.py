@@ -1,6 +1,6 @@
 """What a checkpoint carries beside its weights, in `config.json`, and how it decides. The only such place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -9,8 +9,9 @@ import numpy as np
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.quality import ATYPICAL_LAYOUT, QUALITY_ISSUES
 from pneumo_hf.inference.conformal import undecided
-from pneumo_hf.labels import NEGATIVE, POSITIVE
+from pneumo_hf.labels import NEGATIVE, Task
 
+TASK = "task"  # key of config.json
 T = TypeVar("T", float, np.ndarray)
 
 KEYS = {  # field -> key of config.json
@@ -38,9 +39,23 @@ def is_positive(probs: T, threshold: float) -> T:
     return probs >= threshold
 
 
+def task_of(config: Mapping[str, Any], names: Sequence[str]) -> Task:
+    """Return the task of a checkpoint whose labels are these `names`, in any order.
+
+    What its `config.json` calls positive holds where that is of the same labels.
+
+    Raises:
+        InputError: NORMAL is not among the labels, or one is there twice.
+    """
+    task, given = Task.of(names), config.get(TASK)
+    if isinstance(given, dict) and given.get("labels") == list(task.labels) and isinstance(given["positive"], str):
+        return Task(task.labels, given["positive"])
+    return task
+
+
 @dataclass
 class CheckpointSettings:
-    """Threshold, operating points, conformal limits, calibration, preprocessing and provenance of a checkpoint.
+    """Labels, threshold, operating points, conformal limits, calibration and provenance of a checkpoint.
 
     >>> settings = CheckpointSettings(threshold=0.6, method="youden")
     >>> settings.decide(0.7)
@@ -54,6 +69,7 @@ class CheckpointSettings:
     temperature: float | None = None  # already folded into the classifier; for the record
     preprocessing: dict = field(default_factory=dict)
     training_data: dict = field(default_factory=dict)
+    task: Task = Task()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "CheckpointSettings":
@@ -64,8 +80,9 @@ class CheckpointSettings:
         return cls(**values)
 
     def to_config(self) -> dict[str, Any]:
-        """Return the keys and values that `from_config` reads."""
-        return {key: getattr(self, name) for name, key in KEYS.items()}
+        """Return the keys and values that `from_config` and `task_of` read."""
+        task = {"labels": list(self.task.labels), "positive": self.task.positive}
+        return {key: getattr(self, name) for name, key in KEYS.items()} | {TASK: task}
 
     @property
     def is_calibrated(self) -> bool:
@@ -116,7 +133,7 @@ class CheckpointSettings:
         """
         threshold = self.threshold if threshold is None else threshold
         above = is_positive(probability, threshold)
-        prediction, flag, error = POSITIVE if above else NEGATIVE, "review" if above else "", issue
+        prediction, flag, error = self.task.positive if above else NEGATIVE, "review" if above else "", issue
         if issue and not (issue == ATYPICAL_LAYOUT and distance > 1):  # the detector is surer of what is no chest
             flag = QUALITY_ISSUES[issue]
         elif distance > 1:

@@ -1,21 +1,26 @@
 """What CLAIM 2024 and TRIPOD+AI ask of a study, filled from what was measured; the rest is for a human to write."""
 
+from pneumo_hf.labels import Task
+
 NOT_REPORTED = "not reported"
 
 
-def checklist(metrics: dict, config: dict, unreadable: int) -> list[tuple[str, str]]:
+def checklist(metrics: dict, config: dict, unreadable: int, task: Task) -> list[tuple[str, str]]:
     """List `(item, answer)` for the items that a report of a classifier can answer, in our own words.
 
     After CLAIM (Tejani et al. 2024, Radiology: Artificial Intelligence) and TRIPOD+AI (Collins et al. 2024, BMJ).
 
     Args:
-        metrics: of the split; config: of the checkpoint; unreadable: films that were left out.
+        metrics: of the split.
+        config: of the checkpoint.
+        unreadable: films that were left out.
+        task: what is told apart.
     """
     return [
         ("Purpose, and the role in care", "a second reader for research and teaching; no diagnosis"),
         ("Design: prospective or retrospective", NOT_REPORTED),
         *_films(metrics, config.get("training_data", {}), unreadable),
-        *_model(metrics, config),
+        *_model(metrics, config, task),
         *_results(metrics),
         ("Limits", "see the card"),
         ("Funding, registration, ethics", NOT_REPORTED),
@@ -42,11 +47,11 @@ def _films(metrics: dict, training: dict, unreadable: int) -> list[tuple[str, st
     ]
 
 
-def _model(metrics: dict, config: dict) -> list[tuple[str, str]]:
+def _model(metrics: dict, config: dict, task: Task) -> list[tuple[str, str]]:
     point = metrics["decision_threshold"]
     settings = "recipe.yaml beside the checkpoint; versions below" if config.get("training_data") else NOT_REPORTED
     return [
-        ("Model, input and output", f"{config.get('model_type', 'an ensemble')}; one film; P(PNEUMONIA)"),
+        ("Model, input and output", f"{config.get('model_type', 'an ensemble')}; one film; P({task.positive})"),
         ("Training: settings, seed, software", settings),
         ("How epoch and threshold were chosen", f"on {point['chosen_on']}; the threshold by {point['method']}"),
         ("Measures, and their uncertainty", "95 % bootstrap over patients; Wilson's and DeLong's in metrics.json"),

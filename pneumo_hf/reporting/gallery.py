@@ -8,7 +8,7 @@ from PIL import Image
 
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.abstention import surest
+from pneumo_hf.evaluation.abstention import is_mistake, surest
 from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.heatmaps import answered_films, found_films, heatmaps_of
 from pneumo_hf.inference.explain import GradCam, overlay
@@ -26,7 +26,7 @@ def save_galleries(folder: Path, evaluation: Evaluation) -> None:
     numbered = surest([{**row, "index": index} for index, row in enumerate(rows)], threshold)
     found = found_films(rows, threshold)
     for name, chosen in (
-        ("mistakes.png", [row for row in answered_films(rows, threshold) if row["label"] != row["prediction"]]),
+        ("mistakes.png", [row for row in answered_films(rows, threshold) if is_mistake(row)]),
         ("abstained.png", [row for row in numbered if row["flag"] in ("abstain", "not_chest_xray")]),
         ("heatmaps.png", found[:: max(1, len(found) // SHOWN)]),
     ):

@@ -1,5 +1,6 @@
 """The report's figures, by matplotlib, from labels and scores alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pneumo_hf.evaluation.abstention import risk_coverage
 from pneumo_hf.evaluation.metrics import bootstrap_weights, reliability
 from pneumo_hf.evaluation.operating_points import predictive_values
 from pneumo_hf.inference.settings import is_positive
-from pneumo_hf.labels import LABELS
+from pneumo_hf.labels import NEGATIVE, Task
 from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, save_png
 
 BANDS = 200  # resamples behind a shaded band
@@ -19,10 +20,19 @@ CYCLE = [f"C{number}" for number in range(10)]  # matplotlib's colours
 TITLES = {"roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 
 
-def save_figures(folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: dict, patient_ids: np.ndarray) -> None:
+def save_figures(
+    folder: Path, labels: np.ndarray, probs: np.ndarray, metrics: dict, patient_ids: np.ndarray, task: Task
+) -> None:
     """Write every figure of one split that is drawn from labels, scores and metrics."""
     weights = np.concatenate(list(bootstrap_weights(patient_ids, BANDS, seed=0)))
-    save_figure(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, metrics["confusion_matrix"]))
+    counts, called = metrics["confusion_matrix"], (NEGATIVE, task.positive)
+    table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+    title = "At the decision threshold"
+    save_figure(folder / "confusion_matrix.png", lambda axes: confusion_matrix(axes, table, called, title))
+    (folder / "labels.png").unlink(missing_ok=True)  # of an earlier report
+    if found := metrics.get("labels"):
+        table, title = np.array(found["confusion_matrix"]), "By the likeliest label"
+        save_figure(folder / "labels.png", lambda axes: confusion_matrix(axes, table, found["labels"], title))
     save_figure(folder / "roc.png", lambda axes: roc(axes, labels, probs, metrics, weights))
     save_figure(folder / "pr.png", lambda axes: precision_recall(axes, labels, probs, metrics))
     save_figure(folder / "reliability.png", lambda axes: reliability_diagram(axes, labels, probs, metrics))
@@ -56,16 +66,16 @@ def save_training_curves(path: Path, history: list[dict]) -> None:
     save_png(path, figure)
 
 
-def confusion_matrix(axes: Axes, counts: dict[str, int]) -> None:
-    """Draw the confusion matrix."""
-    table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+def confusion_matrix(axes: Axes, table: np.ndarray, names: Sequence[str], title: str) -> None:
+    """Draw a confusion matrix, counts `[C, C]` by label and by what was called."""
     share = table / table.sum(axis=1, keepdims=True).clip(1)
     axes.imshow(share, cmap="GnBu", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(table):
         color = "white" if share[row, column] > 0.6 else INK
         axes.text(column, row, count, ha="center", va="center", fontsize=16, color=color)
-    axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=LABELS, yticklabels=LABELS)
-    axes.set(xlabel="called", ylabel="labelled", title="At the decision threshold")
+    ticks = range(len(names))
+    axes.set(xticks=ticks, yticks=ticks, xticklabels=names, yticklabels=names)
+    axes.set(xlabel="called", ylabel="labelled", title=title)
 
 
 def roc(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict, weights: np.ndarray) -> None:
@@ -110,7 +120,7 @@ def reliability_diagram(axes: Axes, labels: np.ndarray, probs: np.ndarray, metri
     axes.scatter(predicted, observed, s=20 + 300 * films / films.sum(), color=ACCENT, alpha=0.8)
     axes.plot(predicted, observed, color=ACCENT, linewidth=0.8)
     error = metrics["metrics"]["ece"]
-    axes.set(xlabel="mean probability of a bin", ylabel="share with pneumonia", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(xlabel="mean probability of a bin", ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title("Reliability, ECE {value:.3f} [{0:.3f}, {1:.3f}]".format(*error["ci95"], **error))
 
 
@@ -137,7 +147,7 @@ def prevalence_curves(axes: Axes, metrics: dict) -> None:
         axes.plot(prevalence, ppv, color=ACCENT, label="PPV")
         axes.plot(prevalence, npv, color="#b45309", label="NPV")
     axes.axvline(metrics["prevalence"], color=INK, linewidth=0.8, linestyle=":", label="of these films")
-    axes.set(xlabel="prevalence of pneumonia", ylabel="share right", title="Predictive values", ylim=(0, 1.02))
+    axes.set(xlabel="prevalence", ylabel="share right", title="Predictive values", ylim=(0, 1.02))
     axes.legend(frameon=False)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.data.predictions import PREDICTION_COLUMNS, write_csv
-from pneumo_hf.evaluation.abstention import surest
+from pneumo_hf.data.predictions import columns_of, write_csv
+from pneumo_hf.evaluation.abstention import is_mistake, surest
 from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS
 from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
@@ -32,9 +32,16 @@ METRIC_NAMES = {
     "ece": "Expected calibration error",
     "log_loss": "Log loss",
 }
+LABEL_METRICS = {
+    "accuracy": "Accuracy over all labels",
+    "macro_sensitivity": "Macro sensitivity",
+    "macro_f1": "Macro F1",
+    "macro_roc_auc": "Macro ROC AUC",
+}
 FIGURES = {
     "roc.png": "Sensitivity against 1 - specificity; the dots are the operating points.",
     "confusion_matrix.png": "Films by label and by decision.",
+    "labels.png": "Films by label and by likeliest label.",
     "reliability.png": "On the dotted line a probability means what it says; large dots are many films.",
     "pr.png": "Precision against sensitivity.",
     "thresholds.png": "What another threshold would give on these films.",
@@ -48,12 +55,26 @@ FIGURES = {
 }
 
 
+def label_metric_name(key: str) -> str:
+    """Say in words what a figure of `label_metrics` is.
+
+    >>> label_metric_name("roc_auc_VIRUS")
+    'ROC AUC of VIRUS against the rest'
+    """
+    if key in LABEL_METRICS:
+        return LABEL_METRICS[key]
+    kind = next(name for name in ("roc_auc", "sensitivity") if key.startswith(name))
+    label = key.removeprefix(f"{kind}_")
+    return f"ROC AUC of {label} against the rest" if kind == "roc_auc" else f"Sensitivity for {label}"
+
+
 def write_split(folder: Path, evaluation: Evaluation, suffix: str = "") -> None:
     """Write `metrics{suffix}.json` and `predictions_{split}.csv`."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = evaluation.metrics
     (folder / f"metrics{suffix}.json").write_text(json.dumps(_without_nan(metrics), indent=2) + "\n")
-    write_csv(folder / f"predictions_{metrics['split']}.csv", PREDICTION_COLUMNS, evaluation.rows)
+    columns = columns_of(evaluation.scorer.task)
+    write_csv(folder / f"predictions_{metrics['split']}.csv", columns, evaluation.rows)
 
 
 def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | None = None) -> None:
@@ -70,17 +91,19 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
     config = scorer.members[0].model.config.to_dict() if len(scorer.members) == 1 else {}
     write_csv(folder / "threshold_curve.csv", CURVE_COLUMNS, threshold_curve(evaluation.labels, evaluation.probs))
     patients = np.array([row["patient_id"] for row in rows])
-    save_figures(folder, evaluation.labels, evaluation.probs, metrics, patients)
+    save_figures(folder, evaluation.labels, evaluation.probs, metrics, patients, scorer.task)
     save_galleries(folder, evaluation)
     # The page names no film, so that it can be published: it points to lines of the predictions.
     numbered = [{**row, "line": line} for line, row in enumerate(rows, start=2)]
-    mistakes = surest([row for row in numbered if row["label"] != row["prediction"]], threshold)
+    mistakes = surest([row for row in numbered if is_mistake(row)], threshold)
     write_page(
         folder,
         "report.html.jinja",
         FIGURES,
         metrics=metrics,
         names=METRIC_NAMES,
+        label_names=label_metric_name,
+        task=scorer.task,
         few=FEW_PATIENTS,
         validation=validation and validation.metrics,
         rejected=Counter(film["reason"] for film in rejected).most_common(),
@@ -88,7 +111,7 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
         mistakes=mistakes[:12],
         not_chests=[row for row in numbered if row["flag"] == "not_chest_xray"][:12],
         config=config,
-        checklist=checklist(metrics, config, len(rejected)),
+        checklist=checklist(metrics, config, len(rejected), scorer.task),
         disclaimer=DISCLAIMER,
     )
 

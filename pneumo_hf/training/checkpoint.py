@@ -18,6 +18,7 @@ from pneumo_hf.imaging.processor import uses_clahe
 from pneumo_hf.inference.outliers import fit_detector, synthetic_outliers
 from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.scorer import probability_of
+from pneumo_hf.labels import Task
 from pneumo_hf.training.head import fold_temperature
 
 DETECTOR_FILMS = 600  # of train, and of validation: more change the detector's limit by a hair
@@ -54,9 +55,10 @@ def save_calibrated(
         "kermany": all(films["train"].table["subtype"]),  # whose file names alone say bacteria, virus or normal
         "films": {split: len(part) for split, part in seen.items()},
         "patients": {split: len(set(part.patient_ids)) for split, part in seen.items()},
-        "prevalence": float(validation.labels.mean()),
+        "prevalence": float(validation.endpoint.mean()),
     }
-    settings = fit_settings(validation.labels, probs, training.operating_point, temperature, training_data)
+    settings = fit_settings(validation.endpoint, probs, training.operating_point, temperature, training_data)
+    settings.task = Task.of(validation.label_names)
     settings.preprocessing = {
         "film": "pneumo_hf.load_xray: one 8-bit grey image, the whole film",
         "size": [image_processor.size["height"], image_processor.size["width"]],

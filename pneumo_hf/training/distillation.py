@@ -9,29 +9,39 @@ from torch.nn.functional import interpolate
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import uses_clahe
 from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.labels import LABELS
 
 
 class Teachers(nn.Module):
-    """Grey films `[B, 1, H, W]` in 0..255, as cropped for the student -> shares of the labels `[B, 2]`.
+    """Grey films `[B, 1, H, W]` in 0..255, as cropped for the student -> shares of the labels `[B, C]`.
 
     The teachers see the very part of the film that the student sees, and the student follows them for long
     ("function matching", Beyer et al. 2022). Their logits, calibrated each on its own validation films, are averaged.
     Their networks are folded, as for scoring: they cost more than the student.
 
     Raises:
-        InputError: a checkpoint cannot be loaded, or was trained on films with another contrast than the student's.
+        InputError: a checkpoint cannot be loaded, has other labels than the student, or was trained on films with
+            another contrast.
     """
 
-    def __init__(self, checkpoints: Sequence[str], clahe: bool, autocast: torch.dtype | None, device: str = "cpu"):
+    def __init__(
+        self,
+        checkpoints: Sequence[str],
+        clahe: bool,
+        autocast: torch.dtype | None,
+        device: str = "cpu",
+        labels: Sequence[str] = LABELS,
+    ):
         super().__init__()
         teachers = [Predictor(checkpoint, device=device) for checkpoint in checkpoints]
         for teacher in teachers:
+            teacher.use_labels(labels)
             if uses_clahe(teacher.image_processor) != clahe:
                 raise InputError(f"{teacher.name} and the student differ in clahe: they must see the same films")
         self.models = nn.ModuleList(teacher.network for teacher in teachers)
         self.normalizers = nn.ModuleList(teacher.normalize for teacher in teachers)
         self.sizes = [teacher.image_processor.size for teacher in teachers]
-        self.orders = [[1 - teacher.positive, teacher.positive] for teacher in teachers]
+        self.orders = [teacher.order for teacher in teachers]
         self.autocast = autocast
 
     @torch.no_grad()

@@ -58,7 +58,7 @@ def fine_tuner(
         freeze_statistics(model)
     if arguments.activation_checkpointing:
         checkpoint_blocks(model)
-    teachers = _teachers(image_processor, arguments)
+    teachers = _teachers(films["train"].label_names, image_processor, arguments)
     policy = make_policy(arguments.augmentation, arguments.augmentation_kwargs)
     size = (image_processor.size["height"], image_processor.size["width"])
     callbacks, epochs = [], arguments.num_train_epochs
@@ -95,8 +95,10 @@ def fine_tuner(
     )
 
 
-def _teachers(image_processor: BaseImageProcessor, arguments: XrayTrainingArguments) -> Teachers | None:
+def _teachers(
+    labels: list[str], image_processor: BaseImageProcessor, arguments: XrayTrainingArguments
+) -> Teachers | None:
     if not arguments.teachers:
         return None
     autocast = torch.bfloat16 if arguments.bf16 else None
-    return Teachers(arguments.teachers, uses_clahe(image_processor), autocast, str(arguments.device))
+    return Teachers(arguments.teachers, uses_clahe(image_processor), autocast, str(arguments.device), labels)

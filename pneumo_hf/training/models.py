@@ -1,7 +1,8 @@
-"""A checkpoint becomes a two-label classifier that trains right, and stays one that the stock pipeline loads."""
+"""A checkpoint becomes a classifier of these labels that trains right, and stays one that the stock pipeline loads."""
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,8 +36,10 @@ BASELINE = "baseline-cnn"
 BATCH_NORM_MOMENTUM = 0.1
 
 
-def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load the model with a two-label head, and the image processor that it will be saved with.
+def load_model(
+    arguments: ModelArguments, cache_dir: str | Path, labels: Sequence[str] = LABELS
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load the model with a head of these labels, and the image processor that it will be saved with.
 
     The head starts from zeros. That of a stock checkpoint with these very labels, in this order, is kept, and training
     continues from it.
@@ -44,7 +47,7 @@ def load_model(arguments: ModelArguments, cache_dir: str | Path) -> tuple[PreTra
     Raises:
         InputError: the checkpoint is neither embedded, nor a local folder, nor to be had from the Hub.
     """
-    names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: number for number, label in enumerate(LABELS)}}
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
     keep_head = False
     if arguments.model_name_or_path == BASELINE:
         config = ResNetConfig(

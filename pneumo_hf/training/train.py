@@ -11,15 +11,16 @@ from transformers.image_processing_utils import BaseImageProcessor
 from pneumo_hf.config.parse import as_arguments, parse_args
 from pneumo_hf.config.training_arguments import Arguments, XrayTrainingArguments
 from pneumo_hf.data.files import is_missing
-from pneumo_hf.data.labels import parse_label_map
+from pneumo_hf.data.labels import parse_label_map, parse_labels
 from pneumo_hf.data.leakage import assert_held_out
-from pneumo_hf.data.merge import load_sources
+from pneumo_hf.data.merge import labels_of, load_sources
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.data.shortcuts import shortcut_baselines
 from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.evaluate import Evaluation, evaluate_films
+from pneumo_hf.labels import LABELS
 from pneumo_hf.reporting.plots import save_training_curves
 from pneumo_hf.reporting.report import write_report, write_split
 from pneumo_hf.training.backbones import EMBEDDED
@@ -107,8 +108,12 @@ def load(
     for teacher in training_args.teachers or ():
         if is_missing(Path(teacher)):
             raise InputError(f"there is no checkpoint {teacher}, which teachers names")
-    data, copies = load_sources(data_args.dataset, label_map=parse_label_map(data_args.label_map))
-    model, image_processor = load_model(model_args, data_args.cache_dir)
+    labels, label_map = parse_labels(data_args.labels), parse_label_map(data_args.label_map)
+    data, copies = load_sources(data_args.dataset, labels, label_map)
+    found = labels_of(data)
+    if labels or found != list(LABELS):
+        data_args.labels = ",".join(found)  # in the recipe of the run
+    model, image_processor = load_model(model_args, data_args.cache_dir, found)
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
     checkpoints = dict.fromkeys([model_args.model_name_or_path, *(training_args.teachers or ())])

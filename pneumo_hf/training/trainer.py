@@ -15,7 +15,6 @@ from transformers.utils import ModelOutput
 from pneumo_hf.config.training_arguments import XrayTrainingArguments
 from pneumo_hf.evaluation.metrics import epoch_metrics
 from pneumo_hf.inference.scorer import probability_of
-from pneumo_hf.labels import LABELS
 from pneumo_hf.training.augmentation import XrayAugment, expose_outliers
 from pneumo_hf.training.console import EpochLine
 from pneumo_hf.training.losses import soft_targets, weighted_loss
@@ -59,14 +58,17 @@ class XrayTrainer(Trainer):
         self.augment = augment.to(device) if augment is not None else None
         self.teachers = teachers.to(device) if teachers is not None else None
         self.class_weights = class_weights.to(device) if class_weights is not None else None
-        inverse = 1 / (torch.ones(len(LABELS), device=device) if self.class_weights is None else self.class_weights)
-        self.uninformative_target = inverse / inverse.sum()  # the weighted loss answers it with a half
+        self.classes = classes = int(self.train_dataset.labels.max()) + 1  # train has films of every label
+        half = torch.full((classes,), 0.5 / (classes - 1), device=device)  # P(NORMAL) and all others together
+        half[0] = 0.5
+        target = half if self.class_weights is None else half / self.class_weights
+        self.uninformative_target = target / target.sum()  # the weighted loss answers it with a half
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_
     ) -> torch.Tensor | tuple[torch.Tensor, ModelOutput]:
         pixels, augment = inputs["pixel_values"], self.augment
-        targets = soft_targets(inputs["labels"], len(LABELS), self.args.label_smoothing_factor * model.training)
+        targets = soft_targets(inputs["labels"], self.classes, self.args.label_smoothing_factor * model.training)
         if model.training:
             cropped = augment.geometric(pixels) if augment else pixels
             pixels = augment.photometric(cropped) if augment else pixels
@@ -149,4 +151,5 @@ def _as_gathered(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    return epoch_metrics(prediction.label_ids, probability_of(prediction.predictions))
+    labels: np.ndarray = prediction.label_ids
+    return epoch_metrics((labels > 0).astype(labels.dtype), probability_of(prediction.predictions))
