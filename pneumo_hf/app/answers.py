@@ -19,7 +19,7 @@ from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import is_positive
-from pneumo_hf.labels import Task, column_of
+from pneumo_hf.labels import NEGATIVE, Task, column_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,26 @@ def verdict_html(predictor: Scorer, result: dict, threshold: float) -> str:
 <p><b>Probability of {predictor.task.finding}: {probability:.1%}</b>, {how}.
 Decision threshold: {threshold:.1%}.</p>
 {labels_html(result, predictor.task)}"""
+
+
+def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:
+    """Format the probability with age, sex and view, where the model weighs them and one is known."""
+    if predictor.clinical is None or not result or result["probability"] is None or result["flag"] == "not_chest_xray":
+        return ""
+    values = {name: None if value == "" else value for name, value in values.items()}  # an empty box is not known
+    fused, called = predictor.clinical.answer(
+        result["probability"], values, (NEGATIVE, predictor.task.positive)
+    ).values()
+    if fused is None:
+        return '<p class="hint">Nothing is known beside the film: give what you know, below.</p>'
+    known = ", ".join(
+        f"{name} {value:g}" if name == "age" else f"{name} {value}"
+        for name, value in predictor.clinical.known(values).items()
+    )
+    return (
+        f"<p><b>With {html.escape(known)}: {fused:.1%}</b>, called {called.lower()} "
+        f"(threshold {predictor.clinical.threshold:.1%}).</p>"
+    )
 
 
 def labels_html(result: dict, task: Task) -> str:

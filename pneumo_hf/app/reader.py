@@ -9,11 +9,12 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from pneumo_hf.app.answers import file_facts, verdict_html, write_case_report
+from pneumo_hf.app.answers import FACTS, clinical_html, file_facts, verdict_html, write_case_report
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
+from pneumo_hf.inference.clinical import COLUMNS
 from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.scorer import Scorer
 
@@ -32,12 +33,17 @@ class Reader:
         self.predictor, self.report, self.thresholds = predictor, report, predictor.settings.thresholds
 
     @in_model_thread
-    def read(self, path: str | None) -> tuple[dict | None, Image.Image | None, str]:
+    def read(self, path: str | None) -> tuple:
         result, film = read_film_file(self.predictor, path)
-        return result, film, table_of(file_facts(path, film)) if path and film else ""
+        facts = file_facts(path, film) if path and film else {}
+        age, sex, view = (facts.get(FACTS[name]) for name in COLUMNS)
+        return result, film, table_of(facts) if facts else "", age and float(age), sex, view
 
-    def decide(self, result: dict | None, threshold: float) -> tuple[str, str]:
+    def decide(
+        self, result: dict | None, threshold: float, age: float | None, sex: str | None, view: str | None
+    ) -> tuple[str, str]:
         verdict = verdict_html(self.predictor, result, threshold) if result else EMPTY
+        verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
         return verdict, measured_html(self.report, threshold)
 
     @in_model_thread
@@ -85,6 +91,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
             cut = gr.Slider(
                 0, 1, predictor.settings.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold"
             )
+            clinical = clinical_boxes(predictor)
             measured = gr.HTML(measured_html(report, predictor.settings.threshold), elem_id="measured")
             facts = gr.HTML("", elem_id="facts")
             make = gr.Button("Make a one-page report of this film", elem_id="make-report", size="sm")
@@ -95,13 +102,34 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
     emptied = file.change(
         lambda: (None, 0, None), None, [result, opacity, page], api_visibility="private", queue=False
     )
-    scored = emptied.then(reader.read, file, [result, shown, facts], api_visibility="private", **limits)
-    scored.then(reader.decide, [result, cut], [verdict, measured], api_visibility="private")
+    scored = emptied.then(reader.read, file, [result, shown, facts, *clinical], api_visibility="private", **limits)
+    decided = {"fn": reader.decide, "inputs": [result, cut, *clinical], "outputs": [verdict, measured]}
+    scored.then(**decided, api_visibility="private")
+    for changed in (cut, *clinical):
+        changed.change(**decided, api_visibility="private", show_progress="hidden")
     point.input(lambda name: reader.thresholds.get(name, gr.skip()), point, cut, api_visibility="private")
     cut.input(lambda: BY_HAND, None, point, api_visibility="private")
-    cut.change(reader.decide, [result, cut], [verdict, measured], api_visibility="private", show_progress="hidden")
     opacity.change(reader.explain, [file, opacity], shown, api_name="explain", trigger_mode="always_last", **limits)
     make.click(reader.case_report, [file, cut], page, api_name="case_report", **limits)
+
+
+def clinical_boxes(predictor: Scorer) -> tuple[gr.Number, gr.Dropdown, gr.Dropdown]:
+    """Lay out a box for each of age, sex and view, those that the model weighs to be seen."""
+    weighed = predictor.clinical.columns if predictor.clinical else {}
+    with gr.Row(visible=bool(weighed)):
+        age = gr.Number(label="Age in years, if known", value=None, minimum=0, visible="age" in weighed, elem_id="age")
+        sex, view = (
+            gr.Dropdown(
+                ["", *weighed.get(name, ())],
+                value="",
+                label=f"{name.capitalize()}, if known",
+                visible=name in weighed,
+                allow_custom_value=True,  # of a header
+                elem_id=f"film-{name}",
+            )
+            for name in ("sex", "view")
+        )
+    return age, sex, view
 
 
 def read_film_file(predictor: Scorer, path: str | None) -> tuple[dict | None, Image.Image | None]:

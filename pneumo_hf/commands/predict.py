@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards, a Hub data set id"
     )
     parser.add_argument("--label_map", help="the checkpoint's names of labels: 'LABEL_0=NORMAL,LABEL_1=PNEUMONIA'")
+    parser.add_argument(
+        "--clinical",
+        metavar="CSV",
+        help="a table of path and age, sex or view, for a checkpoint that weighs them beside its score (DICOM headers "
+        "tell them without)",
+    )
     parser.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
     parser.add_argument(
         "--prevalence",
@@ -46,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Score films into a CSV."""
     from pneumo_hf.data.labels import parse_label_map
     from pneumo_hf.data.listing import list_films
+    from pneumo_hf.data.tables import read_clinical
+    from pneumo_hf.errors import InputError
     from pneumo_hf.evaluation.ensembles import load_predictor
     from pneumo_hf.evaluation.rescaling import rescaling, summary
     from pneumo_hf.inference.scoring import score_files
@@ -53,11 +61,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     group = processes(arguments.device)
     films, output = list_films(*arguments.paths), Path(arguments.output)
+    if arguments.clinical:
+        films.told = read_clinical(Path(arguments.clinical))
     label_map = parse_label_map(arguments.label_map)
     scorer = load_predictor(arguments.model, group.device, arguments.flip, arguments.backend, label_map)
+    if arguments.clinical and scorer.clinical is None:
+        raise InputError(f"{scorer.name} has no clinical.json: it weighs nothing beside the film")
     if arguments.operating_point:
         scorer.settings.use(arguments.operating_point)
-    names = ("model", "label_map", "operating_point", "flip", "backend", "prevalence", "calibration")
+    names = ("model", "label_map", "clinical", "operating_point", "flip", "backend", "prevalence", "calibration")
     options = {name: vars(arguments)[name] for name in names}
     rescale = rescaling(scorer, arguments.calibration, arguments.prevalence)
     flags = score_files(scorer, films, output, options, rescale, group)

@@ -59,6 +59,11 @@ class DataArguments:
         "else the folders or the table name; given, or with a label_map, films of others are left out.",
     )
     label_map: str | None = option(None, "Other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA', or JSON.")
+    clinical_columns: list[str] | None = option(
+        None,
+        "Of age, sex and view: what the data tells of its films and shall be weighed beside the score. The checkpoint "
+        "stays stock; clinical.json beside it has the weights, fitted on validation.",
+    )
     validation_split: Literal["random", "block", "given"] = option(
         "random",
         "How patients are held out of train: `random` (stratified), `block` (contiguous ids, closer to another "

@@ -60,10 +60,11 @@ class LabelNames:
         found = {self._number_of(part, subtype) for part in parts}
         if found == {0} or len(found - {0, None}) == 1:
             return max(number for number in found if number is not None)
-        if name.isdecimal() and int(name) < 100:
+        plain = _plain(name)
+        if plain.isdecimal() and int(plain) < 100:
             raise InputError(
                 f"the label {name} is a number, and nothing says of what; --label_map does: "
-                f"{name}={self.labels[int(name) % len(self.labels)]}, and so on"
+                f"{plain}={self.labels[int(plain) % len(self.labels)]}, and so on"
             )
         self.left_out[f"{name} of no known kind" if name.lower() == "pneumonia" else name] += 1
         return None

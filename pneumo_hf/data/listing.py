@@ -43,6 +43,7 @@ class FilmList:
 
     def __init__(self, parts: Sequence["_Files | _Shard"]):
         self.parts = parts
+        self.told: dict[str, dict] = {}  # of `read_clinical`
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -53,12 +54,15 @@ class FilmList:
     def rows(self, start: int, stop: int) -> Iterator[dict]:
         """Yield the films from `start` to before `stop`; what lies before is not read.
 
-        Rows of `image`, `file_name` (a path as the caller would write it), `patient_id` ("" if unknown), and `label`,
-        None where neither the film's folder nor a column says it.
+        Rows of `image`, `file_name` (a path as the caller would write it), `patient_id` ("" if unknown), `label`, the
+        name of the film's folder or what a column says, and `age`, `sex` and `view` where header, column or `told`
+        know them.
         """
         for part in self.parts:
             if start < len(part) and stop > 0:
-                yield from part.rows(max(start, 0), min(stop, len(part)))
+                for row in part.rows(max(start, 0), min(stop, len(part))):
+                    name = row["file_name"]
+                    yield row | (self.told.get(name) or self.told.get(PurePosixPath(name).name) or {})
             start, stop = start - len(part), stop - len(part)
 
     @property
@@ -136,6 +140,7 @@ class _Files:
                 "file_name": str(name),
                 "patient_id": row["patient_id"] if known else "",
                 "label": name.parent.name,
+                **{column: row[column] for column in CLINICAL},
             }
 
     def update(self, digest) -> None:
@@ -190,13 +195,15 @@ class _Shard:
             "file_name": name,
             "patient_id": row.get("patient_id") or (patient if subtype else ""),
             "label": next((_label(row[key], described[key]) for key in ("label", "labels") if key in row), ""),
+            **{column: row.get(column) for column in CLINICAL},
         }
 
     def update(self, digest) -> None:
         digest.update(f"{self.path} {self.groups} {self.size}\n".encode(errors="surrogateescape"))
 
 
-_COLUMNS = ("label", "labels", "file_name", "patient_id")
+CLINICAL = ("age", "sex", "view")  # what a header or a shard may tell of a film
+_COLUMNS = ("label", "labels", "file_name", "patient_id", *CLINICAL)
 
 
 def _shard(path: str) -> "_Shard | _Files":

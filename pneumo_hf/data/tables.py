@@ -8,10 +8,12 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pneumo_hf.data.schema import SPLITS
 from pneumo_hf.errors import InputError
+from pneumo_hf.imaging.dicom import years
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +28,40 @@ COLUMNS = {  # as written without spaces, hyphens and underscores
 }
 
 
+def read_clinical(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what a CSV tells of films: `{path: {"age", "sex", "view"}}` of the values that are there.
+
+    Raises:
+        InputError: there is no such table, or it has no column of paths or none of age, sex or view.
+    """
+    try:
+        lines = read_rows(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if not lines or "path" not in lines[0] or not {"age", "sex", "view"} & lines[0].keys():
+        raise InputError(f"{path} is no CSV with the columns path and age, sex or view")
+    told = {}
+    for line in lines:
+        values = {
+            "age": years(line.get("age")),
+            "sex": line.get("sex", "").upper(),
+            "view": line.get("view", "").upper(),
+        }
+        told[line["path"].replace("\\", "/")] = {name: value for name, value in values.items() if value}
+    return told
+
+
 def read_table(content: bytes) -> list[dict[str, str]] | None:
     """Read the rows of a CSV with the columns path and label, under our column names; None if it is no such table.
 
     Commas, semicolons or tabs; UTF-8 with or without a byte order mark.
     """
+    rows = read_rows(content)
+    return rows if rows and {"path", "label"} <= rows[0].keys() else None
+
+
+def read_rows(content: bytes) -> list[dict[str, str]] | None:
+    """Read the rows of a CSV under our names of those columns that are known; None where it is no CSV."""
     text = content.decode("utf-8-sig", errors="replace")
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
@@ -42,8 +73,6 @@ def read_table(content: bytes) -> list[dict[str, str]] | None:
             for ours, theirs in COLUMNS.items()
             if any(alias in plain for alias in theirs)
         }
-        if not {"path", "label"} <= columns.keys():
-            return None
         return [{ours: (line[theirs] or "").strip() for ours, theirs in columns.items()} for line in reader]
     except csv.Error:
         return None

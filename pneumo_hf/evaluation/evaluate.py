@@ -18,6 +18,7 @@ from pneumo_hf.data.sources import load_data, split_of
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.abstention import abstention_summary
 from pneumo_hf.evaluation.calibration import slope_and_intercept
+from pneumo_hf.evaluation.clinical import clinical_gain
 from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.evaluation.external import against_home, home_metrics
 from pneumo_hf.evaluation.heatmaps import measure_heatmaps
@@ -170,6 +171,8 @@ def evaluate_films(
     names = scorer.task.labels
     if len(names) > 2 and tuple(films.label_names) == names:
         metrics["labels"] = label_metrics(names, films.labels, probabilities(logits), films.patient_ids)
+    if scorer.clinical:
+        metrics["clinical"] = clinical_gain(scorer.clinical, labels, probs, films)
     if explain:
         metrics["explanation"] = measure_heatmaps(scorer, views, rows)
     return Evaluation(metrics, rows, scorer, views)
@@ -228,5 +231,9 @@ def summary(evaluation: Evaluation) -> list[str]:
         metric = metrics["labels"]["metrics"][name]
         line = "of {3} labels: {0} {value:.4f} [{1:.4f}, {2:.4f}]"
         lines.append(line.format(name, *metric["ci95"], len(metrics["labels"]["labels"]), **metric))
+    if "clinical" in metrics:
+        area, gain = metrics["clinical"]["metrics"]["roc_auc"], metrics["clinical"]["difference"]
+        line = "with {3}: roc_auc {value:.4f} [{1:.4f}, {2:.4f}], {0:+.4f} to the film alone"
+        lines.append(line.format(gain["value"], *area["ci95"], ", ".join(metrics["clinical"]["columns"]), **area))
     lines.append(f"{metrics['n']} films, {len(evaluation.rejected)} unreadable")
     return lines

@@ -15,15 +15,17 @@ from transformers.utils import cached_file
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.sources import load_data, split_of
 from pneumo_hf.errors import InputError
+from pneumo_hf.inference.clinical import CLINICAL
 from pneumo_hf.inference.folding import fold_constant_gates
 from pneumo_hf.inference.onnx import FILE, INSTALL, WEIGHTS, weights_digest
+from pneumo_hf.inference.outliers import DETECTOR
 from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.scorer import probability_of
 
 OPSET = 18
 AGREEMENT = 1e-4  # the largest difference of a probability
 SAME_DISTANCE = 1e-3  # the largest relative difference of the detector's distances
-BESIDE = ("config.json", "model.safetensors", "preprocessor_config.json", "chest_detector.safetensors")
+BESIDE = ("config.json", "model.safetensors", "preprocessor_config.json", DETECTOR, CLINICAL)
 
 
 def export_and_check(

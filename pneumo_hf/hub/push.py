@@ -24,6 +24,7 @@ UPLOADED = (  # of a run folder; what names films (predictions, rejected.csv) st
     "model.safetensors",
     "preprocessor_config.json",
     "chest_detector.safetensors",
+    "clinical.json",
     "README.md",
     "recipe.yaml",
     "hidden_head.py",

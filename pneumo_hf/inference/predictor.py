@@ -17,6 +17,7 @@ from pneumo_hf.data.files import is_missing
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import Normalize, load_image_processor
 from pneumo_hf.inference import hidden_head  # noqa: F401 - registers the one architecture of our own
+from pneumo_hf.inference.clinical import load_clinical
 from pneumo_hf.inference.folding import folded
 from pneumo_hf.inference.onnx import OnnxModel
 from pneumo_hf.inference.outliers import load_detector
@@ -73,7 +74,7 @@ class Predictor(Scorer):
         config = self.model.config.to_dict()
         task, self.order = read_labels(checkpoint, config, label_map or {})
         self.settings = replace(CheckpointSettings.from_config(config), task=task)
-        self.detector = load_detector(checkpoint)
+        self.detector, self.clinical = load_detector(checkpoint), load_clinical(checkpoint)
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         self.device = usable_device("cpu" if self.onnx else device)
         self.batch_size = batch_size or (16 if self.device.type == "cpu" else 32)

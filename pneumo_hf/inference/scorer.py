@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from pneumo_hf.data.reading import in_batches, in_threads, one_ahead, try_film
 from pneumo_hf.imaging.film import XraySource
 from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.imaging.quality import quality_issue
+from pneumo_hf.inference.clinical import CLINICAL_COLUMNS, ClinicalModel
 from pneumo_hf.inference.settings import CheckpointSettings
-from pneumo_hf.labels import Task, column_of
+from pneumo_hf.labels import NEGATIVE, Task, column_of
 from pneumo_hf.runtime import Processes
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Scorer(ABC):
     batch_size: int
     members: list[Any]
     flip: bool
+    clinical: ClinicalModel | None = None
 
     @abstractmethod
     def logits(self, *pixels: torch.Tensor) -> np.ndarray:
@@ -53,6 +55,11 @@ class Scorer(ABC):
     def task(self) -> Task:
         """The labels, in the order of the logits' columns."""
         return self.settings.task
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a predictions CSV of this scorer."""
+        return columns_of(self.task) + (CLINICAL_COLUMNS if self.clinical else ())
 
     @property
     def chosen_on(self) -> str:
@@ -122,7 +129,7 @@ class Scorer(ABC):
                 "path": film["file_name"],
                 "label": films.label_names[film["label"]],
                 "patient_id": film["patient_id"],
-                **self._decided(*scores, issue),
+                **self._decided(*scores, issue, film),
             }
             for film, scores, issue in zip(films.table, self._scores(logits, distances), films.issues, strict=True)
         ]
@@ -131,11 +138,16 @@ class Scorer(ABC):
         """`(P(positive), probabilities [C], distance)` of each film."""
         return zip(probability_of(logits), probabilities(logits), distances, strict=True)
 
-    def _decided(self, probability: float, of_labels: np.ndarray, distance: float, issue: str) -> dict:
-        more = (
-            {} if self.task.is_binary else dict(zip(map(column_of, self.task.labels), of_labels.tolist(), strict=True))
-        )
-        return {"probability": float(probability), **self.settings.decide(probability, distance, issue), **more}
+    def _decided(self, probability: float, of_labels: np.ndarray, distance: float, issue: str, row: Mapping) -> dict:
+        answer: dict[str, Any] = {
+            "probability": float(probability),
+            **self.settings.decide(probability, distance, issue),
+        }
+        if not self.task.is_binary:
+            answer |= zip(map(column_of, self.task.labels), of_labels.tolist(), strict=True)
+        if self.clinical:
+            answer |= self.clinical.answer(answer["probability"], row, (NEGATIVE, self.task.positive))
+        return answer
 
     def _without_distances(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         return self.logits(*pixels), np.full(len(pixels[0]), np.nan)
@@ -145,9 +157,9 @@ class Scorer(ABC):
         parts = [torch.from_numpy(np.stack(part)) for part in zip(*pixels, strict=True)]
         nothing = np.empty((0, len(self.task.labels))), np.empty(0)
         scored = self._scores(*(self.predict_with_outliers(*parts) if pixels else nothing))
-        unread = dict.fromkeys({*columns_of(self.task)[3:]} - {"error"})
+        unread = dict.fromkeys({*self.columns[3:]} - {"error"})
         for row, _ in batch:
-            yield row | (unread if row["error"] else self._decided(*next(scored), row["issue"]))
+            yield row | (unread if row["error"] else self._decided(*next(scored), row["issue"], row))
 
 
 def probability_of(logits: np.ndarray) -> np.ndarray:

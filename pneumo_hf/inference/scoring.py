@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.listing import FilmList
-from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.data.reading import in_batches
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.onnx import weights_digest
@@ -37,7 +37,7 @@ def score_files(
     recalibrate: Callable[[float], float],
     group: Processes,
 ) -> Counter:
-    """Score films into a CSV (`columns_of`), in their order; memory does not grow with their number.
+    """Score films into a CSV (the scorer's `columns`), in their order; memory does not grow with their number.
 
     Every process writes its part to the folder `{output}.parts`, line by line, and the main one joins them. Killed at
     any moment, the same command resumes after the last whole batch on disk.
@@ -78,7 +78,7 @@ def score_files(
     except Timeout as error:
         raise InputError(f"another process is still writing {part}: wait for it, or end it") from error
     group.wait_for_all()
-    return _join(parts, output, columns_of(scorer.task)) if group.is_main else Counter()
+    return _join(parts, output, scorer.columns) if group.is_main else Counter()
 
 
 def _start_or_resume(folder: Path, job: dict) -> None:
@@ -112,7 +112,7 @@ def _score_part(
     done = _whole_lines(part, len(mine), scorer.batch_size)
     if done:
         logger.info("%d films have been scored already: resuming from there", done)
-    names, columns = LabelNames(scorer.task.labels), columns_of(scorer.task)
+    names, columns = LabelNames(scorer.task.labels), scorer.columns
     rows = scorer.score_rows(films.rows(mine.start + done, mine.stop))
     title = "Scoring films" + (f" (part 1 of {group.count})" if group.count > 1 else "")
     bar = tqdm(total=len(mine), initial=done, desc=title, unit="film", disable=not group.is_main)
@@ -131,7 +131,7 @@ def _values(row: dict, names: LabelNames, columns: Sequence[str], recalibrate: C
     values = {**row, "path": row["file_name"], "label": "" if number is None else names.labels[number]}
     if row["probability"] is not None:  # decided already, at the threshold of the score as it was
         values["probability"] = new = recalibrate(row["probability"])
-        for column in columns[len(PREDICTION_COLUMNS) :]:
+        for column in map(column_of, names.labels if len(names.labels) > 2 else ()):
             old = 1 - row["probability"] if column == column_of(NEGATIVE) else row["probability"]
             share = row[column] / old if old else 0.0
             values[column] = share * (1 - new if column == column_of(NEGATIVE) else new)

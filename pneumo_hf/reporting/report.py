@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.data.predictions import columns_of, write_csv
+from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.evaluation.abstention import is_mistake, surest
 from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS
@@ -73,8 +73,7 @@ def write_split(folder: Path, evaluation: Evaluation, suffix: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metrics = evaluation.metrics
     (folder / f"metrics{suffix}.json").write_text(json.dumps(_without_nan(metrics), indent=2) + "\n")
-    columns = columns_of(evaluation.scorer.task)
-    write_csv(folder / f"predictions_{metrics['split']}.csv", columns, evaluation.rows)
+    write_csv(folder / f"predictions_{metrics['split']}.csv", evaluation.scorer.columns, evaluation.rows)
 
 
 def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | None = None) -> None:

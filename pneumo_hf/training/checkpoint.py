@@ -15,6 +15,7 @@ from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.operating_points import fit_settings
 from pneumo_hf.evaluation.robustness import score_randomly_corrupted
 from pneumo_hf.imaging.processor import uses_clahe
+from pneumo_hf.inference.clinical import CLINICAL
 from pneumo_hf.inference.outliers import fit_detector, synthetic_outliers
 from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.scorer import probability_of
@@ -38,7 +39,11 @@ def save_calibrated(
     model.to("cpu", memory_format=torch.contiguous_format)
     image_processor.save_pretrained(folder)
     _save(model, folder, half)
-    for stale in (*folder.glob("report/external*.json"), *folder.glob("onnx/*.onnx")):  # of the weights replaced here
+    for stale in (
+        *folder.glob("report/external*.json"),
+        *folder.glob("onnx/*.onnx"),
+        *folder.glob(CLINICAL),
+    ):  # of the weights replaced here
         stale.unlink()
     logits, labels = _score(folder, device, validation), validation.labels
     if training.calibration_data == "corrupted":

@@ -19,6 +19,7 @@ from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.data.shortcuts import shortcut_baselines
 from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.clinical import assert_usable, fit_clinical
 from pneumo_hf.evaluation.evaluate import Evaluation, evaluate_films
 from pneumo_hf.labels import LABELS
 from pneumo_hf.reporting.plots import save_training_curves
@@ -86,6 +87,9 @@ def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
         validation = evaluate_films(
             scorer, [films["validation"]], run.name, data_args.name, "validation", explain=False
         )
+        if columns := data_args.clinical_columns:
+            scorer.clinical = fit_clinical(validation.labels, validation.probs, films["validation"].table, columns)
+            scorer.clinical.save(run)
         write_split(run / "report", validation, suffix="_validation")
         baselines = shortcut_baselines(films["train"], films["test"])
         test = evaluate_films(scorer, [films["test"]], run.name, data_args.name, "test", baselines)
@@ -116,6 +120,7 @@ def load(
     model, image_processor = load_model(model_args, data_args.cache_dir, found)
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
+    assert_usable(films, data_args.clinical_columns or ())
     checkpoints = dict.fromkeys([model_args.model_name_or_path, *(training_args.teachers or ())])
     assert_held_out([name for name in checkpoints if name not in (EMBEDDED, BASELINE)], films)
     return model, image_processor, films, rejected + copies

@@ -1,0 +1,147 @@
+"""What age, sex and view add to a score: fitted on validation, measured on the test beside the film alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
+
+from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.compare import delong
+from pneumo_hf.evaluation.metrics import RESAMPLES, areas, bootstrap_weights, metrics_with_intervals
+from pneumo_hf.evaluation.operating_points import choose_thresholds
+from pneumo_hf.inference.clinical import COLUMNS, EPSILON, ClinicalModel
+
+TELLS = 0.8  # ROC AUC of a column alone, or of whether it is known, from which it says the label and not the disease
+FEWEST = 5  # films that a value needs, to have a part of its own
+SHOWN = ("roc_auc", "sensitivity", "specificity", "ece")
+
+
+def assert_usable(films: Mapping[str, FilmDataset], columns: Sequence[str]) -> None:
+    """Stop a run whose clinical columns are not there, or tell the label by themselves.
+
+    A column that does is a sign of how the films were collected (children from one hospital, patients from another),
+    and would hide what the network sees.
+
+    Args:
+        films: by split.
+        columns: of COLUMNS.
+
+    Raises:
+        InputError: naming the column, with its ROC AUC.
+    """
+    for name in columns:
+        if name not in COLUMNS:
+            raise InputError(f"clinical_columns: {name} is none of {', '.join(COLUMNS)}")
+        for split in ("train", "validation"):
+            if not any(value is not None for value in films[split].table[name]):
+                raise InputError(f"clinical_columns: no {split} film has a value for {name}")
+        for what, area in _alone([films["train"], films["validation"]], name).items():
+            if area >= TELLS:
+                raise InputError(
+                    f"clinical_columns: {what} alone tells the labels of train and validation (ROC AUC {area:.2f}, "
+                    f"allowed below {TELLS}): a shortcut of how the films were collected; leave {name} out"
+                )
+
+
+def _alone(films: Sequence[FilmDataset], name: str) -> dict[str, float]:
+    """ROC AUC of a column alone, and of whether its value is known, either way round."""
+    labels = np.concatenate([part.endpoint for part in films])
+    values = [value for part in films for value in part.table[name]]
+    nothing, known = np.full(len(labels), 0.5), np.array([value is not None for value in values], float)
+    scores = fuse(fit_clinical(labels, nothing, {name: values}, [name]), nothing, {name: values})
+    areas_of = {what: areas(labels, of, np.ones((1, len(labels))))[0][0] for what, of in ((name, scores), ("", known))}
+    return {name: float(areas_of[name]), f"whether {name} is known": float(max(areas_of[""], 1 - areas_of[""]))}
+
+
+def fit_clinical(
+    labels: np.ndarray, probs: np.ndarray, table: Dataset | Mapping[str, Sequence], columns: Sequence[str]
+) -> ClinicalModel:
+    """Fit logistic regression to the log odds of scores and the columns, each centred; missing ones are their mean.
+
+    Args:
+        labels: `[N]`, 1 for pneumonia.
+        probs: `[N]`, the checkpoint's.
+        table: the columns, None where a value is missing.
+        columns: those to take.
+    """
+    odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
+    features, describe = [odds], []
+    for name in columns:
+        values = list(table[name])
+        if name == "age":
+            known = np.array([value is not None for value in values])
+            ages = np.array([value for value in values if value is not None], float)
+            mean, scale = float(ages.mean()), float(ages.std()) or 1.0
+            filled = np.zeros(len(values))
+            filled[known] = (ages - mean) / scale
+            features.append(filled)
+            describe.append((name, mean, scale))
+            continue
+        counts = {value: values.count(value) for value in sorted(set(values) - {None})}
+        counts = {value: count for value, count in counts.items() if count >= FEWEST}
+        known, films = np.isin(values, list(counts)), sum(counts.values())
+        for value, count in counts.items():
+            features.append((np.array([one == value for one in values]) - count / films) * known)
+            describe.append((name, value, count / films))
+    fitted = LogisticRegression(max_iter=1000).fit(np.stack(features, axis=1), labels)
+    weight, *coefficients = map(float, fitted.coef_[0])
+    model = ClinicalModel(float(fitted.intercept_[0]), weight, _parts(describe, coefficients), 0.5)
+    model.threshold = choose_thresholds(labels, fuse(model, probs, table), ["youden"])["youden"]
+    return model
+
+
+def _parts(describe: list[tuple], coefficients: list[float]) -> dict[str, dict[str, float]]:
+    columns: dict[str, dict[str, float]] = {}
+    for (name, value, share), coefficient in zip(describe, coefficients, strict=True):
+        if name == "age":
+            columns[name] = {"mean": value, "per_year": coefficient / share}
+        else:
+            columns.setdefault(name, {})[value] = coefficient
+    for name in columns.keys() - {"age"}:  # one-hot features less their means: a value's part, less the mean part
+        mean = sum(
+            share * coefficient
+            for (of, _, share), coefficient in zip(describe, coefficients, strict=True)
+            if of == name
+        )
+        columns[name] = {value: coefficient - mean for value, coefficient in columns[name].items()}
+    return columns
+
+
+def fuse(model: ClinicalModel, probs: np.ndarray, table: Dataset | Mapping[str, Sequence]) -> np.ndarray:
+    """Fuse scores `[N]` with the columns of a table: `[N]`, of films of which nothing is known as they were."""
+    columns = [table[name] for name in model.columns]
+    rows = [dict(zip(model.columns, values, strict=True)) for values in zip(*columns, strict=True)]
+    fused = [model.probability(float(p), row) for p, row in zip(probs, rows, strict=True)]
+    return np.array([own if both is None else both for own, both in zip(probs, fused, strict=True)], float)
+
+
+def clinical_gain(model: ClinicalModel, labels: np.ndarray, probs: np.ndarray, films: FilmDataset) -> dict[str, Any]:
+    """Measure on labelled films what the columns add to the score of the film alone.
+
+    Returns:
+        `{"columns", "known", "metrics", "difference", "delong"}`: the columns, for what share of the films each is
+        known, the figures with them, the difference of the ROC AUC with its 95 % interval (a paired bootstrap over
+        patients), and DeLong's test of it.
+    """
+    fused, patients = fuse(model, probs, films.table), films.patient_ids
+    values = metrics_with_intervals(labels, fused, model.threshold, patients)
+    gains = [
+        areas(labels, fused, weights)[0] - areas(labels, probs, weights)[0]
+        for weights in bootstrap_weights(patients, RESAMPLES, 0)
+    ]
+    resampled = np.concatenate(gains)
+    low, high = np.percentile(resampled[np.isfinite(resampled)], [2.5, 97.5])
+    test = delong(labels, fused, probs) if min(labels.sum(), (1 - labels).sum()) > 1 else None
+    known = {name: float(np.mean([value is not None for value in films.table[name]])) for name in model.columns}
+    return {
+        "columns": model.columns,
+        "known": known,
+        "threshold": model.threshold,
+        "metrics": {name: values[name] for name in SHOWN},
+        "difference": {"value": test["difference"] if test else float("nan"), "ci95": [float(low), float(high)]},
+        "delong": test,
+    }

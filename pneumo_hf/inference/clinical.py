@@ -1,0 +1,104 @@
+"""Age, sex and view beside the film: a small model over the checkpoint's score, in a file of its own."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.utils import cached_file
+
+from pneumo_hf.errors import InputError
+from pneumo_hf.inference.settings import is_positive
+
+CLINICAL = "clinical.json"  # beside the weights, where the stock pipeline does not look
+COLUMNS = ("age", "sex", "view")  # that a data set, a table and a DICOM header may tell
+CLINICAL_COLUMNS = ("probability_clinical", "prediction_clinical")  # of a predictions CSV
+EPSILON = 1e-7
+
+
+@dataclass
+class ClinicalModel:
+    """Log odds = intercept + weight x the checkpoint's log odds + what each known column adds (late fusion).
+
+    A column's part is centred on the films that it was fitted on: one that is not known adds nothing.
+
+    >>> model = ClinicalModel(0.0, 1.0, {"age": {"mean": 40, "per_year": 0.1}, "sex": {"F": -0.2, "M": 0.2}}, 0.5)
+    >>> round(model.probability(0.5, {"age": 50.0, "sex": None}), 4)
+    0.7311
+    """
+
+    intercept: float
+    weight: float
+    columns: dict[str, dict[str, float]]  # "age": its mean, and what a year adds; others: what each value adds
+    threshold: float
+    method: str = "youden"  # that the threshold was chosen by, on validation
+
+    def probability(self, probability: float, values: Mapping[str, Any]) -> float | None:
+        """Fuse a score with what is known of the film; None where no column is known."""
+        known = self.known(values)
+        if not known:
+            return None
+        odds = math.log(_inside(probability)) - math.log(1 - _inside(probability))
+        total = self.intercept + self.weight * odds + sum(self._part(name, value) for name, value in known.items())
+        return 1 / (1 + math.exp(-total))
+
+    def known(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Select the values that the model has a part for."""
+        return {
+            name: values[name]
+            for name, parts in self.columns.items()
+            if values.get(name) is not None and (name == "age" or values[name] in parts)
+        }
+
+    def answer(self, probability: float | None, values: Mapping[str, Any], labels: tuple[str, str]) -> dict:
+        """Return the values of CLINICAL_COLUMNS for a film, None where nothing is known of it.
+
+        Args:
+            probability: the checkpoint's own.
+            values: by column.
+            labels: what is called below the threshold, and from it up.
+        """
+        fused = None if probability is None else self.probability(probability, values)
+        called = None if fused is None else labels[int(is_positive(fused, self.threshold))]
+        return dict(zip(CLINICAL_COLUMNS, (fused, called), strict=True))
+
+    def save(self, folder: Path) -> None:
+        """Write the model beside the weights."""
+        (folder / CLINICAL).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def _part(self, name: str, value: Any) -> float:
+        parts = self.columns[name]
+        return parts["per_year"] * (float(value) - parts["mean"]) if name == "age" else parts[value]
+
+
+def load_clinical(checkpoint: str | Path) -> ClinicalModel | None:
+    """Load the clinical model beside a checkpoint, a folder or Hub id; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        path = cached_file(str(checkpoint), CLINICAL, _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        return None
+    if path is None:
+        return None
+    try:
+        model = ClinicalModel(**json.loads(Path(path).read_text()))
+        numbers = [model.intercept, model.weight, model.threshold]
+        numbers += [number for parts in model.columns.values() for number in parts.values()]
+        whole = set(model.columns) <= set(COLUMNS) and {"mean", "per_year"} == set(
+            model.columns.get("age", {"mean": 0, "per_year": 0})
+        )
+        if not whole or not np.isfinite(np.array(numbers, float)).all():
+            raise ValueError("a value is missing, or is no number")
+        return model
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{CLINICAL} of {checkpoint} is damaged: {error}") from error
+
+
+def _inside(probability: float) -> float:
+    return min(max(probability, EPSILON), 1 - EPSILON)
