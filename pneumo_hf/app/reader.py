@@ -13,7 +13,7 @@ from pneumo_hf.app.answers import file_facts, verdict_html, write_case_report
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
+from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.scorer import Scorer
 
@@ -63,7 +63,6 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
         with gr.Column():
             file = gr.File(
                 label="A chest film: PNG, JPEG, TIFF, WebP or DICOM",
-                file_types=sorted(FILM_SUFFIXES),
                 elem_id="film-file",
                 height=140,
             )

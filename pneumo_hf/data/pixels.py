@@ -21,7 +21,7 @@ from pneumo_hf.data.reading import in_threads, try_film
 from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.imaging.quality import QUALITY_ISSUES, THUMBNAIL, quality_issue
 
-CODE_VERSION = "9"  # raise it when load_xray, resize_film, fingerprint or quality_issue gives something else
+CODE_VERSION = "10"  # raise it when load_xray, resize_film, fingerprint or quality_issue gives something else
 KEPT = ("contents", "thumbnails", "issues", "sizes")  # of each film, beside its pixels
 
 
