@@ -29,16 +29,16 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from pneumo_hf.imaging.decoders import PLUGIN_OF, frame_size, syntax_of
-from pneumo_hf.imaging.display import DAMAGE, display, lowered, padding_of
+from pneumo_hf.imaging.display import DAMAGE, display, is_raised, lowered, padding_of
 from pneumo_hf.imaging.quality import INVERTED, LATERAL, chest_correlation, thumbnail
 
 logger = logging.getLogger(__name__)
 
 PREAMBLE = 128  # bytes before the magic word "DICM"
 HEAD = 1024  # bytes of a file that are enough to recognise DICOM, in gzip too
-GZIP = b"\x1f\x8b"
+GZIP, GZIP_BITS = b"\x1f\x8b", 16 + zlib.MAX_WBITS  # its first bytes, and what zlib calls it
 MODALITIES = {"CR", "DX", "DR", "RG", "SC", "OT", ""}  # projection radiographs, captures of them, or not said
-CHEST = re.compile("CHEST|T.{1,3}RAX|THX|CXR|TORACE|PECHO|BRUSTKORB|POITRINE|POUMON|LUNG|PULM|RIB|胸|흉부|ГРУД")
+CHEST = re.compile("CHEST|T.{1,3}RAX|THX|CXR|TORACE|PECHO|BRUSTKORB|POITRINE|POUMON|LUNG|PULM|RIB")
 # What a message may quote of a header: anything else could be a name.
 OTHER_MODALITY = re.compile("CT|MR|US|MG|NM|PT|XA|RF|PX|IO|SEG|SR|ECG|RTDOSE|RTPLAN|RTSTRUCT|RTIMAGE")
 OTHER_PART = re.compile(  # body parts of PS3.16 annex L that a film of the chest is never said to be of
@@ -63,7 +63,7 @@ def is_dicom(content: bytes) -> bool:
     Where preamble and magic word are missing, by a first element that data sets begin with. Gzip is seen through.
     """
     try:
-        head = _inflate(content[:HEAD], PREAMBLE + 4) if content.startswith(GZIP) else content
+        head = zlib.decompressobj(GZIP_BITS).decompress(content[:HEAD]) if content.startswith(GZIP) else content
     except zlib.error:
         return False
     return head[PREAMBLE : PREAMBLE + 4] == b"DICM" or _begins_data_set(head)
@@ -83,13 +83,13 @@ def read_dicom(content: bytes) -> Image.Image:
     film = _read(content)
     try:
         reason = _refusal(film)
-        is_lateral = _is_lateral(film)
+        lateral = is_lateral(_view(film))
     except DAMAGE:
         reason = "damaged DICOM: its header does not describe a picture"
     if reason:
         raise ValueError(reason)
     picture = Image.fromarray(_shown(film))
-    if is_lateral:
+    if lateral:
         picture.info[LATERAL] = True
     return picture
 
@@ -119,6 +119,15 @@ def dicom_facts(content: bytes) -> dict:
         raise ValueError("damaged DICOM: its header cannot be read") from error
 
 
+def is_lateral(view: str | None) -> bool:
+    """Return whether a view, as headers and tables name it, shows the chest from the side.
+
+    >>> [is_lateral(view) for view in ("LL", "Left Lateral", "PA", "LATERAL DECUBITUS", None)]
+    [True, True, False, False, False]
+    """
+    return bool(LATERAL_VIEW.search((view or "").upper()))
+
+
 def years(text: str | None) -> float | None:
     """Parse an age as `45`, `45.5` or DICOM's `045Y`, `018M`, `006W`, `010D`, in years; None for anything else."""
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([YMWD]?)", (text or "").strip().upper())
@@ -140,7 +149,7 @@ def _begins_data_set(head: bytes) -> bool:
 def _read(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
     try:
         if content.startswith(GZIP):
-            content = _inflate(content)
+            content = _unpack(content)
         if _inflates_too_far(content):
             raise ValueError
         film = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels, force=True)
@@ -161,9 +170,13 @@ def _guessed_syntax(film: pydicom.FileDataset) -> UID:
     return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
 
 
-def _inflate(content: bytes, most: int = MOST_INFLATED) -> bytes:
-    """At most so many bytes out of gzip. Raises zlib.error."""
-    return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(content, most)
+def _unpack(content: bytes) -> bytes:
+    """What gzip holds; ValueError where it is more than a film, or cut short."""
+    inflating = zlib.decompressobj(GZIP_BITS)
+    unpacked = inflating.decompress(content, MOST_INFLATED)
+    if not inflating.eof:
+        raise ValueError
+    return unpacked
 
 
 def _inflates_too_far(content: bytes) -> bool:
@@ -200,22 +213,20 @@ def _refusal(film: pydicom.Dataset) -> str | None:
     return "a colour picture, not a film" if film.PhotometricInterpretation == "PALETTE COLOR" else None
 
 
-def _is_lateral(film: pydicom.Dataset) -> bool:
-    """Whether the header says that the film shows the chest from the side."""
+def _view(film: pydicom.Dataset) -> str | None:
     codes = film.get("ViewCodeSequence")
-    view = _text(film, "ViewPosition") or (_text(codes[0], "CodeMeaning") if codes else None)
-    return bool(LATERAL_VIEW.search(view or ""))
+    return _text(film, "ViewPosition") or (_text(codes[0], "CodeMeaning") if codes else None)
 
 
 def _shown(film: pydicom.FileDataset) -> np.ndarray:
     """The pixels `[H, W]` uint8 as a viewer shows them."""
     syntax = film.file_meta.TransferSyntaxUID
     try:
-        stored = pixel_array(film, decoding_plugin=PLUGIN_OF.get(syntax, ""))
+        raised = is_raised(film) and (syntax == RLELossless or not syntax.is_encapsulated)
+        stored = pixel_array(film, decoding_plugin=PLUGIN_OF.get(syntax, ""), correct_unused_bits=not raised)
         if stored.ndim == 3 and int(np.ptp(stored.astype(np.int32), axis=2).max()) <= GREY_TOLERANCE:
             return stored[..., 1].astype(np.uint8)  # a grey film stored in colour, which pydicom has made RGB
-        if stored.ndim == 2 and (syntax == RLELossless or not syntax.is_encapsulated):
-            stored = lowered(film, stored)
+        stored = lowered(film, stored) if raised else stored
         padding = padding_of(film, stored)
         shown = display(film, stored, padding) if stored.ndim == 2 else None
     except DAMAGE as error:

@@ -44,19 +44,23 @@ def display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | Non
     return shown
 
 
-def lowered(film: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """Move uncompressed stored values down that lie in the upper bits of their cells (HighBit above BitsStored - 1).
+def is_raised(film: pydicom.Dataset) -> bool:
+    """Return whether a header says that values lie in the upper bits of their cells (HighBit above BitsStored - 1)."""
+    high = film.get("HighBit")
+    return high is not None and film.BitsStored <= high < film.BitsAllocated
 
-    Values that fit into the lower bits lie there already, whatever the header says.
+
+def lowered(film: pydicom.Dataset, cells: np.ndarray) -> np.ndarray:
+    """Move the values of raised cells down.
+
+    Values that fit into the lower bits, and use the lowest of them, lie there already, whatever the header says.
     """
-    bits, high, signed = film.BitsStored, film.get("HighBit"), film.PixelRepresentation
-    largest = 2 ** (bits - signed) - 1
-    if high is None or not bits <= high < film.BitsAllocated:
-        return stored
-    if int(stored.max()) <= largest and int(stored.min()) >= (-largest - 1 if signed else 0):
-        return stored
-    above = film.BitsAllocated - 1 - high
-    return (stored << above) >> (above + high + 1 - bits)  # what lies above and below, overlays perhaps, falls out
+    above, below = film.BitsAllocated - 1 - film.HighBit, film.HighBit + 1 - film.BitsStored
+    low = (cells << (above + below)) >> (above + below)
+    fits = bool((low == cells).all()) or not (cells >> film.BitsStored).any()
+    if fits and (cells & (2**below - 1)).any():
+        return low
+    return (cells << above) >> (above + below)  # what lies above and below, overlays perhaps, falls out
 
 
 def padding_of(film: pydicom.Dataset, stored: np.ndarray) -> np.ndarray | None:
