@@ -61,11 +61,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
     reader, result = Reader(predictor, report), gr.State()
     with gr.Row():
         with gr.Column():
-            file = gr.File(
-                label="A chest film: PNG, JPEG, TIFF, WebP or DICOM",
-                elem_id="film-file",
-                height=140,
-            )
+            file = gr.File(label="A chest film: PNG, JPEG, TIFF, WebP or DICOM", elem_id="film-file", height=140)
             shown = gr.Image(
                 label="What is read", type="pil", interactive=False, height=420, elem_id="film", buttons=["fullscreen"]
             )

@@ -46,7 +46,7 @@ OTHER_PART = re.compile(  # body parts of PS3.16 annex L that a film of the ches
     "|SINUS(ES)?|([CTL]|TL|LS|S)?[ -]?SPINE|SACRUM|COCCYX|CLAVICLE|SCAPULA|STERNUM|SHOULDER|ARM|HUMERUS|ELBOW|FOREARM"
     "|WRIST|HAND|FINGER|THUMB|HIP|FEMUR|THIGH|KNEE|PATELLA|LEG|TIBIA|ANKLE|CALCANEUS|FOOT|FEET|TOE|BREAST|KUB)S?(?![A-Z])"
 )
-# Of views that show the chest from the side. (On a lateral decubitus film the patient lies on the side: a frontal view.)
+# The chest from the side. (On a lateral decubitus film the patient lies on the side: the view is frontal.)
 LATERAL_VIEW = re.compile("(?<![A-Z])(LL|RL|[LR]?LAT|LATERALE?|PERFIL|PROFIL)(?![A-Z])(?!.*DECUB)")
 MOST_PIXELS = 50_000_000  # films have up to 25 million
 MOST_INFLATED = 4 * MOST_PIXELS  # bytes of a deflated data set
@@ -140,7 +140,7 @@ def _begins_data_set(head: bytes) -> bool:
         return False
     for order in "<>":
         group, element, vr, rest = struct.unpack(order + "HH2sH", head[:8])
-        short = order == "<" and group == 8 and 0 < vr[0] and vr[1] == rest == 0  # an implicit VR: these are a length
+        short = order == "<" and group == 8 and vr[0] and vr[1] == rest == 0  # an implicit VR: these are a length
         if group in (2, 8) and element < 0x80 and (short or vr.decode("latin-1") in set(VR)):
             return True
     return False

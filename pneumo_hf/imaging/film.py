@@ -18,15 +18,15 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 SMALLEST_TILED = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
 COLOUR_SPREAD = 10.0  # deviation of Cb or Cr over a picture, in grey levels: a uniform tint is none
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
-WHITE_IS_ZERO = 0  # of a TIFF's photometric interpretations, beside BlackIsZero
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag PhotometricInterpretation of a TIFF, and its value of a negative
 KIND_OF_PAGE, REDUCED = 254, 1  # the tag NewSubfileType, and its bit for a smaller copy of another page
 MOST_REDUCED = 16  # pages that are looked at
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a bound of our own
-# PIL reads deep grey TIFFs in which black is zero, and of those in which white is zero but a few, none of them inverted.
+# PIL opens few deep TIFFs in which white is zero, and inverts none of them: `_to_grey` does.
 TiffImagePlugin.OPEN_INFO |= {
-    (order, WHITE_IS_ZERO, *layout): modes
-    for (order, photometric, *layout), modes in TiffImagePlugin.OPEN_INFO.items()
+    (order, WHITE_IS_ZERO, format, fill, bits, extra): modes
+    for (order, photometric, format, fill, bits, extra), modes in TiffImagePlugin.OPEN_INFO.items()
     if photometric == 1 and modes[0] in DEEP_MODES
 }
 
@@ -162,11 +162,10 @@ def _has_pages(image: TiffImagePlugin.TiffImageFile) -> bool:
 
 def _to_grey(image: Image.Image) -> Image.Image:
     if image.mode in DEEP_MODES:
-        grey = to_uint8(np.asarray(image))
-        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
-        if is_tiff and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
-            grey = 255 - grey
-        return Image.fromarray(grey)
+        deep = to_uint8(np.asarray(image))
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            deep = 255 - deep
+        return Image.fromarray(deep)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)

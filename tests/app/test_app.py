@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gzip
 import json
 import os
 import re
@@ -112,6 +113,15 @@ def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_
     assert answer["probability"] is None and "not a picture" in answer["error"]
     film = next((films_folder / "test" / "NORMAL").iterdir())
     assert client.predict(handle_file(film), api_name="/predict")["probability"] is not None
+
+
+def test_the_first_tab_takes_films_by_any_name(url: str, tmp_path: Path) -> None:
+    film = make_film(3, pneumonia=True, size=(300, 260))
+    content, client = dicom(film), Client(url, verbose=False)
+    for name in ("IM000001", "film.IMA", "film.dcm.gz", "1.2.840.10008"):
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        shown = client.predict(handle_file(tmp_path / name), 0, api_name="/explain")
+        assert Image.open(shown).size == (260, 300), name
 
 
 def test_a_case_report_shows_the_case_and_no_name(url: str, tmp_path: Path) -> None:

@@ -322,9 +322,12 @@ def test_whatever_a_header_says_the_window_of_the_standard_or_the_full_range_is_
     values, is_padding = DEEP.astype(float), padding == DEEP
     low, high = values[~is_padding].min(), values[~is_padding].max()
     function = function or "LINEAR"
-    if function == "LOG" or center is None or width is None or width <= 0 or (width < 1 and function == "LINEAR"):
-        expected = FULL_RANGE
-    elif center + width / 2 < low or center - width / 2 > high:
+    known = function != "LOG" and center is not None and width is not None
+    if (
+        not known
+        or width < (1 if function == "LINEAR" else 0.1)
+        or not -width / 2 <= center - low <= high - low + width / 2
+    ):
         expected = FULL_RANGE
     elif function == "SIGMOID":
         expected = np.round(255 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700))))
