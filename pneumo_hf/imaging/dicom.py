@@ -30,13 +30,14 @@ from pydicom.valuerep import VR
 
 from pneumo_hf.imaging.decoders import PLUGIN_OF, frame_size, syntax_of
 from pneumo_hf.imaging.display import DAMAGE, display, is_raised, lowered, padding_of
-from pneumo_hf.imaging.quality import INVERTED, LATERAL, chest_correlation, thumbnail
+from pneumo_hf.imaging.quality import INVERTED, LATERAL, NOTES, chest_correlation, thumbnail
 
 logger = logging.getLogger(__name__)
 
 PREAMBLE = 128  # bytes before the magic word "DICM"
 HEAD = 1024  # bytes of a file that are enough to recognise DICOM, in gzip too
 GZIP, GZIP_BITS = b"\x1f\x8b", 16 + zlib.MAX_WBITS  # its first bytes, and what zlib calls it
+VRS = frozenset(VR)
 MODALITIES = {"CR", "DX", "DR", "RG", "SC", "OT", ""}  # projection radiographs, captures of them, or not said
 CHEST = re.compile("CHEST|T.{1,3}RAX|THX|CXR|TORACE|PECHO|BRUSTKORB|POITRINE|POUMON|LUNG|PULM|RIB")
 # What a message may quote of a header: anything else could be a name.
@@ -74,7 +75,7 @@ def read_dicom(content: bytes) -> Image.Image:
 
     A window or LUT maps to its whole output range, other films by the depth they are stored in; padding is black.
     MONOCHROME1 and the shape INVERSE are inverted, unless the result resembles a chest film's negative: then the tag
-    is wrong. `info` has `LATERAL` where the header says so.
+    is wrong. `info` says in `LATERAL` whether the view is one, and in `NOTES` what of the header was not followed.
 
     Raises:
         ValueError: no chest film (modality, body part, colour, several frames), a transfer syntax that nothing here
@@ -88,9 +89,11 @@ def read_dicom(content: bytes) -> Image.Image:
         reason = "damaged DICOM: its header does not describe a picture"
     if reason:
         raise ValueError(reason)
-    picture = Image.fromarray(_shown(film))
-    if lateral:
-        picture.info[LATERAL] = True
+    pixels, notes = _shown(film)
+    picture = Image.fromarray(pixels)
+    picture.info |= {LATERAL: lateral, NOTES: notes}
+    for note in notes:
+        logger.info("a film: %s", note)
     return picture
 
 
@@ -141,7 +144,7 @@ def _begins_data_set(head: bytes) -> bool:
     for order in "<>":
         group, element, vr, rest = struct.unpack(order + "HH2sH", head[:8])
         short = order == "<" and group == 8 and vr[0] and vr[1] == rest == 0  # an implicit VR: these are a length
-        if group in (2, 8) and element < 0x80 and (short or vr.decode("latin-1") in set(VR)):
+        if group in (2, 8) and element < 0x80 and (short or vr.decode("latin-1") in VRS):
             return True
     return False
 
@@ -218,17 +221,19 @@ def _view(film: pydicom.Dataset) -> str | None:
     return _text(film, "ViewPosition") or (_text(codes[0], "CodeMeaning") if codes else None)
 
 
-def _shown(film: pydicom.FileDataset) -> np.ndarray:
-    """The pixels `[H, W]` uint8 as a viewer shows them."""
+def _shown(film: pydicom.FileDataset) -> tuple[np.ndarray, list[str]]:
+    """The pixels `[H, W]` uint8 as a viewer shows them, and notes on what of the header was not followed."""
     syntax = film.file_meta.TransferSyntaxUID
     try:
-        raised = is_raised(film) and (syntax == RLELossless or not syntax.is_encapsulated)
-        stored = pixel_array(film, decoding_plugin=PLUGIN_OF.get(syntax, ""), correct_unused_bits=not raised)
+        in_cells = syntax == RLELossless or not syntax.is_encapsulated  # the other codecs hold values
+        raised = in_cells and film.SamplesPerPixel == 1 and is_raised(film)
+        options = {"correct_unused_bits": False} if raised else {}
+        stored = pixel_array(film, decoding_plugin=PLUGIN_OF.get(syntax, ""), **options)
         if stored.ndim == 3 and int(np.ptp(stored.astype(np.int32), axis=2).max()) <= GREY_TOLERANCE:
-            return stored[..., 1].astype(np.uint8)  # a grey film stored in colour, which pydicom has made RGB
+            return stored[..., 1].astype(np.uint8), []  # a grey film stored in colour, which pydicom has made RGB
         stored = lowered(film, stored) if raised else stored
         padding = padding_of(film, stored)
-        shown = display(film, stored, padding) if stored.ndim == 2 else None
+        shown, notes = display(film, stored, padding) if stored.ndim == 2 else (None, [])
     except DAMAGE as error:
         raise ValueError(f"damaged DICOM: its pixels cannot be decoded ({_syntax(film)})") from error
     if shown is None:
@@ -238,8 +243,8 @@ def _shown(film: pydicom.FileDataset) -> np.ndarray:
         if chest_correlation(thumbnail(Image.fromarray(inverted))[None])[0] >= INVERTED:
             shown = inverted
         else:
-            logger.info("a film tagged as a negative has dark lungs already: not inverted")
-    return shown if padding is None else np.where(padding, np.uint8(0), shown)
+            notes.append("it is tagged as a negative, but its lungs are dark already: not inverted")
+    return shown if padding is None else np.where(padding, np.uint8(0), shown), notes
 
 
 def _syntax(film: pydicom.FileDataset) -> str:

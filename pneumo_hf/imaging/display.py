@@ -1,9 +1,8 @@
 """Stored values of a DICOM film become display values, as PS3.3 C.11 orders it: modality LUT, then VOI LUT.
 
-What a header says that cannot be applied is left out, and a log line says so; it quotes no value.
+What a header says that cannot be applied is left out, and a note says so; it quotes no value.
 """
 
-import logging
 import math
 import struct
 import zlib
@@ -11,8 +10,6 @@ import zlib
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_modality_lut, apply_windowing
-
-logger = logging.getLogger(__name__)
 
 DAMAGE = (  # what pydicom and its decoders raise on damaged files
     *(AttributeError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, RuntimeError),
@@ -23,17 +20,19 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # of a VOI LUT
 ROWS_AT_ONCE = 256
 
 
-def display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
+def display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """Map stored values `[H, W]` to uint8 display values, before any inversion; 8-bit without LUT passes untouched.
 
-    A window or LUT maps to its whole output range, other films by the depth they are stored in. What cannot be applied
-    is taken out of `film`.
+    A window or LUT maps to its whole output range, other films by the depth they are stored in.
+
+    Returns:
+        The values, and notes on what could not be applied; it is taken out of `film`.
     """
     inside = stored if padding is None or padding.all() else stored[~padding]
-    _leave_out_impossible(film, inside)
+    notes = _leave_out_impossible(film, inside)
     plain = not any(name in film for name in ("VOILUTSequence", "ModalityLUTSequence", "RescaleSlope", "WindowWidth"))
     if plain and film.BitsStored <= 8 and not film.PixelRepresentation and stored.max() < 256:
-        return stored.astype(np.uint8)
+        return stored.astype(np.uint8), notes
     # Signed values say nothing of their range; unsigned ones fill the depth that they are stored in.
     ends = [inside.min(), inside.max()] if film.PixelRepresentation else [0, 2 ** _depth(film, inside) - 1]
     shown = np.empty(stored.shape, np.uint8)
@@ -41,7 +40,7 @@ def display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | Non
         values, low, high = _values(film, stored[row : row + ROWS_AT_ONCE], np.array(ends, stored.dtype))
         part = np.zeros(1) if low == high else ((values - low) / (high - low)).clip(0, 1) * 255
         shown[row : row + ROWS_AT_ONCE] = np.round(part)
-    return shown
+    return shown, notes
 
 
 def is_raised(film: pydicom.Dataset) -> bool:
@@ -83,8 +82,9 @@ def _padding_value(film: pydicom.Dataset, name: str) -> float | None:
     return value + 2**bits if value < 0 else value
 
 
-def _leave_out_impossible(film: pydicom.Dataset, inside: np.ndarray) -> None:
-    """Take out of a header what cannot be applied, so that the film is shown by its full range."""
+def _leave_out_impossible(film: pydicom.Dataset, inside: np.ndarray) -> list[str]:
+    """Take out of a header what cannot be applied, so that the film is shown by its full range; notes on it."""
+    notes = []
     if not number(film, "RescaleSlope") or number(film, "RescaleIntercept") is None:
         film.pop("RescaleSlope", None)
     if not film.get("ModalityLUTSequence"):
@@ -93,11 +93,11 @@ def _leave_out_impossible(film: pydicom.Dataset, inside: np.ndarray) -> None:
         film.pop("VOILUTFunction", None)  # empty is the same as absent (PS3.5 7.4.5), and that is LINEAR
     if "VOILUTSequence" in film and not _has_table(film):
         film.pop("VOILUTSequence")
-        logger.info("a film's VOI LUT is empty or damaged: left out")
-    if fault := _window_fault(film, inside):
-        logger.info("a film's %s: left out, the film is shown by its full range", fault)
-    if fault is not None:
+        notes.append("its VOI LUT is empty or damaged: left out")
+    if "VOILUTSequence" not in film and (fault := _window_fault(film, inside)):
         film.pop("WindowWidth", None)
+        notes.append(f"its {fault}: left out, the film is shown by its full range")
+    return notes
 
 
 def _has_table(film: pydicom.Dataset) -> bool:
@@ -107,8 +107,8 @@ def _has_table(film: pydicom.Dataset) -> bool:
         return False
 
 
-def _window_fault(film: pydicom.Dataset, inside: np.ndarray) -> str | None:
-    """What is wrong with a window, "" where there is none, None where it can be applied."""
+def _window_fault(film: pydicom.Dataset, inside: np.ndarray) -> str:
+    """Why a window cannot be applied to the values inside a film, empty where it can or where there is none."""
     if "WindowWidth" not in film and "WindowCenter" not in film:
         return ""
     width, center = number(film, "WindowWidth"), number(film, "WindowCenter")
@@ -120,9 +120,8 @@ def _window_fault(film: pydicom.Dataset, inside: np.ndarray) -> str | None:
     if width <= 0 or (function == FUNCTIONS[0] and width < 1):
         return "window is too narrow"
     low, high = _modality_range(film, np.array([inside.min(), inside.max()]))
-    if center + width / 2 < low or center - width / 2 > high:
-        return "window lies beside all its values"
-    return None
+    beside = center + width / 2 < low or center - width / 2 > high
+    return "window lies beside all its values" if beside else ""
 
 
 def _values(film: pydicom.Dataset, stored: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -12,10 +12,12 @@ from transformers import ViTImageProcessorPil
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.data.pixels import decode_films
+from pneumo_hf.data.prepare import prepare
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.data.survey import survey_films
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.quality import LATERAL_VIEW
+from pneumo_hf.labels import LABELS
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
 from tests.imaging.test_dicom_headers import without_meta
@@ -55,6 +57,16 @@ def test_films_are_taken_by_the_names_that_scanners_and_archives_give_them(tmp_p
         views = dict(zip((Path(name).name for name in table["file_name"]), table["view"], strict=True))
         assert views == {name: None if name == "c.jfif" else "AP" for name in shown}
         assert len(set(table["patient_id"])) == 5
+
+
+def test_films_named_by_numbers_keep_different_names_as_shards(tmp_path: Path) -> None:
+    folder = tmp_path / "films" / "test" / "PNEUMONIA"
+    write_films_of_all_names(folder)
+    (folder / "1.2.840.78").write_bytes(dicom(make_film(5, True)))
+    assert prepare(load_data(tmp_path / "films"), LABELS, tmp_path / "shards") == []
+    names = [Path(name).name for name in load_data(tmp_path / "shards")["test"]["file_name"]]
+    expected = ["1.2.840.77.png", "1.2.840.78.png", "IM000001.png", "a.png", "b.dcm.png", "c.jfif", "normal.png"]
+    assert sorted(names) == expected
 
 
 def test_a_name_of_another_kind_is_noticed_for_these_too(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from pneumo_hf.imaging.dicom import HEAD, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import UnreadableFilmError, describe, load_xray
-from pneumo_hf.imaging.quality import LATERAL_VIEW, MEAN_CHEST, QUALITY_ISSUES, quality_issue
+from pneumo_hf.imaging.quality import LATERAL_VIEW, MEAN_CHEST, NOTES, QUALITY_ISSUES, quality_issue
 from tests.imaging.test_dicom import FILM, LOSSLESS, dicom, pixels
 
 DEEP = FILM.astype(np.uint16) * 16 + 7  # 12 bits, the lowest too
@@ -80,8 +80,10 @@ def test_a_window_that_cannot_be_applied_is_left_out_with_a_note(
     tags: dict, note: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        np.testing.assert_array_equal(pixels(dicom(DEEP, bits=12, **tags)), FULL_RANGE)
-    assert f"a film's {note}: left out, the film is shown by its full range" in caplog.text
+        film = load_xray(dicom(DEEP, bits=12, **tags))
+    np.testing.assert_array_equal(film, FULL_RANGE)
+    assert film.info[NOTES] == [f"its {note}: left out, the film is shown by its full range"]
+    assert film.info[NOTES][0] in caplog.text
 
 
 @pytest.mark.parametrize("text", [b"wide", b"nan ", b"inf "])
@@ -107,18 +109,17 @@ def test_8_bit_pixels_pass_untouched_where_the_window_is_impossible() -> None:
 @pytest.mark.parametrize("descriptor", [None, [0, 0, 16], [4096, 0, 12]])
 @pytest.mark.parametrize("data", [None, [7] * 4096])
 def test_a_voi_table_that_is_empty_or_says_nothing_gives_way_to_the_window(
-    descriptor: list[int] | None, data: list[int] | None, caplog: pytest.LogCaptureFixture
+    descriptor: list[int] | None, data: list[int] | None
 ) -> None:
     item = Dataset()
     item.add_new("LUTDescriptor", "US", descriptor)
     item.add_new("LUTData", "US", data)
     for tables in ([], [item]):
-        caplog.clear()
-        with caplog.at_level(logging.INFO):
-            np.testing.assert_array_equal(pixels(dicom(DEEP, bits=12, VOILUTSequence=tables)), FULL_RANGE)
-            shown = pixels(dicom(DEEP, bits=12, VOILUTSequence=tables, **NARROW))
+        film = load_xray(dicom(DEEP, bits=12, VOILUTSequence=tables))
+        np.testing.assert_array_equal(film, FULL_RANGE)
+        assert film.info[NOTES] == ["its VOI LUT is empty or damaged: left out"]
+        shown = pixels(dicom(DEEP, bits=12, VOILUTSequence=tables, **NARROW))
         np.testing.assert_array_equal(shown, linear(DEEP, center=1000, width=300))
-        assert caplog.text.count("a film's VOI LUT is empty or damaged: left out") == 2
 
 
 def test_an_empty_modality_lut_is_none() -> None:
