@@ -20,6 +20,7 @@ from pneumo_hf.data.listing import list_films
 from pneumo_hf.hub.push import LOCAL_PATH
 from pneumo_hf.inference.conformal import conformal_limits
 from tests.conftest import make_film
+from tests.imaging.test_dicom import dicom
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "models" / "pneumo-efficientnet"
@@ -110,6 +111,14 @@ def test_conformal_limits_hold_on_folds_of_its_validation_films() -> None:
         possible[1] += list(probs[held_out][labels[held_out] == 1] >= limits["pneumonia_from"])
     for label in (0, 1):
         assert np.mean(possible[label]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_lateral_film_gets_no_answer_and_the_reason() -> None:
+    film = np.asarray(load_xray(ROOT / "docs" / "film.jpeg"))
+    frontal, lateral = Predictor(SHIPPED, device="cpu")([dicom(film, ViewPosition=view) for view in ("AP", "LL")])
+    assert (frontal["flag"], frontal["error"]) == ("review", "")
+    assert (lateral["flag"], lateral["error"]) == ("abstain", "a lateral view: frontal films alone are read")
+    assert lateral["probability"] == frontal["probability"]
 
 
 @pytest.mark.shared

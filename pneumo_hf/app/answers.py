@@ -17,6 +17,7 @@ from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, in_model_thread
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
+from pneumo_hf.imaging.quality import NOTES
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import is_positive
 from pneumo_hf.labels import NEGATIVE, Task, column_of
@@ -146,6 +147,8 @@ def file_facts(path: str, film: Image.Image) -> dict[str, str]:
     except ValueError:  # its pixels could be read all the same
         return facts
     known = {key: value for key, value in header.items() if value is not None and value in SHOWN.get(key, {value})}
+    if notes := film.info.get(NOTES):
+        facts["note"] = "; ".join(notes)
     return facts | {words: str(known[key]) for key, words in FACTS.items() if key in known}
 
 

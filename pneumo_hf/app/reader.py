@@ -13,7 +13,7 @@ from pneumo_hf.app.answers import FACTS, clinical_html, file_facts, verdict_html
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.film import FILM_SUFFIXES, UnreadableFilmError, load_xray
+from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.inference.clinical import COLUMNS
 from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.scorer import Scorer
@@ -67,12 +67,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
     reader, result = Reader(predictor, report), gr.State()
     with gr.Row():
         with gr.Column():
-            file = gr.File(
-                label="A chest film: PNG, JPEG, TIFF, WebP or DICOM",
-                file_types=sorted(FILM_SUFFIXES),
-                elem_id="film-file",
-                height=140,
-            )
+            file = gr.File(label="A chest film: PNG, JPEG, TIFF, WebP or DICOM", elem_id="film-file", height=140)
             shown = gr.Image(
                 label="What is read", type="pil", interactive=False, height=420, elem_id="film", buttons=["fullscreen"]
             )

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 import fsspec
 
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.dicom import PREAMBLE, is_dicom
+from pneumo_hf.imaging.dicom import HEAD, is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -128,19 +128,20 @@ def list_zip(archive: Path) -> tuple[Path, list[tuple[str, str]]]:
 
 
 def only_films(entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Select the films: by their suffix, or, where it is missing or a number, by DICOM's magic word."""
+    """Select the films: by their suffix, or, where it is missing or a number, DICOM by its content."""
     for name, file in entries:
         path = PurePosixPath(name)
-        if "__MACOSX" in path.parts or path.name.startswith("."):
+        if "__MACOSX" in path.parts or path.name.startswith(".") or path.name.upper() == "DICOMDIR":
             continue
         suffix = path.suffix.lower()
-        if suffix in FILM_SUFFIXES or ((not suffix or suffix[1:].isdigit()) and _is_dicom_file(file)):
+        named = path.name.lower().endswith(tuple(FILM_SUFFIXES))
+        if named or ((not suffix or suffix[1:].isdigit()) and _is_dicom_file(file)):
             yield name, file
 
 
 def _is_dicom_file(file: str) -> bool:
     try:
-        return is_dicom(read_head(file, PREAMBLE + 4))
+        return is_dicom(read_head(file, HEAD))
     except UNREADABLE:
         return False
 

@@ -18,10 +18,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from pneumo_hf.data.duplicates import Fingerprint, fingerprint
 from pneumo_hf.data.files import is_in_zip, split_zip_path
 from pneumo_hf.data.reading import in_threads, try_film
+from pneumo_hf.imaging.dicom import is_lateral
 from pneumo_hf.imaging.processor import resize_film
-from pneumo_hf.imaging.quality import QUALITY_ISSUES, THUMBNAIL, quality_issue
+from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, THUMBNAIL, quality_issue
 
-CODE_VERSION = "9"  # raise it when load_xray, resize_film, fingerprint or quality_issue gives something else
+CODE_VERSION = "10"  # raise it when load_xray, resize_film, fingerprint or quality_issue gives something else
 KEPT = ("contents", "thumbnails", "issues", "sizes")  # of each film, beside its pixels
 
 
@@ -94,7 +95,9 @@ def decode_films(
     pixels, prints = np.load(paths["npy"], mmap_mode="r"), np.load(paths["npz"])
     rejected = [{"path": films[index]["file_name"], "reason": reason} for index, reason in reasons.items()]
     table = films.remove_columns("image").select(readable)
-    return FilmDataset(table, pixels, readable, *(prints[name][readable] for name in KEPT)), rejected
+    decoded = FilmDataset(table, pixels, readable, *(prints[name][readable] for name in KEPT))
+    decoded.issues[(decoded.issues == "") & np.array(list(map(is_lateral, table["view"])), bool)] = LATERAL_VIEW
+    return decoded, rejected
 
 
 def _decode_all(

@@ -110,7 +110,8 @@ def _film_rows(
         if anonymize:
             name = PurePosixPath(split, labels[row["label"]], f"{split}-{written:06d}")
             row |= _anonymous(row, sources)
-        name = name.with_suffix(suffix or name.suffix)
+        if suffix:  # of a name such as 1.2.840.77 nothing is a suffix
+            name = name.with_name((name.name if name.suffix[1:].isdigit() else name.stem) + suffix)
         written += 1
         yield row | {"file_name": str(name), "image": {"bytes": content, "path": name.name}}
 

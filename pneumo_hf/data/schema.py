@@ -9,7 +9,7 @@ from pneumo_hf.data.files import UNREADABLE, read_film
 from pneumo_hf.data.patients import keyed_hash, parse_file_name
 from pneumo_hf.data.reading import in_batches
 from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
-from pneumo_hf.imaging.film import FILM_SUFFIXES
+from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.labels import LABELS
 
 SPLITS = {
@@ -65,7 +65,7 @@ def file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
     """Make a row for a film in a file; of DICOM the header is read."""
     image = {"bytes": None, "path": file}
     dicom = None
-    if PurePosixPath(file_name).suffix.lower() not in FILM_SUFFIXES - {".dcm", ".dicom"}:
+    if PurePosixPath(file_name).suffix.lower() not in PICTURE_SUFFIXES:
         try:
             dicom = read_film(image)
         except UNREADABLE:  # whoever decodes the film lists it

@@ -22,9 +22,9 @@ SIDE = 224  # of the pictures that mean films, histograms and montages are made 
 SHOWN = 16  # films of each label in the montage
 FILMS_AT_ONCE = 256
 EXTENSIONS = {
-    **dict.fromkeys((".jpg", ".jpeg"), ("JPEG", "MPO")),
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), ("JPEG", "MPO")),
     **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
-    **dict.fromkeys((".dcm", ".dicom"), ("DICOM",)),
+    **dict.fromkeys((".dcm", ".dicom", ".ima", ".gz"), ("DICOM",)),
     ".png": ("PNG",),
     ".webp": ("WEBP",),
 }

@@ -4,7 +4,11 @@ pydicom alone takes the first that is installed. That could be python-gdcm, whos
 on a damaged frame, or pylibjpeg-libjpeg, which is GPL-3.0 and rounds JPEG baseline otherwise than PIL does.
 """
 
+import io
+import struct
+
 from imagecodecs import jpeg2k_decode, jpeg8_decode, jpegls_decode
+from PIL import Image
 from pydicom import uid
 from pydicom.pixels import get_decoder
 from pydicom.pixels.common import PhotometricInterpretation
@@ -31,6 +35,13 @@ CONVERTED = {  # the colours that libjpeg-turbo and OpenJPEG make RGB
     *(PhotometricInterpretation.YBR_ICT, PhotometricInterpretation.YBR_RCT),
     *(PhotometricInterpretation.YBR_FULL, PhotometricInterpretation.YBR_FULL_422),
 }
+SYNTAX_OF = {  # of JPEGs, by their SOF marker: baseline, extended, progressive, lossless, LS
+    0xC0: uid.JPEGBaseline8Bit,
+    0xC1: uid.JPEGExtended12Bit,
+    0xC2: uid.JPEGExtended12Bit,
+    0xC3: uid.JPEGLossless,
+    0xF7: uid.JPEGLSLossless,
+}
 
 
 def is_available(syntax: str) -> bool:
@@ -55,6 +66,39 @@ def decode_frame(frame: bytes, runner: DecodeRunner) -> bytes:
         if runner.photometric_interpretation in CONVERTED and not lossless:
             runner.set_option("photometric_interpretation", PhotometricInterpretation.RGB)
     return pixels.tobytes()
+
+
+def syntax_of(frame: bytes) -> uid.UID:
+    """Recognise the transfer syntax that reads a compressed frame, by its first bytes.
+
+    Raises:
+        IndexError: a JPEG that ends before its picture begins.
+    """
+    if frame.startswith(b"\xff\xd8"):
+        return SYNTAX_OF[frame[_start_of_frame(frame) + 1]]
+    return uid.JPEG2000 if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")) else uid.RLELossless
+
+
+def frame_size(frame: bytes) -> tuple[int, int]:
+    """Read width and height from the header of a JPEG, JPEG-LS or JPEG 2000, which is all that is read of it.
+
+    Raises:
+        IndexError, struct.error, UnidentifiedImageError: it is none of these, or damaged.
+        DecompressionBombError: it claims to be huge.
+    """
+    if not frame.startswith(b"\xff\xd8"):
+        with Image.open(io.BytesIO(frame), formats=["JPEG2000"]) as image:
+            return image.size
+    height, width = struct.unpack_from(">HH", frame, _start_of_frame(frame) + 5)
+    return width, height
+
+
+def _start_of_frame(frame: bytes) -> int:
+    """Where the SOF marker of a JPEG is."""
+    place = 2
+    while frame[place + 1] not in SYNTAX_OF:
+        place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+    return place
 
 
 for _syntax in CODECS:

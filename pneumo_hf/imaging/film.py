@@ -5,19 +5,30 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from pneumo_hf.imaging.dicom import MOST_PIXELS, ROWS_AT_ONCE, dicom_facts, is_dicom, read_dicom
+from pneumo_hf.imaging.dicom import MOST_PIXELS, dicom_facts, is_dicom, read_dicom
+from pneumo_hf.imaging.display import ROWS_AT_ONCE
 from pneumo_hf.imaging.quality import COLOURED
 
-FILM_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".webp"}
+FILM_SUFFIXES = PICTURE_SUFFIXES | {".dcm", ".dicom", ".ima", ".dcm.gz"}
 # Of PIL's, those that films come in; others, EPS among them, start programs or hold no picture.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 SMALLEST_TILED = 16  # of a film that CLAHE's 8 x 8 tiles fit in; a smaller one passes as it is
 COLOUR_SPREAD = 10.0  # deviation of Cb or Cr over a picture, in grey levels: a uniform tint is none
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 8 bits
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag PhotometricInterpretation of a TIFF, and its value of a negative
+KIND_OF_PAGE, REDUCED = 254, 1  # the tag NewSubfileType, and its bit for a smaller copy of another page
+MOST_REDUCED = 16  # pages that are looked at
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a bound of our own
+# PIL opens few deep TIFFs in which white is zero, and inverts none of them: `_to_grey` does.
+TiffImagePlugin.OPEN_INFO |= {
+    (order, WHITE_IS_ZERO, format, fill, bits, extra): modes
+    for (order, photometric, format, fill, bits, extra), modes in TiffImagePlugin.OPEN_INFO.items()
+    if photometric == 1 and modes[0] in DEEP_MODES
+}
 
 XraySource = str | Path | bytes | Image.Image | np.ndarray
 
@@ -49,7 +60,7 @@ def load_xray(source: XraySource, clahe: bool = False) -> Image.Image:
         raise UnreadableFilmError("empty file")
     if is_dicom(content):
         try:
-            return Image.fromarray(read_dicom(content))
+            return read_dicom(content)
         except ValueError as error:
             raise UnreadableFilmError(str(error)) from error
         except Exception as error:  # what pydicom and its decoders raise on damaged files
@@ -118,8 +129,10 @@ def _decode(content: bytes) -> Image.Image:
             raise UnreadableFilmError("too many pixels for a film")
         if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
             raise UnreadableFilmError("a moving picture, not a film")
-        image.load()
-        return _to_grey(ImageOps.exif_transpose(image))
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and _has_pages(image):
+            raise UnreadableFilmError("a picture of several pages, not a film")
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_grey(image)
     except UnreadableFilmError:
         raise
     except UnidentifiedImageError as error:
@@ -134,9 +147,25 @@ def _decode(content: bytes) -> Image.Image:
         raise UnreadableFilmError(f"{what}: {error}") from error
 
 
+def _has_pages(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether a TIFF has pages beside the first that are no smaller copies of it."""
+    for page in range(1, MOST_REDUCED + 1):
+        try:
+            image.seek(page)
+        except EOFError:
+            image.seek(0)
+            return False
+        if not image.tag_v2.get(KIND_OF_PAGE, 0) & REDUCED:
+            return True
+    return True
+
+
 def _to_grey(image: Image.Image) -> Image.Image:
     if image.mode in DEEP_MODES:
-        return Image.fromarray(to_uint8(np.asarray(image)))
+        deep = to_uint8(np.asarray(image))
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            deep = 255 - deep
+        return Image.fromarray(deep)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)

@@ -11,15 +11,19 @@ MEAN_CHEST = Path(__file__).parent / "mean_chest.png"
 SMALLEST_SIDE = 64  # pixels
 FAINTEST = 3.0  # grey levels of deviation; the faintest train film of the embedded sample has 25
 COLOURED = "coloured"  # in the `info` of a film that load_xray made of a colour picture
+LATERAL = "lateral"  # in the `info` of a DICOM film: whether its header says that it shows the chest from the side
+NOTES = "notes"  # in the `info` of a DICOM film: what of its header was not followed
 INVERTED = -0.45  # chest_correlation of a negative; no film of the Kermany set or of 240 from elsewhere is below -.19
 MISFRAMED = 0.0  # below it a film is laid out unlike a chest: 11 of Kermany's 5216 train films, cut off or opaque, are
 
 ATYPICAL_LAYOUT = "not laid out like a chest: cropped, turned or opaque"
+LATERAL_VIEW = "a lateral view: frontal films alone are read"
 
 QUALITY_ISSUES = {  # and the flag that a prediction gets for each
     "blank": "not_chest_xray",
     "a colour picture": "not_chest_xray",
     f"smaller than {SMALLEST_SIDE} pixels": "abstain",
+    LATERAL_VIEW: "abstain",
     "a negative: its lungs are bright": "abstain",
     ATYPICAL_LAYOUT: "abstain",
 }
@@ -73,6 +77,8 @@ def quality_issue(film: Image.Image) -> str:
         return "a colour picture"
     if min(film.size) < SMALLEST_SIDE:
         return f"smaller than {SMALLEST_SIDE} pixels"
+    if film.info.get(LATERAL):
+        return LATERAL_VIEW
     correlation = chest_correlation(small[None])[0]
     if correlation < INVERTED:
         return "a negative: its lungs are bright"

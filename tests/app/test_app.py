@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gzip
 import json
 import os
 import re
@@ -114,14 +115,25 @@ def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_
     assert client.predict(handle_file(film), api_name="/predict")["probability"] is not None
 
 
+def test_the_first_tab_takes_films_by_any_name(url: str, tmp_path: Path) -> None:
+    film = make_film(3, pneumonia=True, size=(300, 260))
+    content, client = dicom(film), Client(url, verbose=False)
+    for name in ("IM000001", "film.IMA", "film.dcm.gz", "1.2.840.10008"):
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        shown = client.predict(handle_file(tmp_path / name), 0, api_name="/explain")
+        assert Image.open(shown).size == (260, 300), name
+
+
 def test_a_case_report_shows_the_case_and_no_name(url: str, tmp_path: Path) -> None:
     stored = make_film(3, pneumonia=True, size=(300, 260)).astype(np.uint16) * 16
-    film = dicom(stored, bits=12, PatientName="Doe^Jane", PatientID="secret7", PatientAge="004Y", ViewPosition="AP")
+    person = {"PatientName": "Doe^Jane", "PatientID": "secret7", "PatientAge": "004Y"}
+    film = dicom(stored, bits=12, ViewPosition="AP", WindowWidth="0", **person)
     (tmp_path / "Doe_Jane.dcm").write_bytes(film)
     page = Path(Client(url, verbose=False).predict(handle_file(tmp_path / "Doe_Jane.dcm"), api_name="/case_report"))
     text = re.sub(r"base64,[\w+/=]+", "", page.read_text())
     for shown in ("not a diagnosis", "DICOM, 12 bits, 260 x 300 pixels", "<td>4.0</td>", "<td>AP</td>", "Grad-CAM"):
         assert shown in text
+    assert "its window is empty: left out, the film is shown by its full range" in text
     assert "Doe" not in text and "secret7" not in text and "http" not in text
 
 
