@@ -18,6 +18,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from tests.conftest import as_options, write_films
 from tests.data.test_listing import write_shard
+from tests.training.families import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "accelerate"
@@ -195,3 +196,25 @@ def test_threads_of_a_command_sleep_when_one_of_them_has_no_core(command: list[s
         if "GOMP_" not in done.stderr:
             pytest.skip("this PyTorch has another OpenMP")
         assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {expected}  # of every copy of it
+
+
+@pytest.mark.parametrize("family", ["dinov2_with_registers", "clip", "siglip"])
+def test_two_processes_train_what_has_parts_that_no_score_depends_on(
+    family: str, films_folder: Path, tmp_path: Path
+) -> None:
+    """Mask tokens and pooling layers that get no gradient: a process that waits for one would wait for ever."""
+    checkpoint, folder = tiny_checkpoint(family, tmp_path / "backbone"), tmp_path / "run"
+    options = as_options(
+        model_name_or_path=checkpoint,
+        dataset=films_folder,
+        cache_dir=tmp_path / "cache",
+        output_dir=folder,
+        image_size=32,
+        per_device_train_batch_size=8,
+        probe_epochs=1,
+        num_train_epochs=1,
+        augmentation="mild",
+        use_cpu="true",
+    )
+    run(*TWO, "train_hf.py", *options)
+    assert (folder / "report" / "metrics.json").exists()

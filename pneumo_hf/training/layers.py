@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pneumo_hf.training.head import classifier_head
 
@@ -90,9 +91,10 @@ class KeepsStatistics(nn.Module):
 def checkpoint_blocks(model: PreTrainedModel) -> None:
     """Keep only the inputs of the blocks for the backward pass and run them again there: less memory, more time.
 
-    By transformers where the architecture supports it; elsewhere each element of the innermost lists of modules.
+    By transformers where the architecture has blocks made for it (some say that it is supported, and have none);
+    elsewhere each element of the innermost lists of modules.
     """
-    if model.supports_gradient_checkpointing:
+    if any(isinstance(module, GradientCheckpointingLayer) for module in model.modules()):
         model.gradient_checkpointing_enable({"use_reentrant": False})
         return
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]

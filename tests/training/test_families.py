@@ -324,7 +324,7 @@ def test_the_features_of_stage_one_and_the_dropout_are_the_classifiers(checkpoin
 
 
 def test_blocks_run_twice_give_the_same_gradients(checkpoint: Path, cache_dir: Path) -> None:
-    gradients = []
+    gradients, runs = [], []
     for checkpointed in (False, True):
         model, _ = loaded(checkpoint, cache_dir, dropout=0.0)
         torch.manual_seed(0)
@@ -335,8 +335,13 @@ def test_blocks_run_twice_give_the_same_gradients(checkpoint: Path, cache_dir: P
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.momentum = 0.0
+        modules, ran = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)], []
+        for module in modules[2:-2]:
+            module.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
         model.train()(torch.rand(4, 3, SIZE, SIZE)).logits.square().sum().backward()
+        runs.append(len(ran))
         gradients.append({name: values.grad for name, values in model.named_parameters() if values.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
+    assert runs[1] > 1.5 * runs[0]  # blocks are run again
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-3)
