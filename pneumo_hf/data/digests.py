@@ -13,8 +13,8 @@ from pneumo_hf.errors import InputError
 
 KERMANY = Path(__file__).parent / "kermany_films.npy"  # [5808, 8] uint8, sorted, which data/make_sample.py writes
 PUBLIC_BYTES = 8  # of a digest, its lowest frequencies: the file stays below 60 kB
-# Bits that may differ. Of 102 originals and their 224-pixel copies at most 2 of 64 and 11 of 256 do; of different films
-# of one set at least 45 of 256, and of 240 films of other hospitals and the nearest of the public set at least 7 of 64.
+# Bits that may differ. Of 102 originals and their 224-pixel copies at most 2 of 64 and 11 of 256 do; of different
+# films of the set at least 45 of 256, and of 240 films from elsewhere and the nearest of the set at least 7 of 64.
 PUBLIC_TOLERANCE, TOLERANCE = 4, 24
 HELD_OUT = "report/held_out.npy"  # of a run: the digests [N, 32] of its validation and test films
 FILMS_AT_ONCE = 1024

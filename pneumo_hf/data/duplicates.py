@@ -129,7 +129,7 @@ def film_digests(thumbnails: np.ndarray) -> np.ndarray:
     The bits are the signs of cosine coefficients as in pHash (Zauner 2010), the lowest frequencies first.
     """
     sides = range(2 * math.isqrt(DIGEST_BITS))
-    waves = sorted(((y + x, y, x) for y in sides for x in sides))[1 : DIGEST_BITS + 1]  # the first is the mean, zero
+    waves = sorted((y + x, y, x) for y in sides for x in sides)[1 : DIGEST_BITS + 1]  # the first is the mean, zero
     _, rows, columns = np.array(waves).T
     found = [np.empty((0, DIGEST_BITS // 8), np.uint8)]
     for piece in _pieces(np.arange(len(thumbnails))):

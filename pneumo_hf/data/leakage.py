@@ -93,7 +93,8 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
             raise InputError(
                 f"{checkpoint} may have been trained on {len(unknown)} films that this run holds out ({unknown[0]}): "
                 "train both with one split_seed, validation_split and validation_fraction (recipe.yaml has its own)"
-                + ", or rename yours if other films only have the same names" * (held_out.dtype != np.uint8)
+                + ", or rename yours if other films only have the same names"
+                * (held_out.dtype != np.uint8)
             )
 
 

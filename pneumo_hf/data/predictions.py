@@ -48,5 +48,7 @@ def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[int,
 
 
 def _log_odds(probability: float) -> float:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"{probability} is no probability")
     probability = min(max(probability, EPSILON), 1 - EPSILON)
     return log(probability / (1 - probability))

@@ -11,9 +11,9 @@ from datasets import Dataset, DatasetDict
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config.arguments import DataArguments
-from pneumo_hf.data.labels import assert_every_label
 from pneumo_hf.data.digests import are_kermany
 from pneumo_hf.data.duplicates import film_digests
+from pneumo_hf.data.labels import assert_every_label
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.shortcuts import Baselines, shortcut_baselines
 from pneumo_hf.data.sources import load_data, split_of

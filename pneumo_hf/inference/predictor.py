@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification
@@ -18,11 +19,25 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import Normalize, load_image_processor
 from pneumo_hf.inference import hidden_head  # noqa: F401 - registers the one architecture of our own
 from pneumo_hf.inference.folding import folded
+from pneumo_hf.inference.integrity import assert_finite_weights, assert_whole
 from pneumo_hf.inference.onnx import OnnxModel
 from pneumo_hf.inference.outliers import load_detector
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import LABELS, POSITIVE
+
+# What transformers raises for a checkpoint that it cannot load, whose config.json may say anything.
+UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError)
+UNLOADABLE += (SafetensorError, StrictDataclassError)
+    OSError,
+    ValueError,
+    ImportError,
+    SafetensorError,
+    RuntimeError,
+    TypeError,
+    KeyError,
+    StrictDataclassError,
+)
 
 
 class Predictor(Scorer):
@@ -61,13 +76,17 @@ class Predictor(Scorer):
             raise InputError(f"there is no checkpoint {checkpoint}")  # before the Hub is asked for it again and again
         try:
             self.model, loaded = AutoModelForImageClassification.from_pretrained(
-                checkpoint, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+                checkpoint,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they can be named
             )
             self.image_processor = load_image_processor(checkpoint)
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
+        except UNLOADABLE as error:
             raise InputError(why_not_loaded(checkpoint, error)) from error
-        if lost := [key for key in loaded["missing_keys"] if not key.endswith("num_batches_tracked")]:
-            raise InputError(f"{checkpoint} has no weights for {len(lost)} of its tensors, {min(lost)} among them")
+        assert_whole(checkpoint, loaded)
+        assert_finite_weights(checkpoint, self.model)
         names = LabelNames(LABELS, label_map)
         numbers = {names.numbers.get(name.lower()): int(n) for n, name in self.model.config.id2label.items()}
         if len(self.model.config.id2label) != len(LABELS) or set(numbers) != set(range(len(LABELS))):
@@ -77,7 +96,7 @@ class Predictor(Scorer):
                 why += "; predict and evaluate take their other names: --label_map NAME=NORMAL,NAME=PNEUMONIA"
             raise InputError(why)
         self.positive = numbers[LABELS.index(POSITIVE)]
-        self.settings = CheckpointSettings.from_config(self.model.config.to_dict())
+        self.settings = CheckpointSettings.from_config(self.model.config.to_dict(), f"{checkpoint}/config.json")
         self.detector = load_detector(checkpoint)
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         self.device = usable_device("cpu" if self.onnx else device)

@@ -15,6 +15,7 @@ from pneumo_hf.config.parse import parse_args
 from pneumo_hf.config.training_arguments import XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.errors import InputError
+from pneumo_hf.training.divergence import DivergedError
 from pneumo_hf.training.finetune import fine_tuner
 from pneumo_hf.training.probe import train_probe
 from pneumo_hf.training.recipe import recipe_values
@@ -96,10 +97,13 @@ def search_learning_rate(
             hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", *RATES, log=True)},
             compute_objective=lambda metrics: metrics[f"eval_{metric}"],
             n_trials=trials - finished,
+            catch=(DivergedError,),  # a rate that is too high is no answer, and not the end
             sampler=optuna.samplers.TPESampler(seed=arguments.seed + finished),
             **settings,
         )
     rows = [{"learning_rate": trial.params["learning_rate"], metric: trial.value} for trial in _finished(study)]
+    if not rows:
+        raise InputError("the training diverged at every rate that was tried: more --trials, or other films")
     result = {"best": best(rows, key=lambda row: row[metric]), "trials": rows}
     (folder / "tune.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
