@@ -55,7 +55,7 @@ def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
     names = _names_of_films(run)
     known = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, sorted(names)))})(?![\w-]|\.\w)") if names else None
     for name, path in files.items():
-        if not _is_within(path, run):
+        if _leads_out(path, run):
             found.append(f"{name}: a symbolic link out of the run")
         elif not path.is_file():
             found.append(f"{name}: no file")
@@ -156,11 +156,11 @@ def _strings_of(message: Any) -> Iterator[str]:
                 yield part if isinstance(part, str) else part.decode(errors="replace")
 
 
-def _is_within(path: Path, run: Path) -> bool:
+def _leads_out(path: Path, run: Path) -> bool:
     try:
-        return path.resolve().is_relative_to(run.resolve())
+        return path.is_relative_to(run) and not path.resolve().is_relative_to(run.resolve())
     except (OSError, RuntimeError):  # links that go in a circle
-        return False
+        return True
 
 
 def _start(path: Path, wanted: bytes) -> bool:

@@ -29,15 +29,6 @@ from pneumo_hf.labels import LABELS, POSITIVE
 # What transformers raises for a checkpoint that it cannot load, whose config.json may say anything.
 UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError)
 UNLOADABLE += (SafetensorError, StrictDataclassError)
-    OSError,
-    ValueError,
-    ImportError,
-    SafetensorError,
-    RuntimeError,
-    TypeError,
-    KeyError,
-    StrictDataclassError,
-)
 
 
 class Predictor(Scorer):
