@@ -70,7 +70,7 @@ def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
 
 def _reasons(name: str, path: Path, known: re.Pattern | None) -> Iterator[str]:
     try:
-        text = name + "\n" + text_of(path)
+        text = f"{name}\n{path.stem.removeprefix('external_')}\n{text_of(path)}"
     except UnicodeDecodeError:
         yield "no text in UTF-8, so what it says cannot be read"
         return

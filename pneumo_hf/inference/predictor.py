@@ -27,8 +27,10 @@ from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import LABELS, POSITIVE
 
 # What transformers raises for a checkpoint that it cannot load, whose config.json may say anything.
-UNLOADABLE = (OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError)
-UNLOADABLE += (SafetensorError, StrictDataclassError)
+UNLOADABLE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 
 class Predictor(Scorer):

@@ -93,17 +93,20 @@ def search_learning_rate(
     if finished:
         logger.info("continuing with %d finished trials in %s", finished, folder / "tune.db")
     if finished < trials:
-        trainer.hyperparameter_search(
-            hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", *RATES, log=True)},
-            compute_objective=lambda metrics: metrics[f"eval_{metric}"],
-            n_trials=trials - finished,
-            catch=(DivergedError,),  # a rate that is too high is no answer, and not the end
-            sampler=optuna.samplers.TPESampler(seed=arguments.seed + finished),
-            **settings,
-        )
+        try:
+            trainer.hyperparameter_search(
+                hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", *RATES, log=True)},
+                compute_objective=lambda metrics: metrics[f"eval_{metric}"],
+                n_trials=trials - finished,
+                catch=(DivergedError,),  # a rate that is too high is no answer, and not the end
+                sampler=optuna.samplers.TPESampler(seed=arguments.seed + finished),
+                **settings,
+            )
+        except ValueError as error:  # of a best trial, when there is none
+            if _finished(study):
+                raise
+            raise InputError("the training diverged at every rate that was tried: give more --trials") from error
     rows = [{"learning_rate": trial.params["learning_rate"], metric: trial.value} for trial in _finished(study)]
-    if not rows:
-        raise InputError("the training diverged at every rate that was tried: more --trials, or other films")
     result = {"best": best(rows, key=lambda row: row[metric]), "trials": rows}
     (folder / "tune.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
