@@ -66,8 +66,7 @@ def search_learning_rate(
         `"roc_auc"` the recipe's metric.
 
     Raises:
-        InputError: optuna is not installed, the recipe has no second stage or interpolates its weights, or no trial
-            is asked for.
+        InputError: optuna is not installed, the recipe has no such second stage, or every rate diverges.
     """
     _assert_searchable(arguments, trials)
     import optuna
@@ -89,8 +88,7 @@ def search_learning_rate(
     settings = {"storage": f"sqlite:///{folder / 'tune.db'}", "study_name": name, "load_if_exists": True}
     settings |= {"direction": direction, "pruner": optuna.pruners.NopPruner()}
     study = optuna.create_study(**settings)
-    finished = len(_finished(study))
-    if finished:
+    if finished := len(_finished(study)):
         logger.info("continuing with %d finished trials in %s", finished, folder / "tune.db")
     if finished < trials:
         try:
