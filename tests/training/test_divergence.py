@@ -12,9 +12,8 @@ from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.errors import InputError
 from pneumo_hf.training.divergence import DivergedError
-from pneumo_hf.training.stage import of_stage
+from pneumo_hf.training.finetune import fine_tuner
 from pneumo_hf.training.train import train_stages
-from tests.conftest import make_trainer
 from tests.training.common import decoded, fresh, trained
 
 
@@ -37,8 +36,9 @@ def films(tiny_recipe: list[str]) -> dict[str, FilmDataset]:
 def diverged(films: dict[str, FilmDataset], recipe: list[str], folder: Path, step: int) -> tuple[str, int, int]:
     """The message, the step it was said at, and the steps of an epoch."""
     model, processor = fresh(recipe)
-    arguments = of_stage("stage2", parse_args([*recipe, "--output_dir", str(folder)]).training)
-    trainer = make_trainer(model, processor, arguments, films, callbacks=[Poison(step)])
+    arguments = parse_args([*recipe, "--output_dir", str(folder)]).training
+    trainer = fine_tuner(model, processor, films, arguments, resumed=None)
+    trainer.add_callback(Poison(step))
     with pytest.raises(DivergedError) as error:
         trainer.train()
     assert isinstance(error.value, InputError) and "\n" not in str(error.value)
@@ -57,6 +57,8 @@ def test_the_last_good_epoch_is_kept(films, tiny_recipe, tmp_path: Path) -> None
     kept = tmp_path / "checkpoints" / f"checkpoint-{steps}"
     assert reached == steps + 2 and f"the last good epoch is kept in {kept}" in message
     assert all(torch.isfinite(values).all() for values in load_file(kept / "model.safetensors").values())
+    model, _ = fresh([*tiny_recipe, "--model_name_or_path", str(kept)])  # from which another training starts
+    assert torch.equal(model.classifier[-1].weight, load_file(kept / "model.safetensors")["classifier.1.weight"])
 
 
 def test_scores_of_validation_that_are_no_numbers_are_not_saved(films, tiny_recipe, tmp_path: Path) -> None:
