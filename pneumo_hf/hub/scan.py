@@ -138,11 +138,9 @@ def _onnx(path: Path) -> Any:
         import onnx
     except ImportError as error:
         raise InputError(f"push looks into {path.name}, for which it needs onnx: {INSTALL}") from error
-    from google.protobuf.message import DecodeError
-
     try:
         return onnx.load(path, load_external_data=False)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's, which is onnx's own need
         raise ValueError(str(error)) from error
 
 
