@@ -5,7 +5,8 @@
 All official test films, and whole patients of train, drawn at random within each label until the sample holds its
 share of 1,200 films. The JPEG bytes are the archive's own, embedded. The mean of those train films goes into
 `pneumo_hf/imaging/mean_chest.png`, by which the package distinguishes a film from its negative, and
-near-duplicates from different films.
+near-duplicates from different films. Digests of every film of the set go into `pneumo_hf/data/kermany_films.npy`, by
+which the package knows them again under other names; `--digests_alone` writes nothing else.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from datasets import Dataset
 from datasets import Image as ImageColumn
 from PIL import Image
 
+from pneumo_hf.data.digests import KERMANY, PUBLIC_BYTES
+from pneumo_hf.data.duplicates import film_digests
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.patients import patient_group
 from pneumo_hf.data.schema import features
@@ -30,8 +33,18 @@ COLUMNS = ["image", "label", "patient_id", "subtype", "source", "file_name"]  # 
 LONE_FILM = "person447_virus_921_1"
 
 
-def main(source: str, output_dir: Path) -> None:
+def main(source: str, output_dir: Path, digests_alone: bool = False) -> None:
     data = load_data(source)
+    if not digests_alone:
+        write_sample(data, output_dir)
+    thumbnails = [thumbnail(load_xray(read_film(film["image"]))) for split in data.values() for film in split]
+    digests = np.unique(film_digests(np.stack(thumbnails))[:, :PUBLIC_BYTES], axis=0)
+    np.save(KERMANY, digests)
+    print(f"{KERMANY.name}: {len(digests)} of {len(thumbnails)} films differ")
+
+
+def write_sample(data: dict[str, Dataset], output_dir: Path) -> None:
+    """Write the sample's shards, and the mean of its train films."""
     output_dir.mkdir(parents=True, exist_ok=True)
     train = data["train"]
     for split, films in {"train": train.select(draw_patients(train)), "test": data["test"]}.items():
@@ -75,5 +88,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="a zip or folder in Kaggle's layout")
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent / "chest_xray_sample")
+    parser.add_argument("--digests_alone", action="store_true")
     with one_line_errors():
         main(**vars(parser.parse_args()))

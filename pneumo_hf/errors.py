@@ -1,5 +1,7 @@
 """Bad input ends a command with one line on stderr and exit code 2, never with a traceback."""
 
+import errno
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,12 @@ EXTRAS = {  # packages that the light core does without, and the extra that brin
     "gradio": "app",
     "optuna": "tune",
 }
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+# And as the libraries say it: safetensors, numpy, torch.save, sqlite.
+NO_ROOM_WORDS = re.compile(
+    r"\(os error (27|28|30|122)\)|\d+ requested and \d+ written|unexpected pos \d+ vs|database or disk is full"
+)
 
 
 class InputError(Exception):
@@ -33,6 +41,11 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; train_hf.py --resume_from_checkpoint resumes a training", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not (getattr(error, "errno", None) in NO_ROOM or NO_ROOM_WORDS.search(str(error))):
+            raise
+        what = str(error).splitlines()[0]
+        _stop(f"nothing more can be written, the disk is full or read-only ({what}): make room, or write elsewhere")
 
 
 def _stop(message: str) -> None:

@@ -56,6 +56,15 @@ def write_films(root: Path, counts: dict[str, tuple[int, int]], size: tuple[int,
     return root
 
 
+def public_films(count: int, split: str = "test") -> list[bytes]:
+    """Films of the embedded sample, spread over the split."""
+    from pneumo_hf.data.files import read_film
+    from pneumo_hf.data.sources import load_data
+
+    films = load_data(str(ROOT / "data" / "chest_xray_sample"))[split]
+    return [read_film(films[int(row)]["image"]) for row in np.linspace(0, len(films) - 1, count)]
+
+
 def as_options(**values: object) -> list[str]:
     """The command line that gives each option its value."""
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]

@@ -11,6 +11,9 @@ from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub import export as export_module
+from pneumo_hf.hub.scan import what_must_not_leave
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,19 @@ def test_the_onnx_backend_answers_as_the_checkpoint_does(
             for ours, theirs in zip(expected, exported(films), strict=True):
                 assert theirs["probability"] == pytest.approx(ours["probability"], abs=1e-5)
                 assert (theirs["flag"], theirs["prediction"]) == (ours["flag"], ours["prediction"])
+
+
+def test_an_export_says_nothing_of_the_machine_that_wrote_it(
+    tiny_run: Path, options: list[str], tmp_path: Path
+) -> None:
+    import onnx
+
+    main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
+    model = onnx.load(tmp_path / "onnx" / "model.onnx")
+    parts = [model.graph, *model.graph.node, *model.functions]
+    assert not [part for part in parts if part.doc_string or part.metadata_props]
+    assert b"stack_trace" not in model.SerializeToString() and str(ROOT).encode() not in model.SerializeToString()
+    assert what_must_not_leave(tiny_run, {"onnx/model.onnx": tmp_path / "onnx" / "model.onnx"}) == []
 
 
 def test_what_does_not_agree_is_not_kept(

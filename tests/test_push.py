@@ -7,19 +7,25 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pneumo_hf import __version__
+from pneumo_hf.data.digests import HELD_OUT
 from pneumo_hf.errors import InputError
-from pneumo_hf.hub.push import push, space_files, what_must_not_leave
+from pneumo_hf.hub.push import push, space_files
+from pneumo_hf.hub.scan import what_must_not_leave
 from tests.hub import TOKEN, environment, running_hub
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "models" / "pneumo-efficientnet"
 SCORE = """
 import json, sys
 from transformers import pipeline
@@ -38,7 +44,7 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(tiny_run: Path, films_f
         env = environment(address, str(tmp_path / "here"))
         asked = ("-m", "pneumo_hf", "push", "--model", str(tiny_run), "--repo_id", "tester/pneumonia", "--private")
         for _ in range(2):  # the second changes nothing
-            done = command(env, *asked, "--space", "tester/demo")
+            done = command(env, *asked, "--films_are_public", "--space", "tester/demo")
             assert done.returncode == 0, done.stderr
         assert "secret HF_TOKEN" in done.stderr
         assert hub.private["model", "tester/pneumonia"]
@@ -91,18 +97,27 @@ def test_a_gpu_without_a_space_is_refused(tiny_run: Path) -> None:
         push(tiny_run, "tester/pneumonia", False, ROOT, None, "zero-a10g")
 
 
-def test_pictures_of_films_that_are_not_public_are_not_pushed(tiny_run: Path, tmp_path: Path) -> None:
+def test_pictures_of_films_are_pushed_of_the_public_set_alone_or_on_request(tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
+    shutil.copytree(tiny_run, run)  # whose films are called as the public set's
+    shutil.copy(run / "report" / "mistakes.png", run / "report" / "Doe.png")
     config = json.loads((run / "config.json").read_text())
-    config["training_data"]["kermany"] = False
+    config["training_data"]["kermany"] = True  # as version 0.2 wrote, of the names alone
     (run / "config.json").write_text(json.dumps(config))
+    pictures = {f"report/{name}" for name in ("heatmaps.png", "mistakes.png", "index.html")}
     with running_hub() as (hub, address):
-        asked = ("-m", "pneumo_hf", "push", "--model", str(run), "--repo_id", "tester/ward")
-        assert command(environment(address, str(tmp_path / "here")), *asked).returncode == 0
+        asked = ("--repo_id", "tester/ward")
+        done = pushed(run, address, tmp_path / "here", *asked)
+        assert done.returncode == 0 and "stay at home" in done.stderr
         files = set(hub.files["model", "tester/ward"])
-    assert "report/roc.png" in files
-    assert not {"report/heatmaps.png", "report/mistakes.png", "report/abstained.png", "report/index.html"} & files
+        assert "report/roc.png" in files and not (pictures | {"report/Doe.png"}) & files
+        assert pushed(run, address, tmp_path / "here", *asked, "--films_are_public").returncode == 0
+        assert pictures <= set(hub.files["model", "tester/ward"])
+        shutil.copy(SHIPPED / HELD_OUT, run / HELD_OUT)
+        done = pushed(run, address, tmp_path / "here", "--repo_id", "tester/public")
+        assert done.returncode == 0 and "stay at home" not in done.stderr
+        files = set(hub.files["model", "tester/public"])
+        assert pictures <= files and HELD_OUT not in files
 
 
 def test_a_patient_of_the_predictions_is_found_in_any_text(tiny_run: Path, tmp_path: Path) -> None:
@@ -135,13 +150,26 @@ def test_names_of_films_are_found_however_they_are_written(tiny_run: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "path", ["/opt/films/a", "~/films", "C:/Users/ada", r"C:\Users", r"\\server\share", "file:///x/y"]
+    "path",
+    [
+        "/opt/films/a",
+        "/storage/ward7",
+        "/export/home/ada",
+        "/Users2/ada",
+        "~/films",
+        "C:/Users/ada",
+        r"C:\Users",
+        r"d:\films",
+        r"\\server\share",
+        "file:///x/y",
+        "s3://ward/films",
+    ],
 )
 def test_local_paths_are_found_however_they_are_written(tiny_run: Path, tmp_path: Path, path: str) -> None:
     note = tmp_path / "note.md"
     note.write_text(f"Read from {path} today; see https://huggingface.co/data/x.\n")
     assert "note.md: the local path" in str(what_must_not_leave(tiny_run, {"note.md": note}))
-    note.write_text("See https://huggingface.co/data/x, and 3/4 of it.\n")
+    note.write_text("See https://huggingface.co/data/x, and 3/4 of it, train/NORMAL/ or #!/usr/bin/env python.\n")
     assert not what_must_not_leave(tiny_run, {"note.md": note})
 
 
@@ -235,3 +263,135 @@ def test_weights_that_are_a_pointer_are_not_pushed(tiny_run: Path, tmp_path: Pat
 def test_a_space_is_made_of_a_checkout(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run it from a checkout"):
         push(tiny_run, "tester/pneumonia", False, tmp_path, "tester/demo", None)
+
+
+@pytest.mark.parametrize("link", ["report/index.html", "report"])
+def test_a_link_out_of_the_run_is_refused(link: str, tiny_run: Path, tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(tiny_run, run)
+    shutil.move(run / link, elsewhere)
+    (run / link).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"report/index.html: a symbolic link out of the run"):
+        push(run, "tester/pneumonia", False, ROOT, None, None, films_are_public=True)
+
+
+def test_links_within_the_run_pass_and_those_to_nothing_do_not(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "report" / "again.png").symlink_to("roc.png")
+    (run / "report" / "gone.png").symlink_to("nothing.png")
+    (run / "report" / "circle.png").symlink_to("circle.png")
+    files = {name: run / "report" / name for name in ("again.png", "gone.png", "circle.png")}
+    found = what_must_not_leave(run, files)
+    assert [line.split(":")[0] for line in found] == ["gone.png", "circle.png"]
+    (tmp_path / "link").symlink_to(run)
+    assert what_must_not_leave(tmp_path / "link", {"roc.png": tmp_path / "link" / "report" / "roc.png"}) == []
+
+
+@pytest.mark.parametrize("said", ["Doe_Jane.JPG", "Doe_Jane.Dcm", "scan7.IMA", "Doe.tiff", "im-0001-0002"])
+def test_what_is_called_like_a_film_is_found_in_any_case_of_letters(said: str, tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.md").write_text(f"See {said}.\n")
+    assert what_must_not_leave(tiny_run, {"note.md": tmp_path / "note.md"}) == [f"note.md: the film or patient {said}"]
+
+
+def test_names_of_files_are_looked_at_too(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "rejected.csv").write_text("path,reason\nfilms/Doe_Jane.png,truncated\n")
+    (run / "report" / "external_Doe_Jane.json").write_text("{}")
+    (run / "report" / "Doe_Jane.json").write_text("{}")
+    files = {name: run / "report" / name for name in ("Doe_Jane.json", "external_Doe_Jane.json")}
+    assert what_must_not_leave(run, files) == [f"{name}: the film or patient Doe_Jane" for name in files]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+def test_a_text_in_another_encoding_is_refused(encoding: str, tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.md").write_text("Jane Döe, from /home/ada\n", encoding=encoding)
+    found = what_must_not_leave(tiny_run, {"note.md": tmp_path / "note.md"})
+    assert found == ["note.md: no text in UTF-8, so what it says cannot be read"]
+
+
+@pytest.mark.parametrize("protocol", [*range(6), "torch", "torch of old"])
+@pytest.mark.parametrize("name", ["notes.md", "roc.png", "model.safetensors", "history.csv"])
+def test_pickles_are_found_whatever_their_ending(
+    name: str, protocol: int | str, tiny_run: Path, tmp_path: Path
+) -> None:
+    value = {"weights": [1, 2], "of": Path("x")}
+    if isinstance(protocol, int):
+        (tmp_path / name).write_bytes(pickle.dumps(value, protocol))
+    else:
+        torch.save({"weights": torch.ones(2)}, tmp_path / name, _use_new_zipfile_serialization=protocol == "torch")
+    assert what_must_not_leave(tiny_run, {name: tmp_path / name}) == [f"{name}: a pickle by its content"]
+    beside = tmp_path / "run"
+    shutil.copytree(tiny_run, beside)
+    shutil.copy(tmp_path / name, beside / "state.dat")  # which would stay at home
+    assert what_must_not_leave(beside, {}) == ["state.dat: a pickle by its content"]
+
+
+def test_what_only_begins_like_a_pickle_is_none(tiny_run: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(0x280)
+    weights.write_bytes((0x280).to_bytes(8, "little") + header + b"\0" * 4)  # 80 02 as protocol 2
+    (tmp_path / "note.md").write_text("N.B. this is a text.\n")
+    files = {path.name: path for path in (weights, tmp_path / "note.md")}
+    assert what_must_not_leave(tiny_run, files) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.json", b"{"),
+        ("notes.json", b"[" * 100_000),
+        ("roc.png", b"no picture"),
+        ("roc.png", b"\x89PNG\r\n\x1a\n\0\0\0"),
+        ("model.safetensors", b"no weights"),
+        ("model.onnx", b"no network"),
+    ],
+)
+def test_what_is_broken_is_refused(name: str, content: bytes, tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    (line,) = what_must_not_leave(tiny_run, {name: tmp_path / name})
+    assert line.startswith(f"{name}: it is broken: ") and "\n" not in line
+
+
+def test_a_picture_cut_short_and_what_follows_its_pixels(tiny_run: Path, tmp_path: Path) -> None:
+    whole = (tiny_run / "report" / "roc.png").read_bytes()
+    path = tmp_path / "roc.png"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert what_must_not_leave(tiny_run, {"roc.png": path})[0].startswith("roc.png: it is broken: ")
+    text = b"tEXtTitle\0of /srv/ada"
+    chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+    path.write_bytes(whole[:-12] + chunk + whole[-12:])
+    assert what_must_not_leave(tiny_run, {"roc.png": path}) == ["roc.png: the local path /srv/ada"]
+
+
+def test_a_broken_report_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    for content, why in (("{", "report/metrics.json: it is broken"), ("[]", "it names no model")):
+        (run / "report" / "metrics.json").write_text(content)
+        with pytest.raises(InputError, match=why):
+            push(run, "tester/pneumonia", False, ROOT, None, None)
+    (run / "report" / "predictions_test.csv").write_bytes("path\n/x/Döe.png\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"predictions_test.csv does not say which films"):
+        push(run, "tester/pneumonia", False, ROOT, None, None)
+
+
+def test_local_paths_in_an_export_are_found(tiny_run: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    node = onnx.helper.make_node("Identity", ["x"], ["y"], doc_string="")
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    made = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    numbers = onnx.numpy_helper.from_array(np.frombuffer(b"/home/ada/films.", np.float32), "weights")  # only numbers
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "main", [value], [made], [numbers]))
+    onnx.save(model, tmp_path / "model.onnx")
+    files = {"onnx/model.onnx": tmp_path / "model.onnx"}
+    assert what_must_not_leave(tiny_run, files) == []
+    node = model.graph.node[0]
+    node.metadata_props.add(
+        key="pkg.torch.onnx.stack_trace", value='File "/storage/ada/pneumo_hf/hub/export.py", line 1'
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    assert what_must_not_leave(tiny_run, files)[0].startswith(
+        "onnx/model.onnx: the local path /storage/ada (python -m"
+    )

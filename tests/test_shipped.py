@@ -17,7 +17,7 @@ from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
-from pneumo_hf.hub.push import LOCAL_PATH
+from pneumo_hf.hub.scan import LOCAL_PATH
 from pneumo_hf.inference.conformal import conformal_limits
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom

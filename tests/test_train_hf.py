@@ -45,6 +45,7 @@ REPORT_FILES = {
     "predictions_validation.csv",
     "threshold_curve.csv",
     "history.csv",
+    "held_out.npy",
     "index.html",
 }
 FIGURES = {

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--space", metavar="OWNER/NAME", help="also make or update a Space that serves it, on a free CPU"
     )
+    parser.add_argument(
+        "--films_are_public",
+        action="store_true",
+        help="anyone may see the films: upload the pictures that show them (by itself only of the Kermany set's)",
+    )
     parser.add_argument("--zero_gpu", action="store_true", help="ask for ZeroGPU for the Space")
 
 
@@ -33,5 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
     from pneumo_hf.hub.push import push
 
     model, hardware = Path(arguments.model), "zero-a10g" if arguments.zero_gpu else None
-    for address in push(model, arguments.repo_id, arguments.private, ROOT, arguments.space, hardware):
+    public = arguments.films_are_public
+    for address in push(model, arguments.repo_id, arguments.private, ROOT, arguments.space, hardware, public):
         logger.info("pushed to %s", address)

@@ -1,6 +1,7 @@
 """Copies of films: exact ones by a hash of the pixels, near ones by a perceptual hash in an index."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ FREQUENCIES = 8  # a side: the perceptual hash is the 64 lowest of the film's co
 AXES = 24  # principal ones of the hashes: the tree is five times faster than on all 64
 NEIGHBOURS = 8  # looked at for each film, so that memory stays bounded whatever the films
 FILMS_AT_ONCE = 1024
+DIGEST_BITS = 256
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,21 @@ def _details(thumbnails: np.ndarray) -> np.ndarray:
 def _perceptual_hash(details: np.ndarray) -> np.ndarray:
     pictures = details.reshape(-1, THUMBNAIL, THUMBNAIL)
     return dctn(pictures, axes=(1, 2), norm="ortho")[:, :FREQUENCIES, :FREQUENCIES].reshape(len(details), -1)
+
+
+def film_digests(thumbnails: np.ndarray) -> np.ndarray:
+    """Digest thumbnails `[N, 56, 56]` to `[N, 32]` uint8: copies differ in a few bits, whatever their size and coding.
+
+    The bits are the signs of cosine coefficients as in pHash (Zauner 2010), the lowest frequencies first.
+    """
+    sides = range(2 * math.isqrt(DIGEST_BITS))
+    waves = sorted((y + x, y, x) for y in sides for x in sides)[1 : DIGEST_BITS + 1]  # the first is the mean, zero
+    _, rows, columns = np.array(waves).T
+    found = [np.empty((0, DIGEST_BITS // 8), np.uint8)]
+    for piece in _pieces(np.arange(len(thumbnails))):
+        pictures = _details(thumbnails[piece]).reshape(-1, THUMBNAIL, THUMBNAIL)
+        found.append(np.packbits(dctn(pictures, axes=(1, 2), norm="ortho")[:, rows, columns] > 0, axis=1))
+    return np.concatenate(found)
 
 
 def _pieces(rows: np.ndarray) -> list[np.ndarray]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from transformers import AutoConfig
 
-from pneumo_hf.data.duplicates import exact_groups, near_pairs
+from pneumo_hf.data.digests import known_again, read_held_out
+from pneumo_hf.data.duplicates import exact_groups, film_digests, near_pairs
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.predictions import read_predictions
 from pneumo_hf.errors import InputError
@@ -64,7 +65,7 @@ def assert_no_leaks(
 def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]) -> None:
     """Stop where a starting checkpoint or a teacher was trained on films that this run validates or tests on.
 
-    Films are compared by name.
+    Films are compared by their digests; by name where a checkpoint carries none.
 
     Args:
         checkpoints: folders or Hub ids that have been loaded.
@@ -73,23 +74,34 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
     Raises:
         InputError: a checkpoint of the same data held out other films, or there is none of that name.
     """
-    names = {split: set(part.table["file_name"]) for split, part in films.items()}
+    digests = {split: film_digests(part.thumbnails) for split, part in films.items()}
+    names = {split: np.array(part.table["file_name"]) for split, part in films.items()}
     for checkpoint in checkpoints:
-        tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
-        if any(table is None for table in tables):
-            try:
-                config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"cannot load {checkpoint}: neither a checkpoint folder nor a Hub id within reach"
-                ) from error
-            if any(str(name).upper() == NEGATIVE for name in config.label2id):
-                logger.warning("%s does not say which films it held out: check that they are this run's", checkpoint)
-            continue
-        held_out = set().union(*(table or () for table in tables))
-        if held_out & set().union(*names.values()) and not names["validation"] | names["test"] <= held_out:
+        held_out = read_held_out(checkpoint)
+        if held_out is not None:
+            known = {split: known_again(part, held_out) for split, part in digests.items()}
+        else:
+            tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
+            if any(table is None for table in tables):
+                _warn_of_unknown(checkpoint)
+                continue
+            held_out = np.array(sorted(set().union(*(table or () for table in tables))))
+            known = {split: np.isin(part, held_out) for split, part in names.items()}
+        same_data = any(part.any() for part in known.values())
+        unknown = [str(name) for split in ("validation", "test") for name in names[split][~known[split]]]
+        if same_data and unknown:
             raise InputError(
-                f"{checkpoint} may have been trained on films that this run holds out: train both with one "
-                "split_seed, validation_split and validation_fraction (recipe.yaml has its own), or rename yours if "
-                "other films only have the same names"
+                f"{checkpoint} may have been trained on {len(unknown)} films that this run holds out ({unknown[0]}): "
+                "train both with one split_seed, validation_split and validation_fraction (recipe.yaml has its own)"
+                + ", or rename yours if other films only have the same names"
+                * (held_out.dtype != np.uint8)
             )
+
+
+def _warn_of_unknown(checkpoint: str) -> None:
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load {checkpoint}: neither a checkpoint folder nor a Hub id within reach") from error
+    if any(str(name).upper() == NEGATIVE for name in config.label2id):
+        logger.warning("%s does not say which films it held out: check that they are this run's", checkpoint)

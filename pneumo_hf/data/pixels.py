@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ def _decode_all(
     size, count = image_processor.size, len(images)
     partial = _partial(pixels_path)
     pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, 1, size["height"], size["width"]))
+    if sys.platform == "linux":  # on a full disk an error here, not a crash when the pages are written
+        with partial.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
     prints = {
         "contents": np.zeros(count, "U32"),
         "thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8),

@@ -58,6 +58,8 @@ def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[str,
 
 
 def _logits(row: dict[str, str], columns: list[str]) -> list[float]:
+    if not all(0 <= float(row[column]) <= 1 for column in ("probability", *columns)):
+        raise ValueError(f"{row['probability']} is no probability")
     if columns:
         return [log(max(float(row[column]), EPSILON)) for column in columns]
     probability = min(max(float(row["probability"]), EPSILON), 1 - EPSILON)

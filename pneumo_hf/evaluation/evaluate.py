@@ -11,6 +11,8 @@ from datasets import Dataset, DatasetDict
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config.arguments import DataArguments
+from pneumo_hf.data.digests import are_kermany
+from pneumo_hf.data.duplicates import film_digests
 from pneumo_hf.data.labels import assert_every_label
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.shortcuts import Baselines, shortcut_baselines
@@ -218,9 +220,8 @@ def summary(evaluation: Evaluation) -> list[str]:
     """Say the main figures in a few lines, and what to beware of."""
     metrics = evaluation.metrics
     lines = list(metrics.get("external", {}).get("words", ()))
-    kermany = all(evaluation.views[0].table["subtype"])
     trained_on = any(member.settings.trained_on_kermany for member in evaluation.scorer.members)
-    if metrics["split"] == "train" and kermany and trained_on:
+    if metrics["split"] == "train" and trained_on and are_kermany(film_digests(evaluation.views[0].thumbnails)).all():
         lines.append("The checkpoint may have been trained on these films, the Kermany set's train: score its test.")
     if metrics["n_patients"] < FEW_PATIENTS:
         lines.append(f"{metrics['n_patients']} patients are few: the bootstrap's intervals are too narrow")

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import cached_file
 
+from pneumo_hf.data.digests import are_kermany, known_again, read_held_out
+from pneumo_hf.data.duplicates import film_digests
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.predictions import read_predictions
 from pneumo_hf.evaluation.operating_points import choose_thresholds, operating_points
@@ -16,8 +18,8 @@ COMPARED = ("roc_auc", "sensitivity", "specificity", "ece")
 def home_metrics(checkpoint: str | Path, films: FilmDataset) -> dict | None:
     """Read the `metrics.json` of the test that a checkpoint was reported on, if these films are others.
 
-    None where none lies beside it, where a film of its report is among these, by name, and where both are of the
-    Kermany set, by their file names.
+    None where none lies beside it, where a film of its report is among these (by content; by name where the checkpoint
+    does not say), and where both are of the Kermany set.
     """
     try:
         path = cached_file(str(checkpoint), "report/metrics.json", _raise_exceptions_for_missing_entries=False)
@@ -27,8 +29,11 @@ def home_metrics(checkpoint: str | Path, films: FilmDataset) -> dict | None:
     if path is None:
         return None
     training = json.loads(Path(config).read_text()).get("training_data", {})
-    if training.get("kermany") and all(films.table["subtype"]):
+    digests, held_out = film_digests(films.thumbnails), read_held_out(checkpoint)
+    if training.get("kermany") and are_kermany(digests).all():
         return None
+    if held_out is not None:
+        return None if known_again(digests, held_out).any() else json.loads(Path(path).read_text())
     names = set(films.table["file_name"])
     if any(names & set(read_predictions(checkpoint, split) or ()) for split in ("test", "validation")):
         return None

@@ -12,6 +12,7 @@ from jinja2 import Environment
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.config.aliases import translate
 from pneumo_hf.config.augmentation import POLICIES, make_policy
+from pneumo_hf.data.digests import are_kermany, read_held_out
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
 from pneumo_hf.inference.settings import CheckpointSettings, task_of
@@ -65,7 +66,7 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
     augmentation = [
         f"{name} {value:g}" for name, value in asdict(policy).items() if value != getattr(POLICIES["none"], name)
     ]
-    base, public = recipe["model_name_or_path"], shows_public_films(config)
+    base, public = recipe["model_name_or_path"], shows_public_films(run)
     text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(template.read_text())
     card = text.render(
         card_data=_metadata(run.name, metrics, recipe, template.parent).to_yaml(),
@@ -90,7 +91,7 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
         architecture=config["model_type"],
         megabytes=(run / "model.safetensors").stat().st_size / 1e6,
         training_data=settings.training_data,
-        kermany=public,
+        kermany=settings.trained_on_kermany,
         size=settings.preprocessing["size"],
         clahe=settings.preprocessing["clahe"],
         own_code="auto_map" in config,
@@ -110,9 +111,10 @@ def _read_external(path: Path, metrics: dict) -> dict:
     return external
 
 
-def shows_public_films(config: dict) -> bool:
-    """Return whether a checkpoint's films are those of the Kermany set, which anyone may show (CC BY 4.0)."""
-    return CheckpointSettings.from_config(config).trained_on_kermany
+def shows_public_films(run: Path) -> bool:
+    """Return whether the films in a run's pictures, which it held out, are all of the public Kermany set."""
+    held_out = read_held_out(run)
+    return held_out is not None and bool(are_kermany(held_out).all())
 
 
 def _metadata(name: str, metrics: dict, recipe: dict, root: Path) -> ModelCardData:

@@ -108,6 +108,9 @@ def write_onnx(predictor: Predictor, path: Path) -> None:
     finally:
         for name, logger in noisy.items():
             logger.setLevel(levels[name])
+    for part in (program.model.graph, *program.model.graph.all_nodes()):
+        part.metadata_props.clear()  # stack traces, with the paths of this machine
+        part.doc_string = None
     program.model.metadata_props[WEIGHTS] = weights_digest(predictor.model)
     program.save(path, external_data=False)
 

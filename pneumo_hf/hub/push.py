@@ -1,6 +1,5 @@
 """A finished run becomes a model repository of the Hub, and a Space that serves it; nothing private goes along."""
 
-import csv
 import json
 import logging
 import re
@@ -10,12 +9,12 @@ from pathlib import Path
 from httpx2 import HTTPError  # the client of huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, SpaceCardData
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
-from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub.card import WITH_FILMS, shows_public_films
+from pneumo_hf.hub.scan import what_must_not_leave
+from pneumo_hf.reporting.report import FIGURES
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +35,6 @@ UPLOADED = (  # of a run folder; what names films (predictions, rejected.csv) st
     "report/threshold_curve.csv",
 )
 NEEDED = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md", "report/metrics.json")
-UNSAFE_NAMES = re.compile(
-    r"\.(bin|pt|pth|pkl|pickle|ckpt|joblib|dcm)$|^(optimizer|scheduler|training_args|rng_state|scaler)\b", re.I
-)
-PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # the last: torch.save's zip
-LFS_POINTER = b"version https://git-lfs"
-LOCAL_PATH = re.compile(
-    r"(?<![\w.:/])(/(home|root|tmp|mnt|media|Users|Volumes|work|workspace|data|scratch|srv|opt|var|net|nfs|gpfs|lustre)"
-    r"/[\w.-]+|~/\w+|[A-Z]:[\\/]+\w+|\\\\\w+\\\w+|file:///?\w+)"
-)
-FILM_NAME = re.compile(
-    r"\b(person\d+_(bacteria|virus)_\d+|(NORMAL2-)?IM-\d{3,}-\d{3,}|(BACTERIA|VIRUS|NORMAL)-\d{4,}-\d+"
-    r"|[\w-]+\.(dcm|jpe?g))\b"
-)
-EXAMPLE_NAMES = {"film.jpeg", "film.dcm"}  # of the card's code
-TEXTS = {".json", ".yaml", ".md", ".csv", ".html", ".py", ".txt"}
 SAMPLE = "data/chest_xray_sample"
 SPACE_FILES = (  # and nothing else that may lie in a checkout
     "app.py",
@@ -65,13 +49,22 @@ SPACE_FILES = (  # and nothing else that may lie in a checkout
 MARKS = {"model": "report/metrics.json", "space": "model_id.txt"}  # by which `push` knows its own work again
 
 
-def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, hardware: str | None) -> list[str]:
+def push(
+    run: Path,
+    repo_id: str,
+    private: bool,
+    root: Path,
+    space: str | None,
+    hardware: str | None,
+    films_are_public: bool = False,
+) -> list[str]:
     """Upload a run in one commit, tagged with the package's version; on request, a Space that serves it.
 
     Args:
         root: of the project, whose app and package the Space gets.
         space: its id.
         hardware: of the Space: None for the free CPU, "zero-a10g" for ZeroGPU.
+        films_are_public: whoever pushes says that anyone may see the films, which are not the Kermany set's.
 
     Returns:
         The addresses of what was made or brought up to date.
@@ -83,7 +76,7 @@ def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, 
         raise InputError("--zero_gpu is for a Space: give --space OWNER/NAME, too")
     if space and not (root / "app.py").is_file():
         raise InputError(f"a Space is made of the project's folder, and {root} is not one: run it from a checkout")
-    files = _run_files(run, repo_id)
+    files = _run_files(run, repo_id, films_are_public)
     addresses = [_upload(repo_id, "model", files, private, f"pneumo_hf {__version__}")]
     if space:
         files = space_files(root, repo_id)
@@ -93,68 +86,31 @@ def push(run: Path, repo_id: str, private: bool, root: Path, space: str | None, 
     return addresses
 
 
-def _run_files(run: Path, repo_id: str) -> dict[str, Path | bytes]:
+def _run_files(run: Path, repo_id: str, films_are_public: bool) -> dict[str, Path | bytes]:
     """What of a run goes to the Hub, by its name there; the card calls the model by its id."""
     files = {path.relative_to(run).as_posix(): path for pattern in UPLOADED for path in sorted(run.glob(pattern))}
     if missing := [name for name in NEEDED if name not in files]:
         raise InputError(f"{run} is no finished run of train_hf.py: it has no {', '.join(missing)}")
-    if not shows_public_films(json.loads((run / "config.json").read_text())):
-        files = {name: path for name, path in files.items() if Path(name).name not in WITH_FILMS}
-        logger.info("the pictures that show films stay at home, and the page with them: the films are not Kermany's")
+    if not films_are_public and not shows_public_films(run):
+        shown = set(FIGURES) - WITH_FILMS  # any other picture may be one of a film
+        files = {
+            name: path
+            for name, path in files.items()
+            if Path(name).name not in WITH_FILMS and (path.suffix != ".png" or path.name in shown)
+        }
+        logger.info(
+            "the pictures that show films stay at home, and the page with them: the films are not Kermany's, by their "
+            "content (--films_are_public if anyone may see them)"
+        )
     if found := what_must_not_leave(run, files):
         raise InputError(f"not uploaded: {'; '.join(found)}")
-    card, name = (run / "README.md").read_text(), json.loads((run / "report" / "metrics.json").read_text())["model"]
+    card = (run / "README.md").read_text(encoding="utf-8")
+    metrics = json.loads((run / "report" / "metrics.json").read_text(encoding="utf-8"))
+    if not isinstance(metrics, dict) or not isinstance(name := metrics.get("model"), str):
+        raise InputError(f"{run / 'report' / 'metrics.json'} is no report of train_hf.py: it names no model")
     for code in ('"{}"', "--model {} "):  # of Python and JavaScript, of the command line
         card = card.replace(code.format(name), code.format(repo_id))
     return {**files, "README.md": card.encode()}
-
-
-def what_must_not_leave(run: Path, files: dict[str, Path]) -> list[str]:
-    """Say why a run should not be uploaded, by name and by content: `["FILE: reason", ...]`, empty where all is well.
-
-    Names are looked at in the whole folder: a pickle that would not be uploaded does not belong there either.
-    """
-    found = [
-        f"{path.relative_to(run)}: a pickle or training state by its name"
-        for path in sorted(run.rglob("*"))
-        if path.is_file() and UNSAFE_NAMES.search(path.name)
-    ]
-    names = _names_of_films(run)
-    known = re.compile(rf"(?<![\w.-])({'|'.join(map(re.escape, sorted(names)))})(?![\w-]|\.\w)") if names else None
-    for name, path in files.items():
-        with path.open("rb") as file:
-            start = file.read(len(LFS_POINTER))
-        if start.startswith(PICKLES):
-            found.append(f"{name}: a pickle by its content")
-        if start == LFS_POINTER:
-            found.append(f"{name}: a Git LFS pointer in place of the file: git lfs pull")
-        if text := _text_of(path):
-            if match := LOCAL_PATH.search(text):
-                found.append(f"{name}: the local path {match[0]}")
-            films = [match[0] for match in FILM_NAME.finditer(text) if match[0] not in EXAMPLE_NAMES]
-            if known and (match := known.search(text)):
-                films.append(match[0])
-            if films:
-                found.append(f"{name}: the film or patient {films[0]}")
-    return found
-
-
-def _text_of(path: Path) -> str:
-    """What a file says in words: a text, or what is written beside the pixels of a PNG and the weights' numbers."""
-    if path.suffix == ".png":
-        with Image.open(path) as picture:
-            return "\n".join(map(str, picture.info.values()))
-    if path.suffix == ".safetensors":
-        with suppress(SafetensorError), safe_open(path, "numpy") as weights:
-            return json.dumps(weights.metadata() or {}, ensure_ascii=False)
-        return ""
-    if path.suffix not in TEXTS:
-        return ""
-    text = re.sub(r"base64,[\w+/=]+", "", path.read_text(errors="replace"))
-    if path.suffix == ".json":  # as it is, and without its escapes
-        with suppress(ValueError):
-            text += "\n" + json.dumps(json.loads(text), ensure_ascii=False)
-    return text
 
 
 def space_files(root: Path, model: str) -> dict[str, Path | bytes]:
@@ -216,20 +172,6 @@ def _upload(
         raise InputError(_why(repo_id, error)) from error
     logger.info("%s: %d files", url, len(files))
     return str(url)
-
-
-def _names_of_films(run: Path) -> set[str]:
-    """The patient ids and file names in a run's predictions and in `rejected.csv`.
-
-    Numbers of up to three digits are left out: a report is full of them.
-    """
-    found = set()
-    for path in (*run.glob("report/predictions_*.csv"), *run.glob("rejected.csv")):
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                file_name = Path(row["path"])
-                found |= {row.get("patient_id") or "", file_name.name, file_name.stem}
-    return {name for name in found if len(name) > 3 or (len(name) > 1 and not name.isdecimal())}
 
 
 def _not_a_name(repo_id: str) -> str:

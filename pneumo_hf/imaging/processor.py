@@ -1,5 +1,6 @@
 """The one image processor of every checkpoint, and the same arithmetic in batches on the device."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,40 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import equalize
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_image_processor(checkpoint: str | Path) -> BaseImageProcessor:
-    """Load the saved image processor of a checkpoint in its PIL form, which caches and scores are made with."""
-    return AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
+    """Load the saved image processor of a checkpoint in its PIL form, which caches and scores are made with.
+
+    Raises:
+        InputError: its mean, deviation or scale are no such numbers.
+    """
+    image_processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil", trust_remote_code=False)
+    _assert_numbers(image_processor, f"{checkpoint}/preprocessor_config.json")
+    return image_processor
+
+
+def _assert_numbers(image_processor: BaseImageProcessor, source: str) -> None:
+    """Refuse means and deviations that no film can be normalised by."""
+
+    def are_numbers(values: object, above: float = -math.inf) -> bool:
+        return isinstance(values, list | tuple) and all(
+            type(value) in (int, float) and above < value < math.inf for value in values
+        )
+
+    for key, above, wanted in (
+        ("image_mean", -math.inf, "three finite numbers"),
+        ("image_std", 0.0, "three finite numbers above 0"),
+    ):
+        values = getattr(image_processor, key)
+        if not are_numbers(values, above) or len(values) != 3:
+            raise InputError(f"{source}: {key} is {str(values)[:60]}, and should be {wanted}")
+    if not are_numbers([image_processor.rescale_factor], 0.0):
+        raise InputError(f"{source}: rescale_factor is {image_processor.rescale_factor}, and should be above 0")
 
 
 def make_image_processor(checkpoint: str | Path | None, image_size: int, clahe: bool = False) -> ViTImageProcessorPil:

@@ -51,7 +51,13 @@ class OnnxModel:
             raise InputError(f"{checkpoint} has no {FILE}: python -m pneumo_hf export makes it") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()  # the cores that there are, or OMP_NUM_THREADS
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's have no class in common
+            why = " ".join(str(error).split())[:100]
+            raise InputError(
+                f"the {FILE} of {checkpoint} is damaged: {why}: python -m pneumo_hf export writes it again"
+            ) from error
         if self.session.get_modelmeta().custom_metadata_map.get(WEIGHTS) != weights_digest(model):
             raise InputError(
                 f"the {FILE} of {checkpoint} is of other weights: python -m pneumo_hf export writes it again"

@@ -40,6 +40,10 @@ class OutlierDetector:
         return self._distances(features) / self.limit[0]
 
     def _distances(self, features: np.ndarray) -> np.ndarray:
+        if features.shape[1] != len(self.mean):
+            raise InputError(
+                f"{DETECTOR} is of another network: it has {len(self.mean)} channels, and this one {features.shape[1]}"
+            )
         standard = (features - self.mean) / self.scale
         along = standard @ self.components.T
         beside = np.maximum((standard**2).sum(axis=1) - (along**2).sum(axis=1), 0)
@@ -63,9 +67,24 @@ def load_detector(checkpoint: str | Path) -> OutlierDetector | None:
         logger.warning("%s of %s cannot be had, other pictures will be scored: %s", DETECTOR, checkpoint, error)
         return None
     try:
-        return OutlierDetector(**load_file(path)) if path else None
+        detector = OutlierDetector(**load_file(path)) if path else None
     except (SafetensorError, TypeError) as error:
         raise InputError(f"{DETECTOR} of {checkpoint} is damaged or not downloaded whole: {error}") from error
+    if detector:
+        _assert_sound(detector, f"{DETECTOR} of {checkpoint}")
+    return detector
+
+
+def _assert_sound(detector: OutlierDetector, source: str) -> None:
+    channels, kept = detector.mean.shape[-1:], detector.variances.shape[-1:]
+    shapes = {"mean": channels, "scale": channels, "components": kept + channels, "variances": kept}
+    shapes |= {"noise": (1,), "limit": (1,)}
+    for name, values in asdict(detector).items():
+        if values.shape != shapes[name]:
+            raise InputError(f"{source}: {name} is {list(values.shape)}, and should be {list(shapes[name])}")
+        positive = name in ("mean", "components") or (values > 0).all()
+        if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all() or not positive:
+            raise InputError(f"{source}: {name} has values that are no finite numbers, or not above 0")
 
 
 def fit_detector(train: np.ndarray, validation: np.ndarray, outliers: np.ndarray) -> OutlierDetector:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification
@@ -19,6 +20,7 @@ from pneumo_hf.imaging.processor import Normalize, load_image_processor
 from pneumo_hf.inference import hidden_head  # noqa: F401 - registers the one architecture of our own
 from pneumo_hf.inference.clinical import load_clinical
 from pneumo_hf.inference.folding import folded
+from pneumo_hf.inference.integrity import assert_finite_weights, assert_whole
 from pneumo_hf.inference.onnx import OnnxModel
 from pneumo_hf.inference.outliers import load_detector
 from pneumo_hf.inference.scorer import Scorer
@@ -26,6 +28,12 @@ from pneumo_hf.inference.settings import CheckpointSettings, task_of
 from pneumo_hf.labels import LABELS, NEGATIVE, Task
 
 MOST_LABELS = 20  # of a checkpoint that may be meant; ImageNet's have a thousand
+
+# What transformers raises for a checkpoint that it cannot load, whose config.json may say anything.
+UNLOADABLE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 
 class Predictor(Scorer):
@@ -64,16 +72,20 @@ class Predictor(Scorer):
             raise InputError(f"there is no checkpoint {checkpoint}")  # before the Hub is asked for it again and again
         try:
             self.model, loaded = AutoModelForImageClassification.from_pretrained(
-                checkpoint, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+                checkpoint,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they can be named
             )
             self.image_processor = load_image_processor(checkpoint)
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
+        except UNLOADABLE as error:
             raise InputError(why_not_loaded(checkpoint, error)) from error
-        if lost := [key for key in loaded["missing_keys"] if not key.endswith("num_batches_tracked")]:
-            raise InputError(f"{checkpoint} has no weights for {len(lost)} of its tensors, {min(lost)} among them")
+        assert_whole(checkpoint, loaded)
+        assert_finite_weights(checkpoint, self.model)
         config = self.model.config.to_dict()
         task, self.order = read_labels(checkpoint, config, label_map or {})
-        self.settings = replace(CheckpointSettings.from_config(config), task=task)
+        self.settings = replace(CheckpointSettings.from_config(config, f"{checkpoint}/config.json"), task=task)
         self.detector, self.clinical = load_detector(checkpoint), load_clinical(checkpoint)
         self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
         self.device = usable_device("cpu" if self.onnx else device)

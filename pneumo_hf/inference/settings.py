@@ -9,6 +9,7 @@ import numpy as np
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.quality import ATYPICAL_LAYOUT, QUALITY_ISSUES
 from pneumo_hf.inference.conformal import undecided
+from pneumo_hf.inference.integrity import assert_settings
 from pneumo_hf.labels import NEGATIVE, Task
 
 TASK = "task"  # key of config.json
@@ -72,8 +73,13 @@ class CheckpointSettings:
     task: Task = Task()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "CheckpointSettings":
-        """Read the settings from a checkpoint's `config.json`; a checkpoint from elsewhere has none."""
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> "CheckpointSettings":
+        """Read the settings from a checkpoint's `config.json`; a checkpoint from elsewhere has none.
+
+        Raises:
+            InputError: a threshold, limit or temperature is no such number; `source` is the file that it names.
+        """
+        assert_settings(config, KEYS, source)
         values = {name: config[key] for name, key in KEYS.items() if isinstance(config.get(key), KINDS[name])}
         if "threshold" in values:
             values = {"method": "youden", **values, "threshold": float(values["threshold"])}

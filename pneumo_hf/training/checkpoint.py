@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config.training_arguments import Arguments
+from pneumo_hf.data.digests import are_kermany, write_held_out
+from pneumo_hf.data.duplicates import film_digests
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.operating_points import fit_settings
@@ -57,7 +59,7 @@ def save_calibrated(
     seen = {split: part for split, part in films.items() if split != "test"}
     training_data = {
         "dataset": data.name,
-        "kermany": all(films["train"].table["subtype"]),  # whose file names alone say bacteria, virus or normal
+        "kermany": bool(are_kermany(film_digests(films["train"].thumbnails)).all()),
         "films": {split: len(part) for split, part in seen.items()},
         "patients": {split: len(set(part.patient_ids)) for split, part in seen.items()},
         "prevalence": float(validation.endpoint.mean()),
@@ -72,6 +74,7 @@ def save_calibrated(
     for key, value in settings.to_config().items():
         setattr(model.config, key, value)
     model.config.save_pretrained(folder)
+    write_held_out(folder, films)
     save_detector(folder, films, device)
     return Predictor(folder, device=str(device))
 

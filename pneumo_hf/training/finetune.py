@@ -92,6 +92,7 @@ def fine_tuner(
         teachers=teachers,
         make_optimizer=make_optimizer,
         stage="stage2",
+        processing_class=image_processor,  # beside the weights: an epoch's checkpoint can be started from
     )
 
 

@@ -25,6 +25,7 @@ from pneumo_hf.config.arguments import ModelArguments
 from pneumo_hf.data.files import is_missing
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import make_image_processor
+from pneumo_hf.inference.integrity import assert_finite_weights
 from pneumo_hf.inference.predictor import why_not_loaded
 from pneumo_hf.labels import LABELS
 from pneumo_hf.training.backbones import EMBEDDED, embedded_checkpoint
@@ -119,6 +120,7 @@ def load_backbone(checkpoint: str, image_size: int, names: dict) -> tuple[PreTra
     load = partial(AutoModelForImageClassification.from_pretrained, checkpoint, dtype=torch.float32)
     load = partial(load, trust_remote_code=False, ignore_mismatched_sizes=True)
     model, loaded = load(config=config, output_loading_info=True)
+    assert_finite_weights(checkpoint, model)
     check_head(model, image_size)
     of_head = {id(values) for values in final_linear(model).parameters()}
     head = {name for name, values in model.named_parameters() if id(values) in of_head}

@@ -4,8 +4,11 @@ import csv
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from transformers.integrations import get_reporting_integration_callbacks
 
 from pneumo_hf import runtime
@@ -15,6 +18,7 @@ from pneumo_hf.errors import InputError
 logger = logging.getLogger(__name__)
 
 JOB = "job.json"
+LOCK = "training.lock"
 CHECKPOINTS = "checkpoints"  # below the run folder, until the run is finished
 
 
@@ -35,6 +39,32 @@ def start_run(arguments: XrayTrainingArguments) -> None:
             callback()
     except (RuntimeError, ValueError, ImportError) as error:
         raise InputError(f"report_to {', '.join(arguments.report_to)}: {error}") from error
+
+
+@contextmanager
+def writing_alone(arguments: XrayTrainingArguments) -> Iterator[None]:
+    """Let no other training write to the run folder meanwhile.
+
+    Raises:
+        InputError: one does, or nobody can.
+    """
+    if arguments.process_index:
+        yield
+        return
+    lock = FileLock(Path(arguments.output_dir) / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"another training writes to {arguments.output_dir}: wait for it, or give another --output_dir"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot write to {arguments.output_dir}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def find_checkpoint(arguments: XrayTrainingArguments, job: dict) -> Path | None:

@@ -40,6 +40,7 @@ from pneumo_hf.training.run_folder import (
     remove_checkpoints,
     start_run,
     write_history,
+    writing_alone,
 )
 from pneumo_hf.training.stage import prepare
 
@@ -71,10 +72,15 @@ def train(recipe: Arguments | str | Path | None = None, **options: Any) -> Path:
         recipe = parse_args(argv)
     elif options:
         raise TypeError(f"{', '.join(options)}: options override a recipe file, not parsed arguments")
+    start_run(recipe.training)
+    with writing_alone(recipe.training):
+        return _train(recipe)
+
+
+def _train(recipe: Arguments) -> Path:
     started = time.monotonic()
     _, data_args, training_args = recipe
     run = Path(training_args.output_dir)
-    start_run(training_args)
     set_seed(training_args.seed)
     resumed = find_checkpoint(training_args, job_values(recipe))
     model, image_processor, films, rejected = load(recipe)

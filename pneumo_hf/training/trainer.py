@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import ModelOutput
 
 from pneumo_hf.config.training_arguments import XrayTrainingArguments
-from pneumo_hf.evaluation.metrics import epoch_metrics
-from pneumo_hf.inference.scorer import probability_of
 from pneumo_hf.training.augmentation import XrayAugment, expose_outliers
 from pneumo_hf.training.console import EpochLine
+from pneumo_hf.training.divergence import Divergence
 from pneumo_hf.training.losses import soft_targets, weighted_loss
 from pneumo_hf.training.optimizer import step_schedule
 
@@ -45,8 +44,10 @@ class XrayTrainer(Trainer):
         stage: str = "",
         **kwargs,
     ):
-        super().__init__(*args, data_collator=_as_gathered, compute_metrics=_validation_metrics, **kwargs)
+        self.divergence = Divergence()
+        super().__init__(*args, data_collator=_as_gathered, compute_metrics=self.divergence.metrics, **kwargs)
         self.remove_callback(PrinterCallback)  # prints dictionaries
+        self.add_callback(self.divergence)
         self.add_callback(EpochLine(stage))
         self.add_callback(SeedOfRank())
         for callback in self.callback_handler.callbacks:
@@ -81,6 +82,8 @@ class XrayTrainer(Trainer):
         outputs.logits = outputs.logits.float()
         gamma = self.args.focal_gamma if self.args.loss == "focal" else 0.0
         loss = weighted_loss(outputs.logits, targets, self.class_weights, gamma)
+        if model.training:
+            self.divergence.watch(loss)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -148,8 +151,3 @@ class BalancedSampler(Sampler):
 
 def _as_gathered(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch  # the data sets gather whole batches themselves
-
-
-def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    labels: np.ndarray = prediction.label_ids
-    return epoch_metrics((labels > 0).astype(labels.dtype), probability_of(prediction.predictions))

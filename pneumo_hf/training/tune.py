@@ -15,6 +15,7 @@ from pneumo_hf.config.parse import parse_args
 from pneumo_hf.config.training_arguments import XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.errors import InputError
+from pneumo_hf.training.divergence import DivergedError
 from pneumo_hf.training.finetune import fine_tuner
 from pneumo_hf.training.probe import train_probe
 from pneumo_hf.training.recipe import recipe_values
@@ -65,8 +66,7 @@ def search_learning_rate(
         `"roc_auc"` the recipe's metric.
 
     Raises:
-        InputError: optuna is not installed, the recipe has no second stage or interpolates its weights, or no trial
-            is asked for.
+        InputError: optuna is not installed, the recipe has no such second stage, or every rate diverges.
     """
     _assert_searchable(arguments, trials)
     import optuna
@@ -88,17 +88,22 @@ def search_learning_rate(
     settings = {"storage": f"sqlite:///{folder / 'tune.db'}", "study_name": name, "load_if_exists": True}
     settings |= {"direction": direction, "pruner": optuna.pruners.NopPruner()}
     study = optuna.create_study(**settings)
-    finished = len(_finished(study))
-    if finished:
+    if finished := len(_finished(study)):
         logger.info("continuing with %d finished trials in %s", finished, folder / "tune.db")
     if finished < trials:
-        trainer.hyperparameter_search(
-            hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", *RATES, log=True)},
-            compute_objective=lambda metrics: metrics[f"eval_{metric}"],
-            n_trials=trials - finished,
-            sampler=optuna.samplers.TPESampler(seed=arguments.seed + finished),
-            **settings,
-        )
+        try:
+            trainer.hyperparameter_search(
+                hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", *RATES, log=True)},
+                compute_objective=lambda metrics: metrics[f"eval_{metric}"],
+                n_trials=trials - finished,
+                catch=(DivergedError,),  # a rate that is too high is no answer, and not the end
+                sampler=optuna.samplers.TPESampler(seed=arguments.seed + finished),
+                **settings,
+            )
+        except ValueError as error:  # of a best trial, when there is none
+            if _finished(study):
+                raise
+            raise InputError("the training diverged at every rate that was tried: give more --trials") from error
     rows = [{"learning_rate": trial.params["learning_rate"], metric: trial.value} for trial in _finished(study)]
     result = {"best": best(rows, key=lambda row: row[metric]), "trials": rows}
     (folder / "tune.json").write_text(json.dumps(result, indent=2) + "\n")

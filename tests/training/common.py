@@ -16,11 +16,11 @@ from pneumo_hf.training.train import train_stages
 from tests.conftest import make_film
 
 
-def decoded(recipe: list[str]) -> dict[str, FilmDataset]:
+def decoded(recipe: list[str], seed: int = 0) -> dict[str, FilmDataset]:
     """The films of a recipe, by split."""
     model_args, data_args, _ = parse_args(recipe)
     processor = load_model(model_args, data_args.cache_dir)[1]
-    return decode_splits(load_data(data_args.dataset[0]), processor, data_args, seed=0)[0]
+    return decode_splits(load_data(data_args.dataset[0]), processor, data_args, seed)[0]
 
 
 def fresh(recipe: list[str]) -> tuple[PreTrainedModel, BaseImageProcessor]:
