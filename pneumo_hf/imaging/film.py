@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pneumo_hf.imaging.bounds import excess, excess_of_tiff
 from pneumo_hf.imaging.dicom import MOST_PIXELS, ROWS_AT_ONCE, dicom_facts, is_dicom, read_dicom
 from pneumo_hf.imaging.quality import COLOURED
 
@@ -112,12 +113,16 @@ def describe(content: bytes) -> dict:
 
 
 def _decode(content: bytes) -> Image.Image:
+    if reason := excess(content):
+        raise UnreadableFilmError(reason)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MOST_PIXELS:
             raise UnreadableFilmError("too many pixels for a film")
         if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
             raise UnreadableFilmError("a moving picture, not a film")
+        if reason := excess_of_tiff(image):
+            raise UnreadableFilmError(reason)
         image.load()
         return _to_grey(ImageOps.exif_transpose(image))
     except UnreadableFilmError:
