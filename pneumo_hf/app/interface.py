@@ -3,6 +3,7 @@
 import logging
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +11,10 @@ import gradio as gr
 import gradio.queueing
 import gradio.routes
 import numpy as np
+from fastapi.middleware import Middleware
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from gradio.route_utils import API_PREFIX
-from gradio_client import Client
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.app.answers import build_api
@@ -82,7 +81,7 @@ def serve(
     if not ON_ZERO_GPU:
         predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
     log_without_tracebacks()
-    app, itself = build_app(predictor, sample), ("mcp", secrets.token_urlsafe())
+    app, itself = build_app(predictor, sample), (secrets.token_hex(), secrets.token_urlsafe())
     health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
     try:
         app.queue(max_size=LONGEST_QUEUE).launch(
@@ -100,6 +99,8 @@ def serve(
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}, perhaps it is taken: choose another with --port") from error
     if auth and mcp:  # gradio's tools call its endpoints over HTTP, without a password
+        from gradio.mcp import Client
+
         app.mcp_server_obj._client_instance = Client(
             app.local_url,
             auth=itself,
@@ -115,10 +116,10 @@ def serve(
 class McpGuard:
     """Asks for `Authorization: Bearer USER:PASSWORD` before the MCP server, which gradio leaves open."""
 
-    def __init__(self, app: ASGIApp, auth: tuple[str, str]):
+    def __init__(self, app: Callable, auth: tuple[str, str]):
         self.app, self.expected = app, f"Bearer {auth[0]}:{auth[1]}".encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if f"{API_PREFIX}/mcp" in scope.get("path", ""):
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not secrets.compare_digest(given, self.expected):
