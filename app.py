@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,10 @@ ROOT = Path(__file__).parent
 
 def main(arguments: argparse.Namespace) -> None:
     """Load the model and serve it until stopped."""
+    from pneumo_hf.app.decoding import end_processes, start_processes
+    from pneumo_hf.app.files import remove_files, uploads_folder
+
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads_folder())  # read by gradio when it is imported
     from pneumo_hf.app.interface import serve
     from pneumo_hf.evaluation.ensembles import load_predictor
 
@@ -33,8 +38,14 @@ def main(arguments: argparse.Namespace) -> None:
         raise InputError("--mcp needs gradio's extra: pip install 'gradio[mcp]'")
     if not 0 < arguments.port < 2**16:
         raise InputError(f"--port is {arguments.port}, but goes from 1 to 65535")
+    start_processes()  # which get ready while the model is loaded
     predictor = load_predictor(checkpoints, arguments.device, arguments.flip, arguments.backend)
-    serve(predictor, ROOT / "data" / "chest_xray_sample", arguments.host, arguments.port, auth, arguments.mcp)
+    with suppress(SystemExit):
+        serve(predictor, ROOT / "data" / "chest_xray_sample", arguments.host, arguments.port, auth, arguments.mcp)
+    end_processes()
+    remove_files()
+    sys.stdout.flush()
+    os._exit(0)  # the interpreter would wait for every request that is still being answered
 
 
 def default_model() -> str:

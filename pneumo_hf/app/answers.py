@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from pneumo_hf import DISCLAIMER, __version__
+from pneumo_hf.app.decoding import TooSlowError, call, decode
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, in_model_thread
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
@@ -25,6 +26,7 @@ from pneumo_hf.labels import NEGATIVE, Task, column_of
 logger = logging.getLogger(__name__)
 
 FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
+EMPTY = {"bytes": b"", "path": None}  # no file was sent
 SHOWN = {  # of a header's free text: anything else could be a name
     "view": {"PA", "AP", "LATERAL", "LL", "RL"},
     "body_part": {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS"},
@@ -37,6 +39,14 @@ def build_api(predictor: Scorer) -> None:
     thresholds = predictor.settings.thresholds
     score = in_model_thread(lambda film: predictor([film])[0]) if ON_ZERO_GPU else Together(predictor)
 
+    def answer_to(image: dict, point: str | None) -> dict:
+        start = time.perf_counter()
+        film, reason, _ = decode(image)
+        result = predictor.unread(reason) if film is None else score(film)
+        answer = _as_data(predictor, result, point, thresholds)
+        logger.info("answered a request in %.0f ms", 1000 * (time.perf_counter() - start))
+        return answer
+
     def predict(film: str | None, operating_point: str | None) -> dict:
         """Score a chest film: P(PNEUMONIA), the decision at an operating point, and whether it should be trusted.
 
@@ -44,16 +54,26 @@ def build_api(predictor: Scorer) -> None:
             film: PNG, JPEG, TIFF, WebP or DICOM.
             operating_point: one of the model's by name; empty for its own.
         """
-        start = time.perf_counter()
-        answer = _as_data(predictor, score(film or b""), operating_point, thresholds)
-        logger.info("answered a request in %.0f ms", 1000 * (time.perf_counter() - start))
-        return answer
+        return answer_to({"bytes": None, "path": film} if film else EMPTY, operating_point)
+
+    def predict_base64(film: str, operating_point: str = "") -> dict:
+        """Score a chest film that is sent in base64: P(PNEUMONIA), the decision, and whether it should be trusted.
+
+        Args:
+            film: the bytes of a PNG, JPEG, TIFF, WebP or DICOM in base64, or a data URL of them.
+            operating_point: one of the model's by name; empty for its own.
+        """
+        try:
+            content = base64.b64decode("".join(film[film.find(",") + 1 :].split()), validate=True)
+        except ValueError:
+            return predictor.unread("the film is not in base64")
+        return answer_to({"bytes": content, "path": None}, operating_point)
 
     film, point = gr.File(label="film", visible=False), gr.Textbox(label="operating_point", value="", visible=False)
     answer = gr.JSON(label="answer", visible=False)
-    gr.Button(visible=False).click(
-        predict, [film, point], answer, api_name="predict", concurrency_limit=2 * MOST_AT_ONCE
-    )
+    limits = {"concurrency_limit": 2 * MOST_AT_ONCE, "concurrency_id": "predict"}
+    gr.Button(visible=False).click(predict, [film, point], answer, api_name="predict", **limits)
+    gr.api(predict_base64, api_name="predict_base64", **limits)
 
 
 def at_threshold(predictor: Scorer, result: dict, threshold: float) -> dict:
@@ -137,14 +157,14 @@ def labels_html(result: dict, task: Task) -> str:
 def file_facts(path: str, film: Image.Image) -> dict[str, str]:
     """Return what the file is, and of a DICOM its header's facts; nothing that names a person."""
     content = Path(path).read_bytes()
-    found = describe(content)
+    found = call(describe, content)
     bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
     facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
     if not is_dicom(content):
         return facts
     try:
-        header = dicom_facts(content)
-    except ValueError:  # its pixels could be read all the same
+        header = call(dicom_facts, content)
+    except (ValueError, TooSlowError):  # its pixels could be read all the same
         return facts
     known = {key: value for key, value in header.items() if value is not None and value in SHOWN.get(key, {value})}
     if notes := film.info.get(NOTES):

@@ -1,12 +1,20 @@
-"""Files that the app makes: the examples, and what visitors download."""
+"""Files that the app makes and is sent: all in one folder of its process, gone when they are old or when it ends.
 
+Nothing here imports gradio, which reads GRADIO_TEMP_DIR when it is imported.
+"""
+
+import atexit
+import os
 import secrets
 import shutil
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
@@ -14,6 +22,8 @@ from pneumo_hf.errors import InputError
 
 EXAMPLES_PER_LABEL = 3
 KEPT = 3600  # seconds that uploads and downloads live
+SWEEP = 600  # seconds from one sweep to the next; an upload that has stood still for so long was broken off
+PREFIX = "pneumo_hf_app_"
 
 
 def write_examples(sample: Path) -> list[Path]:
@@ -22,9 +32,7 @@ def write_examples(sample: Path) -> list[Path]:
         films = list_films(sample / "test-00000-of-00001.parquet")
     except InputError:
         return []
-    folder = Path(_root().name) / "examples"
-    folder.mkdir(exist_ok=True)
-    paths = []
+    folder, paths = _folder("examples"), []
     for name in ("pneumonia", "normal"):
         chosen = [film for film in films if film["label"].lower() == name][::60][:EXAMPLES_PER_LABEL]
         for number, film in enumerate(chosen, start=1):
@@ -35,35 +43,79 @@ def write_examples(sample: Path) -> list[Path]:
 
 def download_path(name: str) -> Path:
     """Choose where to write a file of this name for a visitor."""
-    own = _downloads() / secrets.token_hex(8)
+    own = _folder("downloads") / secrets.token_hex(8)
     own.mkdir()
     return own / name
 
 
-def sweep_downloads() -> None:
-    """Delete the downloads of an hour ago and more, now and every ten minutes until the app ends."""
-    for old in _downloads().iterdir():
-        if time.time() - old.stat().st_mtime > KEPT:
-            shutil.rmtree(old, ignore_errors=True)
-    again = threading.Timer(KEPT / 6, sweep_downloads)
-    again.daemon = True
-    again.start()
-
-
 def uploads_folder() -> Path:
-    """Make the folder where gradio keeps what visitors send; it is removed with the app, and old uploads before."""
-    folder = Path(_root().name) / "uploads"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """Make the folder where gradio keeps what visitors send."""
+    return _folder("uploads")
 
 
-def _downloads() -> Path:
-    folder = Path(_root().name) / "downloads"
-    folder.mkdir(exist_ok=True)
-    return folder
+def sweep_regularly() -> None:
+    """Sweep every ten minutes until the app ends; files that are there already are its own, and stay."""
+    own = {path for path in _root().rglob("*") if path.is_file()}
+
+    def again() -> None:
+        sweep(own)
+        timer = threading.Timer(SWEEP, again)
+        timer.daemon = True
+        timer.start()
+
+    again()
+
+
+def sweep(own: set[Path]) -> None:
+    """Delete what visitors sent and took away an hour ago and more, and uploads that were broken off.
+
+    gradio deletes uploads and downloads after `KEPT` too, but not those that it was not told the end of.
+    """
+    now = time.time()
+    for path in sorted(_root().rglob("*"), reverse=True):  # files before their folders
+        with suppress(OSError):  # gradio was first
+            age = now - path.stat().st_mtime
+            if path.is_dir():
+                if age > KEPT and path.parent != _root():
+                    path.rmdir()  # if it is empty
+            elif path not in own and age > (SWEEP if path.parent == uploads_folder() else KEPT):
+                path.unlink()
+
+
+def remove_files() -> None:
+    """Remove all of this process's files, which else happens when the interpreter ends."""
+    _remove(_root())
 
 
 @cache
-def _root() -> tempfile.TemporaryDirectory:
-    """Gone when the app ends."""
-    return tempfile.TemporaryDirectory(prefix="pneumo_hf_")
+def _root() -> Path:
+    """The folder of this process, locked as long as it lives; those of processes that were killed are removed."""
+    parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{PREFIX}*/"):
+        with suppress(Timeout, OSError), FileLock(_lock_of(left), blocking=False):  # in use, or another user's
+            _remove(left)
+    root = parent / f"{PREFIX}{secrets.token_hex(8)}"
+    _locks.append(FileLock(_lock_of(root)))  # before there is a folder that could be taken for a dead process's
+    _locks[0].acquire()
+    root.mkdir(mode=0o700)
+    atexit.register(_remove, root)
+    return root
+
+
+_locks: list[FileLock] = []  # a lock that nothing holds on to is released
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _lock_of(folder).unlink(missing_ok=True)
+
+
+def _folder(name: str) -> Path:
+    folder = _root() / name
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,15 +1,24 @@
 """The web demo: tabs, style and the disclaimer around them."""
 
-import os
+import logging
+import secrets
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
+import gradio.queueing
+import gradio.routes
 import numpy as np
+from fastapi.middleware import Middleware
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
+from gradio.route_utils import API_PREFIX
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.app.answers import build_api
-from pneumo_hf.app.files import KEPT, sweep_downloads, uploads_folder, write_examples
+from pneumo_hf.app.files import KEPT, SWEEP, sweep_regularly, write_examples
 from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.model_thread import ON_ZERO_GPU
 from pneumo_hf.app.reader import build_reader
@@ -17,6 +26,8 @@ from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.labels import NEGATIVE
+
+logger = logging.getLogger(__name__)
 
 CSS = """
 .notice { background: #fef3c7; color: #451a03; border-left: 4px solid #b45309; padding: .6rem 1rem }
@@ -38,7 +49,7 @@ THEME = gr.themes.Soft(
 )
 
 
-ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1}  # Grad-CAM hooks into the network
+READERS = {"concurrency_id": "reader", "concurrency_limit": 4}  # films that the first tab reads at once
 LONGEST_QUEUE = 256  # requests that wait; more are told to come again
 LARGEST_FILE = "50mb"
 
@@ -46,12 +57,12 @@ LARGEST_FILE = "50mb"
 def build_app(predictor: Scorer, sample: Path) -> gr.Blocks:
     """Build the interface for a loaded checkpoint; uploads are deleted after an hour."""
     report = read_report(predictor)
-    with gr.Blocks(title="pneumo_hf", delete_cache=(KEPT, KEPT)) as blocks:
+    with gr.Blocks(title="pneumo_hf", delete_cache=(SWEEP, KEPT)) as blocks:
         question = " or ".join(label.lower() for label in (*predictor.task.labels[1:], NEGATIVE)).capitalize()
         gr.Markdown(f"# {question}?\nA second look at a chest X-ray, by `{Path(predictor.name).name}`.")
         gr.HTML(f'<div class="notice" id="disclaimer">{DISCLAIMER}</div>')
         with gr.Tab("Read a film"):
-            build_reader(predictor, write_examples(sample), report, ONE_AT_A_TIME)
+            build_reader(predictor, write_examples(sample), report, READERS)
         with gr.Tab("Worklist"):
             build_worklist(predictor)
         with gr.Tab("The model"):
@@ -67,13 +78,12 @@ def serve(
 
     Args:
         auth: user and password that the page and its endpoints ask for.
-        mcp: offer the endpoints as MCP tools.
+        mcp: offer the endpoints as MCP tools; with `auth` to those who send `Authorization: Bearer USER:PASSWORD`.
     """
     if not ON_ZERO_GPU:
         predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(uploads_folder()))
-    app = build_app(predictor, sample)
-    sweep_downloads()
+    log_without_tracebacks()
+    app, itself = build_app(predictor, sample), (secrets.token_hex(), secrets.token_urlsafe())
     health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
     try:
         app.queue(max_size=LONGEST_QUEUE).launch(
@@ -83,9 +93,58 @@ def serve(
             css=CSS,
             max_file_size=LARGEST_FILE,
             show_error=True,
-            auth=auth,
+            auth=[itself, auth] if auth else None,
             mcp_server=mcp,
-            app_kwargs={"routes": [health]},
+            app_kwargs={"routes": [health], "middleware": [Middleware(McpGuard, auth)] if auth else []},
+            prevent_thread_lock=True,
         )
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}, perhaps it is taken: choose another with --port") from error
+    if auth and mcp:  # gradio's tools call its endpoints over HTTP, without a password
+        from gradio.mcp import Client
+
+        app.mcp_server_obj._client_instance = Client(
+            app.local_url,
+            auth=itself,
+            headers={"x-gradio-user": "mcp"},
+            download_files=False,
+            verbose=False,
+            analytics_enabled=False,
+        )
+    sweep_regularly()
+    app.block_thread()
+
+
+class McpGuard:
+    """Asks for `Authorization: Bearer USER:PASSWORD` before the MCP server, which gradio leaves open."""
+
+    def __init__(self, app: Callable, auth: tuple[str, str]):
+        self.app, self.expected = app, f"Bearer {auth[0]}:{auth[1]}".encode()
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if f"{API_PREFIX}/mcp" in scope.get("path", ""):
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not secrets.compare_digest(given, self.expected):
+                refusal = PlainTextResponse("MCP here asks for the header Authorization: Bearer USER:PASSWORD", 401)
+                return await refusal(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+def log_without_tracebacks() -> None:
+    """Name a failed call in the log by its error alone: gradio prints tracebacks, whose paths can name people."""
+
+    def say() -> None:
+        logger.warning("a call failed (%s)", type(sys.exception()).__name__)
+
+    for module in (gradio.queueing, gradio.routes):
+        module.traceback = SimpleNamespace(print_exc=say)
+    make_record = logging.getLogRecordFactory()
+
+    def without_traceback(*arguments, **options) -> logging.LogRecord:  # of uvicorn and of mcp
+        record = make_record(*arguments, **options)
+        if record.exc_info:
+            kind = record.exc_info[0]
+            record.msg, record.args, record.exc_info = f"a call failed ({kind and kind.__name__})", None, None
+        return record
+
+    logging.setLogRecordFactory(without_traceback)

@@ -6,14 +6,15 @@ import time
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import torch
 from PIL import Image
 
 from pneumo_hf.app.answers import FACTS, clinical_html, file_facts, verdict_html, write_case_report
+from pneumo_hf.app.decoding import decode
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.film import UnreadableFilmError, load_xray
 from pneumo_hf.inference.clinical import COLUMNS
 from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.scorer import Scorer
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 EMPTY = '<p class="hint">Drop a film into the box, or choose an example below.</p>'
 EXAMPLES = "Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name shows the label"
 BY_HAND = "by the slider"
+LARGEST_SHOWN = 3000  # pixels a side under a heatmap, which takes some 50 bytes for each
 PRINTED_OPACITY = 0.5  # of the heatmap on a case report
 
 
@@ -32,7 +34,6 @@ class Reader:
     def __init__(self, predictor: Scorer, report: Report | None):
         self.predictor, self.report, self.thresholds = predictor, report, predictor.settings.thresholds
 
-    @in_model_thread
     def read(self, path: str | None) -> tuple:
         result, film = read_film_file(self.predictor, path)
         facts = file_facts(path, film) if path and film else {}
@@ -46,12 +47,10 @@ class Reader:
         verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
         return verdict, measured_html(self.report, threshold)
 
-    @in_model_thread
     def explain(self, path: str | None, opacity: float) -> Image.Image | None:
         """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
         return explain_film_file(self.predictor, path, opacity)
 
-    @in_model_thread
     def case_report(self, path: str | None, threshold: float) -> str:
         """Write one page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
         return report_film_file(self.predictor, path, threshold)
@@ -132,11 +131,10 @@ def read_film_file(predictor: Scorer, path: str | None) -> tuple[dict | None, Im
     if path is None:
         return None, None
     start = time.perf_counter()
-    try:
-        film = load_xray(path)
-    except (UnreadableFilmError, OSError) as error:
-        return {"probability": None, "prediction": None, "flag": None, "error": _reason(error)}, None
-    result = predictor([film])[0]
+    film, reason = _decode(path)
+    if film is None:
+        return predictor.unread(reason), None
+    result = _score(predictor, film)
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
     return result, film
 
@@ -145,11 +143,13 @@ def explain_film_file(predictor: Scorer, path: str | None, opacity: float) -> Im
     """Lay the heatmap over the film; the film alone at opacity 0, and where there is nothing to explain."""
     if path is None:
         return None
+    film, reason = _decode(path)
+    if film is None:
+        raise gr.Error(reason, print_exception=False)
     try:
-        film = load_xray(path)
         return heatmap(predictor, film, opacity) if opacity else film
-    except (UnreadableFilmError, OSError, InputError) as error:
-        raise gr.Error(_reason(error), print_exception=False) from None
+    except InputError as error:
+        raise gr.Error(str(error), print_exception=False) from None
 
 
 def report_film_file(predictor: Scorer, path: str | None, threshold: float) -> str:
@@ -168,14 +168,27 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float) -> s
 
 
 def heatmap(predictor: Scorer, film: Image.Image, opacity: float) -> Image.Image:
-    """Lay a heatmap over a film; InputError where no map explains the score."""
-    pixels = [torch.from_numpy(part[None]) for part in predictor.resize(film)]
-    return overlay(film, GradCam(predictor)(*pixels)[0], opacity)
+    """Lay a heatmap over a film, made smaller where it is large; InputError where no map explains the score."""
+    coarse, shown = _explain(predictor, film), film.copy()
+    shown.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+    return overlay(shown, coarse, opacity)
 
 
-def _reason(error: Exception) -> str:
-    """In words, without the path of an upload."""
-    return "the file is no longer here: drop it in again" if isinstance(error, OSError) else str(error)
+@in_model_thread
+def _score(predictor: Scorer, film: Image.Image) -> dict:
+    return predictor([film])[0]
+
+
+@in_model_thread
+def _explain(predictor: Scorer, film: Image.Image) -> np.ndarray:
+    return GradCam(predictor)(*(torch.from_numpy(part[None]) for part in predictor.resize(film)))[0]
+
+
+def _decode(path: str) -> tuple[Image.Image | None, str]:
+    """A film, or the reason in words, without the path of an upload."""
+    if not Path(path).exists():
+        return None, "the file is no longer here: drop it in again"
+    return decode({"bytes": None, "path": path})[:2]
 
 
 def measured_html(report: Report | None, threshold: float) -> str:

@@ -2,16 +2,18 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
+from pneumo_hf.app.decoding import AT_ONCE, TooSlowError, decode, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
-from pneumo_hf.data.files import UNREADABLE, list_zip, only_films
+from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
-from pneumo_hf.data.reading import in_batches, try_film
+from pneumo_hf.data.reading import in_batches, in_threads
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
 
@@ -19,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("film", "probability", "prediction", "flag", "error")
 MOST_FILMS = 2000  # of one list
+LISTS_AT_ONCE = 2
+DECODED_AT_ONCE = AT_ONCE // (2 * LISTS_AT_ONCE)  # films of a list: half of the processes are left to others
 THUMBNAILS = 60  # shown, of the films with the highest scores
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how one begins
 SIDE = 256  # pixels
 
 
@@ -40,7 +45,11 @@ def build_worklist(predictor: Scorer) -> None:
     )
     download = gr.File(label="The table as CSV", interactive=False, elem_id="worklist-csv")
     gallery = gr.Gallery(label="The films of the table's top", columns=6, height="auto", object_fit="contain")
-    button.click(predict_batch, [files], [table, gallery, download], api_name="predict_batch", concurrency_limit=2)
+    limits = {
+        "concurrency_limit": LISTS_AT_ONCE,
+        "api_visibility": "undocumented",
+    }  # gradio makes no MCP tool of lists
+    button.click(predict_batch, [files], [table, gallery, download], api_name="predict_batch", **limits)
 
 
 def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
@@ -49,14 +58,16 @@ def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[l
     for path in paths:
         try:
             rows += _entries(path)
-        except (InputError, ValueError, *UNREADABLE) as error:  # a zip's table can be damaged in many ways
+        except (InputError, TooSlowError) as error:
+            answers.append({"name": Path(path).name, "error": str(error).replace(path, "the zip")})
+        except (ValueError, *UNREADABLE) as error:  # a zip's table can be damaged in many ways
             answers.append({"name": Path(path).name, "error": f"damaged zip ({type(error).__name__})"})
-    if len(rows) > MOST_FILMS:
-        raise gr.Error(f"{len(rows)} films are too many for one list: at most {MOST_FILMS}", print_exception=False)
+        if (count := len(rows) + len(answers)) > MOST_FILMS:
+            raise gr.Error(f"{count} films are too many for one list: at most {MOST_FILMS}", print_exception=False)
     # A batch at a time, so that others who wait for the network get their turn.
-    score = in_model_thread(lambda batch: list(predictor.score_rows(batch)))
+    score = in_model_thread(lambda films: predictor(films))
     for batch in in_batches(rows, MOST_AT_ONCE):
-        answers += score(batch)
+        answers += _score(predictor, batch, score)
         if progress is not None:
             progress((len(answers), len(rows)), desc="Reading films")
     logger.info("read a list of %d films in %.1f s", len(rows), time.perf_counter() - start)
@@ -69,6 +80,16 @@ def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[l
     return table, _thumbnails(answers[:THUMBNAILS]), _write_csv(answers, columns_of(predictor.task))
 
 
+def _score(predictor: Scorer, rows: list[dict], score: Callable[[list], list[dict]]) -> list[dict]:
+    """The rows with their scores, or with the reason why there is none."""
+    read = [film for _, film in in_threads(lambda row: decode(row["image"]), rows, DECODED_AT_ONCE)]
+    scored = iter(score([film.film for film in read if film.film is not None]))
+    return [
+        row | (predictor.unread(film.reason) if film.film is None else next(scored))
+        for row, film in zip(rows, read, strict=True)
+    ]
+
+
 def _entries(path: str) -> list[dict]:
     """`name` and `image` of an uploaded film, or of those in an uploaded zip; nothing is read yet.
 
@@ -77,7 +98,7 @@ def _entries(path: str) -> list[dict]:
     name = Path(path).name
     if not name.lower().endswith(".zip"):
         return [{"name": name, "image": {"bytes": None, "path": path}}]
-    inside = list(only_films(list_zip(Path(path))[1]))
+    inside = list_zipped_films(path)
     return [{"name": f"{name}: {film}", "image": {"bytes": None, "path": file}} for film, file in inside]
 
 
@@ -89,7 +110,7 @@ def _thumbnails(answers: list[dict]) -> list[tuple[Image.Image, str]]:
     pictures = []
     for answer in answers:
         if answer.get("probability") is not None:
-            film = try_film(answer["image"]).film
+            film = decode(answer["image"]).film
             if film is None:
                 continue
             film.thumbnail((SIDE, SIDE))
@@ -101,7 +122,13 @@ def _columns(predictor: Scorer) -> tuple[str, ...]:
     return COLUMNS + columns_of(predictor.task)[len(PREDICTION_COLUMNS) :]
 
 
+def _as_text(value: object) -> object:
+    """A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
 def _write_csv(answers: list[dict], columns: tuple[str, ...]) -> str:
     path = download_path("worklist.csv")
-    write_csv(path, columns, ({**answer, "path": answer["name"], "label": ""} for answer in answers))
+    rows = ({**answer, "path": answer["name"], "label": ""} for answer in answers)
+    write_csv(path, columns, ({key: _as_text(value) for key, value in row.items()} for row in rows))
     return str(path)

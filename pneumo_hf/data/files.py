@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 LARGEST = 256 << 20  # bytes of a film's file; a zip can promise more than memory holds
+LONGEST_ENTRY = 400  # bytes of a zip's table for each file: 46 and its name, in which folders are
 UNREADABLE = (  # what `read_film` may raise: missing, damaged or encrypted
     OSError,
     EOFError,
@@ -118,12 +119,23 @@ def list_shards(root: Path) -> list[Path]:
     return shards
 
 
-def list_zip(archive: Path) -> tuple[Path, list[tuple[str, str]]]:
-    """List the archive and `(name inside, path)` of each file."""
+def list_zip(archive: Path, most: int | None = None) -> tuple[Path, list[tuple[str, str]]]:
+    """List the archive and `(name inside, path)` of each file.
+
+    Args:
+        most: files that it may hold, which is found out before memory is taken for them; any number for None.
+
+    Raises:
+        InputError: it is damaged, or holds more.
+    """
     try:
+        if most is not None and _table_size(archive) > most * LONGEST_ENTRY:
+            raise InputError(f"{archive} holds more than {most} files: send it in parts")
         names = sorted(info.filename for info in _open_zip(str(archive)).infolist() if not info.is_dir())
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{archive} is a damaged zip ({error})") from error
+    if most is not None and len(names) > most:
+        raise InputError(f"{archive} holds more than {most} files: send it in parts")
     return archive, [(name, f"zip://{quote(name)}::{archive}") for name in names]
 
 
@@ -146,6 +158,21 @@ def _is_dicom_file(file: str) -> bool:
         return False
 
 
+def _table_size(archive: Path) -> int:
+    """Bytes of a zip's table of names, by which zipfile goes, and not by the number of them that it claims."""
+    with archive.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end is None:
+        raise zipfile.BadZipFile("File is not a zip file")
+    return end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
+
+
 @lru_cache(maxsize=8)
 def _open_zip(archive: str) -> zipfile.ZipFile:
+    """Keep it open for its next film; `close_archives` ends that."""
     return zipfile.ZipFile(archive)
+
+
+def close_archives() -> None:
+    """Let go of the zips that were read, as a process must that lives longer than they do."""
+    _open_zip.cache_clear()

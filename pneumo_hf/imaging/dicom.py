@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
+from pneumo_hf.imaging.bounds import excess
 from pneumo_hf.imaging.decoders import PLUGIN_OF, frame_size, syntax_of
 from pneumo_hf.imaging.display import DAMAGE, display, is_raised, lowered, padding_of
 from pneumo_hf.imaging.quality import INVERTED, LATERAL, NOTES, chest_correlation, thumbnail
@@ -211,8 +212,8 @@ def _refusal(film: pydicom.Dataset) -> str | None:
     syntax = film.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated and syntax not in PLUGIN_OF:
         return f"no decoder for this DICOM's transfer syntax ({_syntax(film)}): save the film uncompressed"
-    if syntax.is_encapsulated and _claims_another_size(film):
-        return "damaged DICOM: its pixels are of another size than its header says"
+    if syntax.is_encapsulated and (reason := _refusal_of_frame(film)):
+        return reason
     return "a colour picture, not a film" if film.PhotometricInterpretation == "PALETTE COLOR" else None
 
 
@@ -251,15 +252,18 @@ def _syntax(film: pydicom.FileDataset) -> str:
     return UID_dictionary.get(str(film.file_meta.get("TransferSyntaxUID")), ("no known transfer syntax",))[0]
 
 
-def _claims_another_size(film: pydicom.Dataset) -> bool:
-    """Whether a JPEG, JPEG-LS or JPEG 2000 inside is of another size: a decoder would make room for that one."""
+def _refusal_of_frame(film: pydicom.Dataset) -> str | None:
+    """Why a JPEG, JPEG-LS or JPEG 2000 inside is not decoded; for another size, a decoder would make room."""
     try:
         frame = get_frame(film.PixelData, 0, number_of_frames=1)
-        return frame_size(frame) != (film.Columns, film.Rows)
+        if reason := excess(frame):
+            return reason
+        fits = frame_size(frame) == (film.Columns, film.Rows)
     except Image.DecompressionBombError:
-        return True
+        fits = False
     except Exception:  # a kind that has no size of its own, or one that is damaged: the decoder judges
-        return False
+        fits = True
+    return None if fits else "damaged DICOM: its pixels are of another size than its header says"
 
 
 def _text(film: pydicom.Dataset, name: str) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from pneumo_hf.imaging.bounds import excess, excess_of_tiff
 from pneumo_hf.imaging.dicom import MOST_PIXELS, dicom_facts, is_dicom, read_dicom
 from pneumo_hf.imaging.display import ROWS_AT_ONCE
 from pneumo_hf.imaging.quality import COLOURED
@@ -123,6 +124,8 @@ def describe(content: bytes) -> dict:
 
 
 def _decode(content: bytes) -> Image.Image:
+    if reason := excess(content):
+        raise UnreadableFilmError(reason)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MOST_PIXELS:
@@ -131,6 +134,9 @@ def _decode(content: bytes) -> Image.Image:
             raise UnreadableFilmError("a moving picture, not a film")
         if isinstance(image, TiffImagePlugin.TiffImageFile) and _has_pages(image):
             raise UnreadableFilmError("a picture of several pages, not a film")
+        if reason := excess_of_tiff(image):
+            raise UnreadableFilmError(reason)
+        image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _to_grey(image)
     except UnreadableFilmError:

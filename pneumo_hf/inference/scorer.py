@@ -74,8 +74,12 @@ class Scorer(ABC):
         is certain enough or the quality of the film forbids it, and "not_chest_xray" for other pictures; `error` says
         what is wrong with a picture. A film that cannot be read has the reason in `error`, and None elsewhere.
         """
-        rows, keys = ({"image": film} for film in films), columns_of(self.task)[3:]
-        return [{key: row[key] for key in keys} for row in self.score_rows(rows, read=lambda film: film)]
+        rows = ({"image": film} for film in films)
+        return [{key: row[key] for key in self.unread("")} for row in self.score_rows(rows, read=lambda film: film)]
+
+    def unread(self, reason: str) -> dict:
+        """Return the answer for a film that could not be read."""
+        return dict.fromkeys(columns_of(self.task)[3:]) | {"error": reason}
 
     def score_rows(self, rows: Iterable[dict], read: Callable = read_film) -> Iterator[dict]:
         """Score a stream of rows with an `image`, a batch at a time: the same rows with their scores, memory constant.

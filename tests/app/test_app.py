@@ -163,7 +163,7 @@ def test_its_endpoints_are_mcp_tools_on_request(tiny_run: Path, films_folder: Pa
 
     with serving(tiny_run, "--mcp") as (address, _):
         names, text = asyncio.run(ask(address))
-    assert {"predict", "predict_batch", "explain", "case_report", "threshold"} == names and "sensitivity" in text
+    assert {"predict", "predict_base64", "explain", "case_report", "threshold"} == names and "sensitivity" in text
 
 
 def test_it_reports_its_health(url: str, tiny_run: Path) -> None:
