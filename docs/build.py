@@ -31,7 +31,7 @@ from pneumo_hf.data.shortcuts import SIDE, linear_baselines, region_features
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.data.splits import split_by_patient
 from pneumo_hf.errors import InputError, one_line_errors
-from pneumo_hf.evaluation.compare import Run, compare_runs
+from pneumo_hf.evaluation.compare import Run, compare_runs, delong, mcnemar
 from pneumo_hf.labels import LABELS
 from pneumo_hf.reporting.audit import FIGURES, write_audit
 from pneumo_hf.reporting.comparison import forest
@@ -50,9 +50,11 @@ ORDER = (
     "mobilenet_v2_clahe",
     "flagship",
     "flagship_efficientnet",
+    "three_class",
     "ensemble",
     "pneumo-efficientnet",
 )
+TWIN = "flagship_efficientnet_seed42"  # of three_class, but for the labels
 KEPT_FIGURES = ("mean_films.png",)
 START, END = "<!-- results -->", "<!-- end of results -->"
 SHOWN = {"roc_auc": "ROC AUC", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy"}
@@ -170,7 +172,17 @@ def results() -> None:
     }
     runs = {row["run"]: row for row in read_rows(DOCS / "results" / "runs.csv")}
     tried = read_rows(DOCS / "tried.csv")
-    render("results", **result, families=families, seeds=seeds, how=runs, tried=tried, external=external)
+    values = {"families": families, "seeds": seeds, "how": runs, "tried": tried, "external": external}
+    render("results", **result, **values, three=three_labels({run.name: run for run in kept}))
+
+
+def three_labels(kept: dict[str, Run]) -> dict | None:
+    """What the run of three labels says of each, and paired tests of its decision against that of two labels."""
+    if "three_class" not in kept:
+        return None
+    three, two = kept["three_class"], kept[TWIN]
+    tests = {"delong": delong(three.labels, three.probs, two.probs), "mcnemar": mcnemar(three.correct, two.correct)}
+    return {**three.metrics["labels"], **tests, "twin": TWIN}
 
 
 def over_seeds(runs: list[dict]) -> dict[str, dict[str, float]]:
