@@ -29,12 +29,15 @@ class Task:
         """Make the task of these labels, in any order and case of letters.
 
         Raises:
-            InputError: NORMAL is not among them, is alone, or one is there twice.
+            InputError: NORMAL is not among them, is alone, or one is there twice, is empty or has a comma.
         """
         given = [name.strip().upper() for name in names]
         labels = (NEGATIVE, *(name for name in given if name != NEGATIVE))
-        if NEGATIVE not in given or len(labels) < 2 or len(set(given)) < len(given) or not all(labels):
-            raise InputError(f"the labels must be {NEGATIVE} and others, each once, and are {', '.join(names)}")
+        unnamed = any(not name or "," in name or not name.isprintable() for name in given)
+        if NEGATIVE not in given or len(labels) < 2 or len(set(given)) < len(given) or unnamed:
+            raise InputError(
+                f"the labels must be {NEGATIVE} and others, each once and without commas, and are {', '.join(names)}"
+            )
         others = labels[1:]
         if len(others) == 1:
             return cls(labels, others[0])

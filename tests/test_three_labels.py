@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
+from pneumo_hf.data.predictions import write_csv
+from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.ensembles import load_predictor
 from tests.app.test_app import serving
 from tests.conftest import as_options, make_film
@@ -128,10 +131,14 @@ def test_evaluate_and_predict_give_the_reports_scores(run: Path, films: Path, ca
 
 
 def test_films_of_two_labels_are_measured_by_the_decision_alone(run, films_folder, cache_dir, tmp_path) -> None:
-    data = ["--data", str(films_folder), "--label_map", "PNEUMONIA=ABNORMAL", "--cache_dir", str(cache_dir)]
+    data = ["--data", str(films_folder), "--cache_dir", str(cache_dir)]
     main(["evaluate", "--model", str(run), *data, "--output_dir", str(tmp_path)])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert "labels" not in metrics and metrics["n"] == 40 and metrics["metrics"]["roc_auc"]["value"] > 0.5
+    scored = Predictor(run)([films_folder / row["path"] for row in rows_of(tmp_path / "predictions_test.csv")])
+    for row, expected in zip(rows_of(tmp_path / "predictions_test.csv"), scored, strict=True):
+        assert row["label"] in ("NORMAL", "ABNORMAL")
+        assert [float(row[column]) for column in COLUMNS] == pytest.approx([expected[c] for c in COLUMNS], abs=1e-5)
 
 
 def test_ensembles_and_teachers_know_the_labels(run, recipe, tiny_run, films, tmp_path: Path) -> None:
@@ -150,9 +157,18 @@ def test_ensembles_and_teachers_know_the_labels(run, recipe, tiny_run, films, tm
     alone, both = Predictor(run)(pictures), load_predictor([run, turned])(pictures)
     temperature = load_predictor([run, turned]).settings.temperature or 1.0
     assert temperature == 1.0  # the turned one has no report
+    report = turned / "report"
+    report.mkdir()
+    lines = rows_of(run / "report" / "predictions_validation.csv")
+    kept = [*list(lines[0])[:7], *(f"probability_{NAMES[label]}" for label in order)]
+    write_csv(report / "predictions_validation.csv", kept, lines)
+    validated = load_predictor([run, turned]).settings
+    assert validated.operating_points and validated.threshold == pytest.approx(
+        Predictor(run).settings.threshold, abs=0.02
+    )
     for one, two in zip(alone, both, strict=True):
         assert [two[column] for column in COLUMNS] == pytest.approx([one[column] for column in COLUMNS], abs=1e-6)
-    with pytest.raises(Exception, match="tells NORMAL, PNEUMONIA apart, not NORMAL, PNEUMONIA, COVID19"):
+    with pytest.raises(InputError, match="tells NORMAL, PNEUMONIA apart, not NORMAL, PNEUMONIA, COVID19"):
         load_predictor([run, tiny_run])
     student = tmp_path / "student"
     train([*recipe, "--output_dir", str(student), "--teachers", str(run), "--num_train_epochs", "1"])
@@ -171,6 +187,17 @@ def test_it_is_exported_and_pushed(run: Path, films: Path, cache_dir: Path, tmp_
         subprocess.run(asked, env=env, cwd=ROOT, check=True, capture_output=True)
         pushed = hub.files["model", "tester/three"]
     assert json.loads(pushed["config.json"])["task"]["labels"] == list(NAMES)
+
+
+def test_an_audit_of_four_labels_draws_them_all(films: Path, tmp_path: Path) -> None:
+    four = tmp_path / "four"
+    shutil.copytree(films, four)
+    for split in ("train", "test"):
+        shutil.copytree(four / split / "COVID19", four / split / "TUBERCULOSIS")
+    main(["audit", str(four), "--output_dir", str(tmp_path / "audit")])
+    audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert audit["counts"]["test"] == dict.fromkeys([*NAMES, "TUBERCULOSIS"], 12)
+    assert (tmp_path / "audit" / "counts.png").exists()
 
 
 def test_the_app_shows_every_label(run: Path, films: Path) -> None:

@@ -120,7 +120,7 @@ def verdict_html(predictor: Scorer, result: dict, threshold: float) -> str:
   <div class="bar {kind}" style="width: {100 * probability:.2f}%"></div>
   <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
 </div>
-<p><b>Probability of {predictor.task.finding}: {probability:.1%}</b>, {how}.
+<p><b>Probability of {html.escape(predictor.task.finding)}: {probability:.1%}</b>, {how}.
 Decision threshold: {threshold:.1%}.</p>
 {labels_html(result, predictor.task)}"""
 
@@ -140,7 +140,7 @@ def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:
         for name, value in predictor.clinical.known(values).items()
     )
     return (
-        f"<p><b>With {html.escape(known)}: {fused:.1%}</b>, called {called.lower()} "
+        f"<p><b>With {html.escape(known)}: {fused:.1%}</b>, called {html.escape(called.lower())} "
         f"(threshold {predictor.clinical.threshold:.1%}).</p>"
     )
 

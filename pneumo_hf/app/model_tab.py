@@ -40,7 +40,7 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
     if report is None:
         gr.Markdown("No report lies beside this checkpoint: `python -m pneumo_hf evaluate` writes one.")
         return
-    finding = predictor.task.finding
+    finding = html.escape(predictor.task.finding)
     gr.HTML(facts(report.metrics, predictor))
     if report.curve is not None:
 

@@ -14,8 +14,8 @@ from pneumo_hf.app.answers import FACTS, clinical_html, file_facts, verdict_html
 from pneumo_hf.app.decoding import decode
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread
+from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.errors import InputError
-from pneumo_hf.inference.clinical import COLUMNS
 from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.scorer import Scorer
 
@@ -37,7 +37,7 @@ class Reader:
     def read(self, path: str | None) -> tuple:
         result, film = read_film_file(self.predictor, path)
         facts = file_facts(path, film) if path and film else {}
-        age, sex, view = (facts.get(FACTS[name]) for name in COLUMNS)
+        age, sex, view = (facts.get(FACTS[name]) for name in CLINICAL_COLUMNS)
         return result, film, table_of(facts) if facts else "", age and float(age), sex, view
 
     def decide(
@@ -111,7 +111,9 @@ def clinical_boxes(predictor: Scorer) -> tuple[gr.Number, gr.Dropdown, gr.Dropdo
     """Lay out a box for each of age, sex and view, those that the model weighs to be seen."""
     weighed = predictor.clinical.columns if predictor.clinical else {}
     with gr.Row(visible=bool(weighed)):
-        age = gr.Number(label="Age in years, if known", value=None, minimum=0, visible="age" in weighed, elem_id="age")
+        age = gr.Number(
+            label="Age in years, if known", value=None, minimum=0, maximum=120, visible="age" in weighed, elem_id="age"
+        )
         sex, view = (
             gr.Dropdown(
                 ["", *weighed.get(name, ())],

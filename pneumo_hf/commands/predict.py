@@ -1,6 +1,7 @@
 """`pneumo-hf predict`: scores of films as a CSV."""
 
 import argparse
+import hashlib
 import logging
 from pathlib import Path
 
@@ -71,9 +72,16 @@ def run(arguments: argparse.Namespace) -> None:
         scorer.settings.use(arguments.operating_point)
     names = ("model", "label_map", "clinical", "operating_point", "flip", "backend", "prevalence", "calibration")
     options = {name: vars(arguments)[name] for name in names}
+    if arguments.clinical:
+        options["clinical"] = hashlib.blake2b(Path(arguments.clinical).read_bytes()).hexdigest()
     rescale = rescaling(scorer, arguments.calibration, arguments.prevalence)
+    if scorer.clinical and (arguments.prevalence or arguments.calibration == "isotonic"):
+        logger.warning("age, sex and view are left out: they were fitted to the scores as they are")
+        scorer.clinical = None
     flags = score_files(scorer, films, output, options, rescale, group)
     end_processes()
+    if films.told and not films.matched:
+        logger.warning("%s tells of none of the films: is its path column theirs?", arguments.clinical)
     if group.is_main:
         for line in summary(scorer, flags, output, None if arguments.calibration == "isotonic" else rescale):
             logger.info("%s", line)

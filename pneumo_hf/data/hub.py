@@ -19,7 +19,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from pneumo_hf.data.labels import LabelNames
+from pneumo_hf.data.labels import NUMBERS, LabelNames, plain
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.schema import SPLITS, features, film_row
 from pneumo_hf.errors import InputError
@@ -118,7 +118,8 @@ def _complete_batch(
     batch = {name: _plain(values, described[name]) for name, values in batch.items() if name in features()}
     kind = described["label"]
     called = set(kind.names if isinstance(kind, ClassLabel) else batch["label"]) - {None, ""}
-    if all(name.isdecimal() for name in called) and not called <= names.mapped:
+    numbers = {plain(name) for name in called if re.fullmatch(NUMBERS, plain(name))}
+    if len(numbers) == len({plain(name) for name in called}) and not numbers <= names.mapped:
         raise InputError(
             f"{source}: its labels are the numbers {', '.join(sorted(called))}, and it does not say of what; "
             "a label_map like 0=NORMAL,1=PNEUMONIA does"

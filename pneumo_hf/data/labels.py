@@ -12,7 +12,25 @@ from pneumo_hf.labels import LABELS, PNEUMONIAS
 
 logger = logging.getLogger(__name__)
 
-NO_LABEL = {"", "-1", "nan", "na", "n/a", "none", "null", "unknown", "uncertain", "unlabeled", "unlabelled", "?"}
+NUMBERS = r"-?\d+(\.\d+)?|true|false"  # names that say nothing by themselves
+NO_LABEL = {
+    "healthy",
+    "negative",
+    "no finding",
+    "no findings",
+    "",
+    "-1",
+    "nan",
+    "na",
+    "n/a",
+    "none",
+    "null",
+    "unknown",
+    "uncertain",
+    "unlabeled",
+    "unlabelled",
+    "?",
+}
 MOST_LABELS = 8  # that are taken from the data unasked
 FEWEST = 0.01  # of the films, for a name to be a label unasked
 
@@ -31,7 +49,9 @@ class LabelNames:
     def __init__(self, labels: Sequence[str], label_map: Mapping[str, str] | None = None):
         self.labels = tuple(labels)
         self.left_out = Counter()
-        self.mapped = set(label_map or {})  # the names that the user gave
+        self.joined = Counter()  # kinds of pneumonia that count as PNEUMONIA
+        self.by_name = True  # whether no label that was found is a number, or false or true
+        self.mapped = set(map(plain, label_map or {}))  # the names that the user gave
         kinds = PNEUMONIAS if "PNEUMONIA" in labels else ()
         self.numbers = {name.lower(): self.labels.index("PNEUMONIA") for name in kinds}
         self.numbers |= {label.lower(): number for number, label in enumerate(labels)}
@@ -41,10 +61,10 @@ class LabelNames:
             if label.upper() not in self.labels:
                 near = difflib.get_close_matches(label.upper(), self.labels, n=1, cutoff=0)[0]
                 raise InputError(f"label_map: {name}={label}, but the labels are {', '.join(labels)}; {near}?")
-            self.numbers[_plain(name)] = self.labels.index(label.upper())
+            self.numbers[plain(name)] = self.labels.index(label.upper())
 
     def __contains__(self, name: str) -> bool:
-        return _plain(name) in self.numbers or _plain(name) == "pneumonia"
+        return plain(name) in self.numbers or plain(name) == "pneumonia"
 
     def number(self, name: str, subtype: str = "") -> int | None:
         """Look up the label of a film, or None, which is counted.
@@ -59,25 +79,33 @@ class LabelNames:
         parts = [name] if self._number_of(name, subtype) is not None else name.split("|")
         found = {self._number_of(part, subtype) for part in parts}
         if found == {0} or len(found - {0, None}) == 1:
+            self.by_name = self.by_name and not re.fullmatch(NUMBERS, plain(name))
+            if name.upper() in PNEUMONIAS - {*self.labels}:
+                self.joined[name.upper()] += 1
             return max(number for number in found if number is not None)
-        plain = _plain(name)
-        if plain.isdecimal() and int(plain) < 100:
+        is_number = plain(name).isdecimal() and len(plain(name)) < 3  # longer ones are of patients
+        if is_number and not any(known.isdecimal() for known in self.mapped):
             raise InputError(
-                f"the label {name} is a number, and nothing says of what; --label_map does: "
-                f"{plain}={self.labels[int(plain) % len(self.labels)]}, and so on"
+                f"the label {name} is a number, and nothing says of what: name each with --label_map "
+                f"{name}={self.labels[0]},..., and with --labels where they are more than two"
             )
         self.left_out[f"{name} of no known kind" if name.lower() == "pneumonia" else name] += 1
         return None
 
+    def named(self, name: str, subtype: str = "") -> int | None:
+        """Look up a folder's or a column's name that may be no label at all: by the labels' names alone."""
+        is_name = plain(name) in self.mapped or not re.fullmatch(NUMBERS, plain(name))
+        return self._number_of(name, subtype) if is_name else None
+
     def _number_of(self, name: str, subtype: str) -> int | None:
-        number = self.numbers.get(_plain(name))
-        return self.numbers.get(subtype) if number is None and _plain(name) == "pneumonia" else number
+        number = self.numbers.get(plain(name))
+        return self.numbers.get(subtype) if number is None and plain(name) == "pneumonia" else number
 
     def further_labels(self, films: int) -> list[str]:
         """Return the names left out that a data set of so many `films` has for labels of its own."""
         counts = Counter()
         for name, count in self.left_out.items():
-            if _plain(name) not in NO_LABEL and "|" not in name and not name.endswith(" of no known kind"):
+            if plain(name) not in NO_LABEL and not re.search(r"[|,]|^\d", name):
                 counts[name.strip().upper()] += count
         names = [name for name, count in counts.items() if count >= FEWEST * (films + self.left_out.total())]
         return sorted(names) if len(names) <= MOST_LABELS else []
@@ -87,10 +115,14 @@ class LabelNames:
         if self.left_out:
             counts = ", ".join(f"{count} {name or '(no label)'}" for name, count in self.left_out.most_common(8))
             logger.warning("%s: left out %s (a label_map, NAME=LABEL, would keep them)", source, counts)
+        if self.joined:
+            kinds = ", ".join(f"{count} {name}" for name, count in self.joined.items())
+            told = ",".join(sorted(self.joined))
+            logger.info("%s: %s count as PNEUMONIA (--labels NORMAL,%s tells them apart)", source, kinds, told)
 
 
-def _plain(name: str) -> str:
-    """A name as it is compared: in small letters, and a number without decimals, as tables of floats have them."""
+def plain(name: str) -> str:
+    """Return a name as it is compared: in small letters, a number without the decimals of tables of floats."""
     return re.sub(r"^(-?\d+)\.0+$", r"\1", name.strip().lower())
 
 

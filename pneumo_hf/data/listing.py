@@ -24,7 +24,7 @@ from pneumo_hf.data.files import (
     split_zip_path,
 )
 from pneumo_hf.data.patients import parse_file_name
-from pneumo_hf.data.schema import file_row
+from pneumo_hf.data.schema import CLINICAL_COLUMNS, file_row
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
@@ -44,6 +44,7 @@ class FilmList:
     def __init__(self, parts: Sequence["_Files | _Shard"]):
         self.parts = parts
         self.told: dict[str, dict] = {}  # of `read_clinical`
+        self.matched = 0  # films read so far that it told of
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -62,7 +63,9 @@ class FilmList:
             if start < len(part) and stop > 0:
                 for row in part.rows(max(start, 0), min(stop, len(part))):
                     name = row["file_name"]
-                    yield row | (self.told.get(name) or self.told.get(PurePosixPath(name).name) or {})
+                    told = self.told.get(name) or self.told.get(PurePosixPath(name).name) or {}
+                    self.matched += bool(told)
+                    yield row | told
             start, stop = start - len(part), stop - len(part)
 
     @property
@@ -140,7 +143,8 @@ class _Files:
                 "file_name": str(name),
                 "patient_id": row["patient_id"] if known else "",
                 "label": name.parent.name,
-                **{column: row[column] for column in CLINICAL},
+                "subtype": row["subtype"],
+                **{column: row[column] for column in CLINICAL_COLUMNS},
             }
 
     def update(self, digest) -> None:
@@ -194,16 +198,16 @@ class _Shard:
             "image": film,
             "file_name": name,
             "patient_id": row.get("patient_id") or (patient if subtype else ""),
+            "subtype": subtype,
             "label": next((_label(row[key], described[key]) for key in ("label", "labels") if key in row), ""),
-            **{column: row.get(column) for column in CLINICAL},
+            **{column: row.get(column) for column in CLINICAL_COLUMNS},
         }
 
     def update(self, digest) -> None:
         digest.update(f"{self.path} {self.groups} {self.size}\n".encode(errors="surrogateescape"))
 
 
-CLINICAL = ("age", "sex", "view")  # what a header or a shard may tell of a film
-_COLUMNS = ("label", "labels", "file_name", "patient_id", *CLINICAL)
+_COLUMNS = ("label", "labels", "file_name", "patient_id", *CLINICAL_COLUMNS)
 
 
 def _shard(path: str) -> "_Shard | _Files":
@@ -236,8 +240,7 @@ def _label(value: object, kind: object) -> str:
     """The label's name; a number of which no name is told may mean anything."""
     if isinstance(kind, ClassLabel) and value is not None:
         value = kind.names[value] if isinstance(value, int) and 0 <= value < len(kind.names) else None
-    name = str(value or "").strip()
-    return "" if name.isdecimal() else name
+    return "" if value is None else str(value).strip()
 
 
 def _first_line(error: Exception) -> str:

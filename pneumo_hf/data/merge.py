@@ -39,6 +39,10 @@ def load_sources(
     tables, origin, splits, titles = [], [], [], []
     loaded = [read_source(source, labels, label_map) for source in sources]
     found = dict.fromkeys(name for data in loaded for name in labels_of(data))
+    for name in found if labels is None else ():
+        of = [source for source, data in zip(sources, loaded, strict=True) if name in labels_of(data)]
+        if len(of) < len(sources):
+            logger.warning("only %s has the label %s: what tells that source tells the label", ", ".join(of), name)
     if any(labels_of(data) != list(found) for data in loaded):
         loaded = [read_source(source, list(found), label_map) for source in sources]
     for number, data in enumerate(loaded):

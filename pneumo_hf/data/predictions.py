@@ -1,14 +1,14 @@
 """The CSVs of a run: one row a film, with its score and decision."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import log
 from pathlib import Path
 
 from transformers.utils import cached_file
 
 from pneumo_hf.errors import InputError
-from pneumo_hf.labels import Task, column_of
+from pneumo_hf.labels import LABELS, Task, column_of
 
 PREDICTION_COLUMNS = ("path", "label", "patient_id", "probability", "prediction", "flag", "error")
 EPSILON = 1e-12  # 1.0 in the file is not certainty
@@ -27,10 +27,13 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
         writer.writerows(rows)
 
 
-def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[str, list[float]]] | None:
+def read_predictions(
+    checkpoint: str | Path, split: str, labels: Sequence[str] = LABELS
+) -> dict[str, tuple[str, list[float]]] | None:
     """Read `{film: (label, logits [C])}` of a split from the report beside a checkpoint, a folder or Hub id.
 
-    The logits are those of the probabilities, up to a constant.
+    The logits are those of the probabilities, up to a constant, in the order of the labels; of two labels, of NORMAL
+    and all others together.
 
     Returns:
         None where the checkpoint has no report, or where two films of merged sources share a name.
@@ -48,10 +51,10 @@ def read_predictions(checkpoint: str | Path, split: str) -> dict[str, tuple[str,
     with open(path, newline="") as lines:
         rows = list(csv.DictReader(lines))
     try:
-        columns = [name for name in (rows[0] if rows else ()) if name.startswith(column_of(""))]
+        columns = list(map(column_of, labels)) if len(labels) > 2 else []
         table = {row["path"]: (row["label"], _logits(row, columns)) for row in rows}
-        if not all(label for label, _ in table.values()):
-            raise ValueError("a film without a label")
+        if not all(label in labels if columns else label for label, _ in table.values()):
+            raise ValueError("a film without one of the labels")
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is no predictions file of a labelled split") from error
     return table if len(table) == len(rows) else None

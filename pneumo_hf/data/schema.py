@@ -17,6 +17,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+CLINICAL_COLUMNS = ("age", "sex", "view")  # what a header, a shard or a table may tell of a film and its patient
 ROWS_AT_ONCE = 10_000  # so that a table of any length is built in little memory
 
 

@@ -3,7 +3,7 @@
 import io
 import logging
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,7 +29,7 @@ from pneumo_hf.data.schema import SPLITS, file_row, film_row, make_table
 from pneumo_hf.data.tables import locate, read_table
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import years
-from pneumo_hf.labels import LABELS, Task
+from pneumo_hf.labels import LABELS, NEGATIVE, Task
 
 logger = logging.getLogger(__name__)
 
@@ -88,21 +88,34 @@ def read_source(
 ) -> DatasetDict | IterableDatasetDict:
     """Load a set in which a split may have no film of a label, as `load_data` does: to be merged, or audited.
 
-    Without `labels`, they are NORMAL, PNEUMONIA and what else the data calls its films, unless a `label_map` says what
-    shall be left out.
+    Without `labels`, they are NORMAL, PNEUMONIA and what else the data calls films of every split, unless there is a
+    `label_map`, which says what is kept.
     """
     names, title = LabelNames(Task.of(labels).labels if labels else LABELS, label_map), str(source)
     data = _load(Path(source).expanduser(), title, names, streaming)
-    further = names.further_labels(sum(map(len, data.values()))) if not (labels or label_map or streaming) else []
-    if further:
-        found = {LABELS[number] for films in data.values() for number in set(films["label"])}
-        names = LabelNames(Task.of(["NORMAL", *sorted(found - {"NORMAL"}), *further]).labels)
-        logger.info("%s: the labels are %s (--labels says otherwise)", title, ", ".join(names.labels))
-        data = _load(Path(source).expanduser(), title, names, streaming)
+    if not (labels or label_map or streaming):
+        names, data = _with_further_labels(title, names, data)
     names.report(title)
     if not streaming:
         logger.info("%s: %s", title, ", ".join(f"{len(films)} {split}" for split, films in data.items()))
     return data
+
+
+def _with_further_labels(title: str, names: LabelNames, data: DatasetDict) -> tuple[LabelNames, DatasetDict]:
+    """The data again with what else it calls its films for labels, if it has films of them in every split."""
+    found = {LABELS[number] for films in data.values() for number in set(films["label"])}
+    further = names.further_labels(sum(map(len, data.values())))
+    while further and names.by_name:
+        tried = LabelNames(Task.of([NEGATIVE, *sorted(found - {NEGATIVE}), *further]).labels)
+        again = _load(Path(title).expanduser(), title, tried, streaming=False)
+        present = [{tried.labels[number] for number in set(films["label"])} for films in again.values()]
+        if further == (everywhere := [name for name in further if all(name in split for split in present)]):
+            counts = Counter(number for films in again.values() for number in films["label"])
+            of_each = ", ".join(f"{label} ({counts[number]})" for number, label in enumerate(tried.labels))
+            logger.warning("%s: the labels are %s (--labels NORMAL,PNEUMONIA leaves others out)", title, of_each)
+            return tried, again
+        further = everywhere
+    return names, data
 
 
 def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> DatasetDict | IterableDatasetDict:

@@ -31,6 +31,8 @@ COLUMNS = {  # as written without spaces, hyphens and underscores
 def read_clinical(path: Path) -> dict[str, dict[str, Any]]:
     """Read what a CSV tells of films: `{path: {"age", "sex", "view"}}` of the values that are there.
 
+    A path is kept as it is written and as it lies from the CSV.
+
     Raises:
         InputError: there is no such table, or it has no column of paths or none of age, sex or view.
     """
@@ -47,7 +49,9 @@ def read_clinical(path: Path) -> dict[str, dict[str, Any]]:
             "sex": line.get("sex", "").upper(),
             "view": line.get("view", "").upper(),
         }
-        told[line["path"].replace("\\", "/")] = {name: value for name, value in values.items() if value}
+        known = {name: value for name, value in values.items() if value not in (None, "")}
+        name = line["path"].replace("\\", "/")
+        told |= {name: known, posixpath.normpath(posixpath.join(path.parent.as_posix(), name)): known}
     return told
 
 

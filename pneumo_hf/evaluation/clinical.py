@@ -9,11 +9,12 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
 from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.compare import delong
 from pneumo_hf.evaluation.metrics import RESAMPLES, areas, bootstrap_weights, metrics_with_intervals
-from pneumo_hf.evaluation.operating_points import choose_thresholds
-from pneumo_hf.inference.clinical import COLUMNS, EPSILON, ClinicalModel
+from pneumo_hf.evaluation.operating_points import DEFAULT, choose_thresholds
+from pneumo_hf.inference.clinical import EPSILON, ClinicalModel
 
 TELLS = 0.8  # ROC AUC of a column alone, or of whether it is known, from which it says the label and not the disease
 FEWEST = 5  # films that a value needs, to have a part of its own
@@ -28,17 +29,19 @@ def assert_usable(films: Mapping[str, FilmDataset], columns: Sequence[str]) -> N
 
     Args:
         films: by split.
-        columns: of COLUMNS.
+        columns: of CLINICAL_COLUMNS.
 
     Raises:
         InputError: naming the column, with its ROC AUC.
     """
     for name in columns:
-        if name not in COLUMNS:
-            raise InputError(f"clinical_columns: {name} is none of {', '.join(COLUMNS)}")
+        if name not in CLINICAL_COLUMNS:
+            raise InputError(f"clinical_columns: {name} is none of {', '.join(CLINICAL_COLUMNS)}")
         for split in ("train", "validation"):
-            if not any(value is not None for value in films[split].table[name]):
-                raise InputError(f"clinical_columns: no {split} film has a value for {name}")
+            values = [value for value in films[split].table[name] if value is not None]
+            most = len(values) if name == "age" else max(map(values.count, set(values)), default=0)
+            if most < FEWEST:
+                raise InputError(f"clinical_columns: too few {split} films tell {name} ({most}, {FEWEST} needed)")
         for what, area in _alone([films["train"], films["validation"]], name).items():
             if area >= TELLS:
                 raise InputError(
@@ -48,17 +51,27 @@ def assert_usable(films: Mapping[str, FilmDataset], columns: Sequence[str]) -> N
 
 
 def _alone(films: Sequence[FilmDataset], name: str) -> dict[str, float]:
-    """ROC AUC of a column alone, and of whether its value is known, either way round."""
+    """ROC AUC of a column among the films that have it, and of whether they do, either way round."""
     labels = np.concatenate([part.endpoint for part in films])
     values = [value for part in films for value in part.table[name]]
-    nothing, known = np.full(len(labels), 0.5), np.array([value is not None for value in values], float)
-    scores = fuse(fit_clinical(labels, nothing, {name: values}, [name]), nothing, {name: values})
-    areas_of = {what: areas(labels, of, np.ones((1, len(labels))))[0][0] for what, of in ((name, scores), ("", known))}
-    return {name: float(areas_of[name]), f"whether {name} is known": float(max(areas_of[""], 1 - areas_of[""]))}
+    known = np.array([value is not None for value in values])
+    weights = np.ones((1, len(labels)))
+    by_knowing = float(areas(labels, known.astype(float), weights)[0][0])
+    found = {f"whether {name} is known": max(by_knowing, 1 - by_knowing)}
+    if len(set(labels[known])) < 2:
+        return {f"whether {name} is known": 1.0}  # of one label only
+    told, table = labels[known], {name: [value for value in values if value is not None]}
+    nothing = np.full(len(told), 0.5)
+    scores = fuse(fit_clinical(told, nothing, table, [name]), nothing, table)
+    return found | {name: float(areas(told, scores, weights[:, known])[0][0])}
 
 
 def fit_clinical(
-    labels: np.ndarray, probs: np.ndarray, table: Dataset | Mapping[str, Sequence], columns: Sequence[str]
+    labels: np.ndarray,
+    probs: np.ndarray,
+    table: Dataset | Mapping[str, Sequence],
+    columns: Sequence[str],
+    method: str = DEFAULT,
 ) -> ClinicalModel:
     """Fit logistic regression to the log odds of scores and the columns, each centred; missing ones are their mean.
 
@@ -67,6 +80,7 @@ def fit_clinical(
         probs: `[N]`, the checkpoint's.
         table: the columns, None where a value is missing.
         columns: those to take.
+        method: that the threshold is chosen by.
     """
     odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
     features, describe = [odds], []
@@ -89,8 +103,8 @@ def fit_clinical(
             describe.append((name, value, count / films))
     fitted = LogisticRegression(max_iter=1000).fit(np.stack(features, axis=1), labels)
     weight, *coefficients = map(float, fitted.coef_[0])
-    model = ClinicalModel(float(fitted.intercept_[0]), weight, _parts(describe, coefficients), 0.5)
-    model.threshold = choose_thresholds(labels, fuse(model, probs, table), ["youden"])["youden"]
+    model = ClinicalModel(float(fitted.intercept_[0]), weight, _parts(describe, coefficients), 0.5, method)
+    model.threshold = choose_thresholds(labels, fuse(model, probs, table), [method])[method]
     return model
 
 
@@ -112,11 +126,10 @@ def _parts(describe: list[tuple], coefficients: list[float]) -> dict[str, dict[s
 
 
 def fuse(model: ClinicalModel, probs: np.ndarray, table: Dataset | Mapping[str, Sequence]) -> np.ndarray:
-    """Fuse scores `[N]` with the columns of a table: `[N]`, of films of which nothing is known as they were."""
+    """Fuse scores `[N]` with the columns of a table: `[N]`."""
     columns = [table[name] for name in model.columns]
     rows = [dict(zip(model.columns, values, strict=True)) for values in zip(*columns, strict=True)]
-    fused = [model.probability(float(p), row) for p, row in zip(probs, rows, strict=True)]
-    return np.array([own if both is None else both for own, both in zip(probs, fused, strict=True)], float)
+    return np.array([model.fuse(float(p), row) for p, row in zip(probs, rows, strict=True)])
 
 
 def clinical_gain(model: ClinicalModel, labels: np.ndarray, probs: np.ndarray, films: FilmDataset) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def load_predictor(
     task = members[0].task
     for member in members[1:]:
         member.use_labels(task.labels)
-    tables = [read_predictions(checkpoint, "validation") for checkpoint in checkpoints]
+    tables = [read_predictions(checkpoint, "validation", task.labels) for checkpoint in checkpoints]
     first = tables[0]
     if first is None or any(table is None or table.keys() != first.keys() for table in tables):
         logger.warning(
@@ -51,12 +51,15 @@ def load_predictor(
     from pneumo_hf.evaluation.calibration import fit_temperature  # scipy and scikit-learn: for fitting alone
     from pneumo_hf.evaluation.operating_points import DEFAULT, fit_settings
 
-    labels = np.array([task.labels.index(label) for label, _ in first.values()])
+    labels = np.array(
+        [label != NEGATIVE if task.is_binary else task.labels.index(label) for label, _ in first.values()]
+    )
+    labels = labels.astype(int)
     logits = mean_logits(np.array([[table[film][1] for film in first] for table in tables if table]))  # [M, N, C]
     temperature = fit_temperature(logits, labels)
     methods = {member.settings.method for member in members if member.settings.is_calibrated}
     method = methods.pop() if len(methods) == 1 else DEFAULT
-    settings = fit_settings((labels > 0).astype(int), probability_of(logits / temperature), method, temperature)
+    settings = fit_settings(np.minimum(labels, 1), probability_of(logits / temperature), method, temperature)
     return Ensemble(members, replace(settings, task=task))
 
 

@@ -1,5 +1,6 @@
 """The one call that measures: for training, the command and users."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from pneumo_hf.data.duplicates import film_digests
 from pneumo_hf.data.labels import assert_every_label
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.shortcuts import Baselines, shortcut_baselines
-from pneumo_hf.data.sources import load_data, split_of
+from pneumo_hf.data.sources import load_data, read_source, split_of
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.abstention import abstention_summary
 from pneumo_hf.evaluation.calibration import slope_and_intercept
@@ -31,8 +32,10 @@ from pneumo_hf.evaluation.robustness import robustness as measure_robustness
 from pneumo_hf.evaluation.subgroups import subgroups
 from pneumo_hf.inference.scorer import Scorer, probabilities, probability_of
 from pneumo_hf.inference.settings import is_positive
-from pneumo_hf.labels import Task
+from pneumo_hf.labels import NEGATIVE, Task
 from pneumo_hf.runtime import keep_freed_memory, processes
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "scikit-learn", "numpy", "pillow")
 PREVALENCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -99,6 +102,7 @@ def evaluate(
     tables = data if isinstance(data, Mapping) else _load(data, scorer.task, label_map)
     title = "data set" if isinstance(data, Mapping) else Path(data).name
     table = split_of(tables, split, title)
+    assert_labels(table, scorer.task, title)
     if operating_point:
         scorer.settings.use(operating_point)
     views, rejected = [], []
@@ -180,14 +184,37 @@ def evaluate_films(
     return Evaluation(metrics, rows, scorer, views)
 
 
+def assert_labels(table: Dataset, task: Task, title: str) -> None:
+    """Stop where a table's labels are not those of the task, nor NORMAL and one other.
+
+    Raises:
+        InputError: naming both.
+    """
+    names = tuple(table.features["label"].names)
+    if names != task.labels and (len(names) != 2 or names[0] != NEGATIVE):
+        raise InputError(
+            f"{title} has the labels {', '.join(names)}, and the checkpoint {', '.join(task.labels)}: load it with "
+            "load_data(..., labels=...)"
+        )
+
+
 def _load(data: str | Path, task: Task, label_map: Mapping[str, str] | None) -> DatasetDict:
-    """The data with the labels of the task, or where it has not all of them with NORMAL and the other alone."""
-    try:
+    """The data with the labels of the task; where it does not tell all of them apart, with NORMAL and the rest."""
+    if task.is_binary:
         return load_data(data, task.labels, label_map)
-    except InputError:
-        if task.is_binary:
-            raise
-        return load_data(data, ("NORMAL", task.positive), label_map)
+    two, of_map = (NEGATIVE, task.positive), dict(label_map or {})
+    together = dict.fromkeys(task.labels[1:], task.positive)
+    together |= {name: label if label.upper() == NEGATIVE else task.positive for name, label in of_map.items()}
+    decided = load_data(data, two, together)
+    given = {name: label for name, label in of_map.items() if label.upper() in task.labels}
+    tables = read_source(data, task.labels, given)
+    names = range(len(task.labels))
+    if all(set(tables.get(split, {"label": ()})["label"]) == {*names} for split in decided) and all(
+        len(tables[split]) == len(films) for split, films in decided.items()
+    ):
+        return tables
+    logger.info("%s has not all of %s: measured by %s or not", data, ", ".join(task.labels), NEGATIVE)
+    return decided
 
 
 def _predictive_values(values: dict) -> list[dict[str, float]]:

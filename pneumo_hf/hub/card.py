@@ -15,7 +15,8 @@ from pneumo_hf.config.augmentation import POLICIES, make_policy
 from pneumo_hf.data.digests import are_kermany, read_held_out
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
-from pneumo_hf.inference.settings import CheckpointSettings, task_of
+from pneumo_hf.inference.settings import CheckpointSettings
+from pneumo_hf.labels import Task
 from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
@@ -66,15 +67,16 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
     augmentation = [
         f"{name} {value:g}" for name, value in asdict(policy).items() if value != getattr(POLICIES["none"], name)
     ]
+    task = Task.of(list(config["id2label"].values()))
     base, public = recipe["model_name_or_path"], shows_public_films(run)
     text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(template.read_text())
     card = text.render(
-        card_data=_metadata(run.name, metrics, recipe, template.parent).to_yaml(),
+        card_data=_metadata(run.name, metrics, recipe, template.parent, task).to_yaml(),
         name=run.name,
         metrics=metrics,
         metric_names=METRIC_NAMES,
         label_names=label_metric_name,
-        task=task_of(config, list(config["id2label"].values())),
+        task=task,
         resamples=f"{RESAMPLES:,}",
         validation_points={point["name"]: point for point in settings.operating_points},
         external=[_read_external(path, metrics) for path in sorted(report.glob("external*.json"))],
@@ -117,7 +119,7 @@ def shows_public_films(run: Path) -> bool:
     return held_out is not None and bool(are_kermany(held_out).all())
 
 
-def _metadata(name: str, metrics: dict, recipe: dict, root: Path) -> ModelCardData:
+def _metadata(name: str, metrics: dict, recipe: dict, root: Path, task: Task) -> ModelCardData:
     """What the Hub reads of a card. Of data sets and bases it knows only its own ids: others are left out."""
 
     def is_hub_id(source: str) -> bool:
@@ -132,7 +134,7 @@ def _metadata(name: str, metrics: dict, recipe: dict, root: Path) -> ModelCardDa
         pipeline_tag="image-classification",
         base_model=base if is_hub_id(base) else None,
         datasets=datasets or None,
-        tags=["chest-x-ray", "pneumonia", "radiology", "research-only"],
+        tags=["chest-x-ray", *({task.finding} & {"pneumonia"}), "radiology", "research-only"],
         metrics=HUB_METRICS,
         model_name=name,
         eval_results=[

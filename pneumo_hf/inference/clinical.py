@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from transformers.utils import cached_file
 
+from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.settings import is_positive
 
 CLINICAL = "clinical.json"  # beside the weights, where the stock pipeline does not look
-COLUMNS = ("age", "sex", "view")  # that a data set, a table and a DICOM header may tell
-CLINICAL_COLUMNS = ("probability_clinical", "prediction_clinical")  # of a predictions CSV
+ANSWERS = ("probability_clinical", "prediction_clinical")  # of a predictions CSV
 EPSILON = 1e-7
+LARGEST_ODDS = 500.0  # on the logarithmic scale; beyond, exp overflows
 
 
 @dataclass
@@ -38,12 +39,15 @@ class ClinicalModel:
 
     def probability(self, probability: float, values: Mapping[str, Any]) -> float | None:
         """Fuse a score with what is known of the film; None where no column is known."""
-        known = self.known(values)
-        if not known:
-            return None
-        odds = math.log(_inside(probability)) - math.log(1 - _inside(probability))
-        total = self.intercept + self.weight * odds + sum(self._part(name, value) for name, value in known.items())
-        return 1 / (1 + math.exp(-total))
+        return self.fuse(probability, values) if self.known(values) else None
+
+    def fuse(self, probability: float, values: Mapping[str, Any]) -> float:
+        """Fuse a score with what is known of the film, if anything is: on one scale for all films."""
+        inside = min(max(probability, EPSILON), 1 - EPSILON)
+        odds = math.log(inside) - math.log(1 - inside)
+        parts = sum(self._part(name, value) for name, value in self.known(values).items())
+        total = self.intercept + self.weight * odds + parts
+        return 1 / (1 + math.exp(-min(max(total, -LARGEST_ODDS), LARGEST_ODDS)))
 
     def known(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Select the values that the model has a part for."""
@@ -54,7 +58,7 @@ class ClinicalModel:
         }
 
     def answer(self, probability: float | None, values: Mapping[str, Any], labels: tuple[str, str]) -> dict:
-        """Return the values of CLINICAL_COLUMNS for a film, None where nothing is known of it.
+        """Return the values of ANSWERS for a film, None where nothing is known of it.
 
         Args:
             probability: the checkpoint's own.
@@ -63,7 +67,7 @@ class ClinicalModel:
         """
         fused = None if probability is None else self.probability(probability, values)
         called = None if fused is None else labels[int(is_positive(fused, self.threshold))]
-        return dict(zip(CLINICAL_COLUMNS, (fused, called), strict=True))
+        return dict(zip(ANSWERS, (fused, called), strict=True))
 
     def save(self, folder: Path) -> None:
         """Write the model beside the weights."""
@@ -90,7 +94,7 @@ def load_clinical(checkpoint: str | Path) -> ClinicalModel | None:
         model = ClinicalModel(**json.loads(Path(path).read_text()))
         numbers = [model.intercept, model.weight, model.threshold]
         numbers += [number for parts in model.columns.values() for number in parts.values()]
-        whole = set(model.columns) <= set(COLUMNS) and {"mean", "per_year"} == set(
+        whole = set(model.columns) <= set(CLINICAL_COLUMNS) and {"mean", "per_year"} == set(
             model.columns.get("age", {"mean": 0, "per_year": 0})
         )
         if not whole or not np.isfinite(np.array(numbers, float)).all():
@@ -98,7 +102,3 @@ def load_clinical(checkpoint: str | Path) -> ClinicalModel | None:
         return model
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{CLINICAL} of {checkpoint} is damaged: {error}") from error
-
-
-def _inside(probability: float) -> float:
-    return min(max(probability, EPSILON), 1 - EPSILON)

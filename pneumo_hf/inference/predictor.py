@@ -24,7 +24,7 @@ from pneumo_hf.inference.integrity import assert_finite_weights, assert_whole
 from pneumo_hf.inference.onnx import OnnxModel
 from pneumo_hf.inference.outliers import load_detector
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.inference.settings import CheckpointSettings, task_of
+from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import LABELS, NEGATIVE, Task
 
 MOST_LABELS = 20  # of a checkpoint that may be meant; ImageNet's have a thousand
@@ -185,8 +185,10 @@ def read_labels(
         InputError: NORMAL is not among the labels, one is there twice, or several may be true of one film.
     """
     found = [str(name) for _, name in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
-    theirs = {name.lower(): label.upper() for name, label in label_map.items()}
-    names = [theirs.get(name.lower(), name.strip().upper()) for name in found]
+    names = [name.strip().upper() for name in found]
+    if NEGATIVE not in names:  # else the map is of the data alone
+        theirs = {name.strip().lower(): label.upper() for name, label in label_map.items()}
+        names = [theirs.get(name.lower(), name) for name in names]
     if NEGATIVE not in names or len(set(names)) < len(names) or len(names) < 2:
         why = f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}"
         if len(found) <= MOST_LABELS:
@@ -196,7 +198,7 @@ def read_labels(
         raise InputError(
             f"{checkpoint} gives several labels to one film, {', '.join(found[:5])}: that is not read here"
         )
-    task = task_of(config, names)
+    task = Task.of(names)
     return task, [names.index(label) for label in task.labels]
 
 

@@ -16,7 +16,7 @@ from pneumo_hf.data.reading import in_batches, in_threads, one_ahead, try_film
 from pneumo_hf.imaging.film import XraySource
 from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.imaging.quality import quality_issue
-from pneumo_hf.inference.clinical import CLINICAL_COLUMNS, ClinicalModel
+from pneumo_hf.inference.clinical import ANSWERS, ClinicalModel
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import NEGATIVE, Task, column_of
 from pneumo_hf.runtime import Processes
@@ -59,7 +59,7 @@ class Scorer(ABC):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of a predictions CSV of this scorer."""
-        return columns_of(self.task) + (CLINICAL_COLUMNS if self.clinical else ())
+        return columns_of(self.task) + (ANSWERS if self.clinical else ())
 
     @property
     def chosen_on(self) -> str:

@@ -27,6 +27,7 @@ from pneumo_hf.runtime import Processes, keep_freed_memory
 logger = logging.getLogger(__name__)
 
 JOB = "job.json"
+TINY = 1e-300
 
 
 def score_files(
@@ -127,14 +128,14 @@ def _score_part(
 
 def _values(row: dict, names: LabelNames, columns: Sequence[str], recalibrate: Callable[[float], float]) -> list:
     """A scored row's values of the columns."""
-    number = names.numbers.get(row["label"].lower())
+    number = names.named(row["label"], row["subtype"])
     values = {**row, "path": row["file_name"], "label": "" if number is None else names.labels[number]}
     if row["probability"] is not None:  # decided already, at the threshold of the score as it was
         values["probability"] = new = recalibrate(row["probability"])
-        for column in map(column_of, names.labels if len(names.labels) > 2 else ()):
-            old = 1 - row["probability"] if column == column_of(NEGATIVE) else row["probability"]
-            share = row[column] / old if old else 0.0
-            values[column] = share * (1 - new if column == column_of(NEGATIVE) else new)
+        if len(names.labels) > 2:
+            values[column_of(NEGATIVE)] = 1 - new
+            for column in map(column_of, names.labels[1:]):
+                values[column] = row[column] * new / max(row["probability"], TINY)
     return [values[column] for column in columns]
 
 

@@ -1,6 +1,6 @@
 """What a checkpoint carries beside its weights, in `config.json`, and how it decides. The only such place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,20 +40,6 @@ def is_positive(probs: T, threshold: float) -> T:
     return probs >= threshold
 
 
-def task_of(config: Mapping[str, Any], names: Sequence[str]) -> Task:
-    """Return the task of a checkpoint whose labels are these `names`, in any order.
-
-    What its `config.json` calls positive holds where that is of the same labels.
-
-    Raises:
-        InputError: NORMAL is not among the labels, or one is there twice.
-    """
-    task, given = Task.of(names), config.get(TASK)
-    if isinstance(given, dict) and given.get("labels") == list(task.labels) and isinstance(given["positive"], str):
-        return Task(task.labels, given["positive"])
-    return task
-
-
 @dataclass
 class CheckpointSettings:
     """Labels, threshold, operating points, conformal limits, calibration and provenance of a checkpoint.
@@ -86,7 +72,7 @@ class CheckpointSettings:
         return cls(**values)
 
     def to_config(self) -> dict[str, Any]:
-        """Return the keys and values that `from_config` and `task_of` read."""
+        """Return the keys and values of `config.json`; the labels of a checkpoint are read from its `id2label`."""
         task = {"labels": list(self.task.labels), "positive": self.task.positive}
         return {key: getattr(self, name) for name, key in KEYS.items()} | {TASK: task}
 

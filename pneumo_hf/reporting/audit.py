@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ from pneumo_hf import DISCLAIMER
 from pneumo_hf.data.survey import SHOWN, Survey
 from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, save_png, write_page
 
-COLORS = (SOFT, ACCENT, "#b45309")  # of the labels, in their order
+COLORS = (SOFT, ACCENT, *(f"C{number}" for number in (1, 3, 4, 5, 6, 7, 8, 9)))  # of the labels, in their order
 GROUPS_SHOWN = 8
 
 
 FIGURES = {
     "counts.png": "Films by split and label.",
     "montage.png": "Films drawn at random, a row or two a label.",
-    "mean_films.png": "The mean film of each label, and their difference: red where pneumonia is brighter.",
+    "mean_films.png": "The mean film of each label, and the last less the first: red where it is brighter.",
     "floors.png": "What a linear model reaches without the lungs. A network no better relies on the frame.",
     "intensity.png": "Grey levels by label.",
     "geometry.png": "Sizes of the files and the films by label.",
@@ -53,7 +54,7 @@ def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequenc
 def counts(axes: Axes, films: dict[str, dict[str, int]], labels: Sequence[str]) -> None:
     """Count readable films by split and label, patients by split, and films by each of the other columns."""
     bottom = np.zeros(len(films))
-    for label, color in zip(labels, COLORS, strict=False):
+    for label, color in zip(labels, islice(cycle(COLORS), len(labels)), strict=True):
         values = np.array([split[label] for split in films.values()])
         bars = axes.bar(list(films), values, bottom=bottom, color=color, label=label)
         axes.bar_label(bars, [f"{value:,}" if value else "" for value in values], label_type="center", fontsize=8)
@@ -66,7 +67,7 @@ def intensity(axes: Axes, found: Survey, labels: Sequence[str], present: Sequenc
     """Draw the grey levels by label."""
     for number in present:
         shares = found.histograms[number] / found.histograms[number].sum()
-        axes.plot(range(1, 255), shares[1:-1], color=COLORS[number], label=labels[number])
+        axes.plot(range(1, 255), shares[1:-1], color=COLORS[number % len(COLORS)], label=labels[number])
     axes.set(xlabel="grey level", ylabel="share of the pixels", title="Grey levels but 0 and 255", ylim=(0, None))
     axes.legend(frameon=False)
 
@@ -92,7 +93,7 @@ def geometry(path: Path, found: Survey, labels: Sequence[str], present: Sequence
     edges = np.geomspace(max(numbers["bytes"].min(), 1), numbers["bytes"].max() * 1.01 + 1, 50) / 1024
     for number in present:
         chosen = shown[of_label[shown] == number]
-        style = {"color": COLORS[number], "label": labels[number]}
+        style = {"color": COLORS[number % len(COLORS)], "label": labels[number]}
         left.scatter(numbers["width"][chosen], numbers["height"][chosen], s=5, alpha=0.4, **style)
         sizes = numbers["bytes"][of_label == number] / 1024
         right.hist(sizes, edges, weights=np.full(len(sizes), 1 / len(sizes)), histtype="step", **style)

@@ -21,7 +21,7 @@ from pneumo_hf.data.splits import decode_splits
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.clinical import assert_usable, fit_clinical
 from pneumo_hf.evaluation.evaluate import Evaluation, evaluate_films
-from pneumo_hf.labels import LABELS
+from pneumo_hf.labels import LABELS, NEGATIVE
 from pneumo_hf.reporting.plots import save_training_curves
 from pneumo_hf.reporting.report import write_report, write_split
 from pneumo_hf.training.backbones import EMBEDDED
@@ -94,8 +94,12 @@ def _train(recipe: Arguments) -> Path:
             scorer, [films["validation"]], run.name, data_args.name, "validation", explain=False
         )
         if columns := data_args.clinical_columns:
-            scorer.clinical = fit_clinical(validation.labels, validation.probs, films["validation"].table, columns)
+            method = training_args.operating_point
+            table = films["validation"].table
+            scorer.clinical = fit_clinical(validation.labels, validation.probs, table, columns, method)
             scorer.clinical.save(run)
+            for row, film in zip(validation.rows, table, strict=True):
+                row |= scorer.clinical.answer(row["probability"], film, (NEGATIVE, scorer.task.positive))
         write_split(run / "report", validation, suffix="_validation")
         baselines = shortcut_baselines(films["train"], films["test"])
         test = evaluate_films(scorer, [films["test"]], run.name, data_args.name, "test", baselines)

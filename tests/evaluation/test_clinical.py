@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from PIL import Image
 from scipy.special import expit
 from scipy.stats import norm
 
+from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.clinical import fit_clinical, fuse
+from pneumo_hf.evaluation.clinical import assert_usable, fit_clinical, fuse
+from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.evaluation.metrics import areas
 from pneumo_hf.inference.clinical import CLINICAL, load_clinical
 from tests.conftest import as_options, make_film
@@ -53,6 +56,11 @@ def test_what_is_not_known_adds_nothing() -> None:
     model = fit_clinical(labels, probs, half, ["age", "sex"])
     fused = fuse(model, probs, half)
     assert area(labels, probs) < area(labels, fused) < area(labels, fuse(model, probs, table))
+    rare = labels * (np.arange(len(labels)) % 9 == 0) + (1 - labels)  # scores made for another share of pneumonia
+    few = np.flatnonzero(rare)
+    noise = {"age": [None if i % 2 else float(i * 37 % 90) for i in range(len(few))]}
+    useless = fuse(fit_clinical(labels[few], probs[few], noise, ["age"]), probs[few], noise)
+    assert area(labels[few], useless) == pytest.approx(area(labels[few], probs[few]), abs=0.004)
     assert model.probability(0.3, {"age": None, "sex": None}) is None
     at_mean = model.probability(0.3, {"age": model.columns["age"]["mean"], "sex": None})
     assert at_mean == pytest.approx(model.probability(0.3, {"age": model.columns["age"]["mean"], "sex": "X"}))
@@ -159,9 +167,46 @@ def test_a_column_that_tells_the_label_is_refused(aged_films: Path, tmp_path: Pa
         train([*recipe(aged_films, tmp_path / "run"), "--clinical_columns", "view"])
 
 
+def test_a_column_that_is_known_of_one_label_or_tells_it_where_it_is_known_is_refused() -> None:
+    random, labels = np.random.default_rng(0), np.arange(400) % 2
+    for values, what in (
+        ([float(random.integers(90)) if label and i % 3 == 0 else None for i, label in enumerate(labels)], "is known"),
+        ([("AP" if label else "PA") if i % 3 == 0 else None for i, label in enumerate(labels)], "view alone"),
+    ):
+        name = "age" if what == "is known" else "view"
+        films = SimpleNamespace(endpoint=labels, table={name: values})
+        with pytest.raises(InputError, match=f"{what}.* tells? the labels"):
+            assert_usable({"train": films, "validation": films}, [name])
+
+
+def test_a_run_with_columns_is_still_a_member_of_an_ensemble(clinical_run: Path, aged_films: Path, tmp_path) -> None:
+    both = load_predictor([clinical_run, clinical_run])
+    assert both.settings.operating_points
+    output = ["--calibration", "isotonic", "--output", str(tmp_path / "preds.csv")]
+    main(["predict", "--model", str(clinical_run), str(aged_films / "1.png"), *output])
+    assert "probability_clinical" not in (tmp_path / "preds.csv").read_text()
+
+
+def test_a_film_without_an_age_is_answered_in_the_app_and_one_with_it_better(clinical_run: Path, tmp_path) -> None:
+    from pneumo_hf.app.reader import Reader
+    from tests.imaging.test_dicom import dicom
+
+    reader = Reader(Predictor(clinical_run), None)
+    Image.fromarray(make_film(7, True, (48, 48))).save(tmp_path / "film.png")
+    (tmp_path / "film.dcm").write_bytes(dicom(make_film(7, True, (48, 48)), PatientAge="071Y", PatientSex="F"))
+    result, _, _, *known = reader.read(str(tmp_path / "film.png"))
+    assert known == [None, None, None]
+    page, _ = reader.decide(result, 0.5, *known)
+    assert "Probability of pneumonia" in page and "Nothing is known beside the film" in page
+    assert "With age 0" in reader.decide(result, 0.5, 0, "", "")[0]  # a newborn
+    result, _, _, *known = reader.read(str(tmp_path / "film.dcm"))
+    expected = load_clinical(clinical_run).probability(result["probability"], {"age": 71.0, "sex": "F"})
+    assert known[:2] == [71.0, "F"] and f"With age 71, sex F: {expected:.1%}" in reader.decide(result, 0.5, *known)[0]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [("weight", "weight is none of age, sex, view"), ("sex", "no train film has a value for sex")],
+    [("weight", "weight is none of age, sex, view"), ("sex", r"too few train films tell sex \(0, 5 needed\)")],
 )
 def test_a_column_that_is_not_there_is_refused(films_folder: Path, tmp_path: Path, columns, message) -> None:
     from train_hf import main as train
