@@ -63,7 +63,7 @@ def test_its_heatmap_is_the_mean_of_its_members(tiny_run: Path, second_run: Path
         member.model(pixel_values=pixel_values)
         hook.remove()
         weights = final_linear(member.model).weight
-        signs = torch.tensor([-1.0, 1.0]) if member.positive else torch.tensor([1.0, -1.0])
+        signs = torch.tensor([-1.0, 1.0]) if member.order == [0, 1] else torch.tensor([1.0, -1.0])
         evidence = torch.einsum("bchw,c->bhw", seen[0], signs @ weights).clamp_min(0)[:, None]
         parts.append(torch.nn.functional.interpolate(evidence, (48, 48), mode="bilinear")[:, 0].detach().numpy())
     expected = (parts[0] + parts[1]) / 2
