@@ -38,6 +38,7 @@ from pneumo_hf.data.listing import list_films
 from pneumo_hf.imaging.film import load_xray
 
 AGREEMENT = 1e-5  # of a score from the app with the film's own
+PATIENCE = 300  # seconds of a client of the soak with the app
 SOAK = {"clients": 200, "requests": 2000, "hostile": 0.1, "settled": 500}
 
 
@@ -135,7 +136,8 @@ def soak(arguments: Namespace, films: list[Path], expected: list[float]) -> None
 
 def stand(address: str, films: list[Path], expected: list[float], app: psutil.Process) -> dict:
     """Send the soak's requests, and return what came of them."""
-    clients = [Client(address, verbose=False) for _ in range(SOAK["clients"])]
+    patient = {"timeout": PATIENCE}  # their own five seconds are too few where 200 share the cores with the app
+    clients = [Client(address, verbose=False, httpx_kwargs=dict(patient)) for _ in range(SOAK["clients"])]
     order, lock, wrong, failed, seconds, memory = np.random.default_rng(0), threading.Lock(), [], [], [], []
     kinds = order.choice([*HONEST, *HOSTILE], size=SOAK["requests"], p=shares())
     asked, progress = order.integers(len(films), size=len(kinds)), tqdm(total=len(kinds), unit="answer")

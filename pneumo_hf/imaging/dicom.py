@@ -257,7 +257,7 @@ def _refusal_of_frame(film: pydicom.Dataset) -> str | None:
     try:
         frame = get_frame(film.PixelData, 0, number_of_frames=1)
         if reason := excess(frame):
-            return reason
+            return f"damaged DICOM: its pixels are {reason}"
         fits = frame_size(frame) == (film.Columns, film.Rows)
     except Image.DecompressionBombError:
         fits = False

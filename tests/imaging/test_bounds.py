@@ -70,7 +70,7 @@ def test_too_much_work_is_refused_at_once(content: bytes, why: str) -> None:
     start = time.perf_counter()
     with pytest.raises(UnreadableFilmError, match=why):
         load_xray(content)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 5
 
 
 def test_what_films_have_is_read() -> None:
