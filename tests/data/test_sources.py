@@ -147,10 +147,10 @@ def test_a_csv_beside_films_says_labels_patients_and_more(films_folder: Path, tm
 
 def test_what_has_no_label_is_left_out_and_said(films_folder: Path, tmp_path: Path, caplog) -> None:
     shutil.copytree(films_folder, tmp_path / "films")
-    (tmp_path / "films" / "train" / "NORMAL").rename(tmp_path / "films" / "train" / "No Finding")
+    (tmp_path / "films" / "train" / "NORMAL").rename(tmp_path / "films" / "train" / "Clear Lungs")
     (tmp_path / "films" / "test" / "PNEUMONIA").rename(tmp_path / "films" / "test" / "COVID19")
     shutil.copytree(tmp_path / "films" / "test" / "NORMAL", tmp_path / "films" / "test" / "other")
-    data = load_data(tmp_path / "films", label_map=parse_label_map("No Finding=NORMAL, covid19=pneumonia"))
+    data = load_data(tmp_path / "films", label_map=parse_label_map("Clear Lungs=NORMAL, covid19=pneumonia"))
     assert {split: np.bincount(films["label"]).tolist() for split, films in data.items()} == {
         "train": [40, 72],
         "test": [16, 24],
