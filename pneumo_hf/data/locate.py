@@ -116,7 +116,12 @@ def locate(
                 if value and film.setdefault(column, value) != value and column not in ("path", "view"):
                     _contradiction(title, film, column, value)
     if absent:
-        logger.warning("%s: %d films of the CSV are not there, the first %s", title, len(absent), absent[0])
+        logger.warning(
+            "%s: %d films of the CSV are not there, or not one alone is called so, the first %s",
+            title,
+            len(absent),
+            absent[0],
+        )
     return _settle_splits(title, list(said.values()))
 
 

@@ -232,7 +232,11 @@ def _from_rows(
     if unnamed:
         logger.warning("%s: left out %d films that no table names", root.name, len(unnamed))
     for values in rows:
-        label = names.number(values.get("label", ""), parse_file_name(values["name"])[1])
+        try:
+            label = names.number(values.get("label", ""), parse_file_name(values["name"])[1])
+        except InputError as error:
+            found = ", ".join(sorted({row.get("label", "") for row in rows})[:12])
+            raise InputError(f"{root.name}: {error} (found {found}; {'; '.join(column_names(tables))})") from error
         if label is None:
             continue
         row = file_row(values["file"], values["name"], label, root.name) | clinical_values(values)

@@ -97,8 +97,8 @@ def test_the_sample_holds_the_archives_own_bytes(shared: Path) -> None:
 def test_films_to_score_need_no_label(films_folder: Path, tmp_path: Path) -> None:
     film = next((films_folder / "test" / "NORMAL").iterdir())
     shutil.copy(film, tmp_path / "film.jpeg")
-    assert [row["label"] for row in list_films(tmp_path)] == [None]
-    assert [row["label"] for row in list_films(film)] == [0]
+    assert [row["label"] for row in list_films(tmp_path)] == [tmp_path.name]
+    assert [row["label"] for row in list_films(film)] == ["NORMAL"]
     assert len(list_films(ROOT / "data" / "chest_xray_sample" / "test-00000-of-00001.parquet")) == 624
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no films in"):
