@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import (
     ClassLabel,
@@ -20,9 +21,10 @@ from datasets import (
     load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError
+from datasets.table import InMemoryTable
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from pneumo_hf.data.labels import NO_LABEL, LabelNames
+from pneumo_hf.data.labels import LabelNames, is_no_label
 from pneumo_hf.data.patients import names_patient, parse_file_name
 from pneumo_hf.data.schema import SPLITS, clinical_values, features, film_row, seems_split, split_of_path
 from pneumo_hf.errors import InputError
@@ -126,16 +128,19 @@ def _within(source: str, images: Dataset) -> Dataset:
         return "://" not in path and any(Path(path).resolve().is_relative_to(cache) for cache in caches)
 
     paths = pc.struct_field(column, "path").to_pylist()
-    outside = [row for row, alone in enumerate(bare.to_pylist()) if alone and not inside(paths[row])]
-    if not outside:
+    outside = [alone and not inside(path) for alone, path in zip(bare.to_pylist(), paths, strict=True)]
+    if not any(outside):
         return images
     logger.warning(
         "%s: %d films are not in it but lie elsewhere, where nothing is read, the first %s",
-        *(source, len(outside), paths[outside[0]]),
+        *(source, sum(outside), paths[outside.index(True)]),
     )
-    away = set(outside)
-    kept = [{"bytes": None, "path": None} if row in away else images[row]["image"] for row in range(len(images))]
-    return Dataset.from_dict({"image": kept}, features=images.features)
+    chunks, at = [], 0
+    for chunk in column.chunks:
+        path = pc.if_else(pa.array(outside[at : at + len(chunk)]), None, chunk.field("path"))
+        chunks.append(pa.StructArray.from_arrays([chunk.field("bytes"), path], ["bytes", "path"]))
+        at += len(chunk)
+    return Dataset(InMemoryTable(pa.table({"image": pa.chunked_array(chunks)})), info=images.info)
 
 
 def _rename(source: str, films: Films) -> Films:
@@ -163,7 +168,7 @@ def _complete_batch(
     batch = {name: _plain(values, described[name]) for name, values in batch.items() if name in features()}
     kind = described["label"]
     called = {name for name in (kind.names if isinstance(kind, ClassLabel) else batch["label"]) if name}
-    numbers = {name.removesuffix(".0") for name in called if name.lower() not in NO_LABEL}
+    numbers = {name.removesuffix(".0") for name in called if not is_no_label(name)}
     if numbers and all(name.isdecimal() for name in numbers) and not numbers <= names.mapped:
         raise InputError(
             f"{source}: its labels are the numbers {', '.join(sorted(numbers))}, and it does not say of what; "

@@ -93,7 +93,7 @@ class LabelNames:
             return []
         counts = Counter()
         for name, count in self.left_out.items():
-            if _plain(name) not in NO_LABEL and not name.endswith(" of no known kind"):
+            if not is_no_label(name) and not name.endswith(" of no known kind"):
                 counts[name.strip().upper()] += count
         names = [name for name, count in counts.items() if count >= FEWEST * (films + self.left_out.total())]
         return sorted(names) if len(names) <= MOST_LABELS else []
@@ -107,6 +107,11 @@ class LabelNames:
         """Write what was left out: the names that most films have, with how many."""
         shown = [f"{count} {name or '(no label)'}" for name, count in self.left_out.most_common(8)]
         return ", ".join(shown) + (", and others" if len(self.left_out) > 8 else "")
+
+
+def is_no_label(name: str) -> bool:
+    """Return whether a name says that nobody knows: blank, -1, unknown, ..."""
+    return _plain(name) in NO_LABEL
 
 
 def findings(text: str) -> list[str]:

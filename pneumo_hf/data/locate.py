@@ -88,6 +88,8 @@ def locate(
 ) -> list[dict[str, str]]:
     """Find the films of tables, each once, with `file`, its `name`, `split` and all columns that a table has of it.
 
+    The split is "" where others have one, train among them, and nothing says this one's.
+
     What a column says of the split counts before a table's name, and that before the folders that a film lies in. A
     film of a train folder can be held out so; one of a test folder cannot become a train film.
 
@@ -131,7 +133,7 @@ def _contradiction(title: str, film: dict[str, str], column: str, value: str) ->
 
 
 def _settle_splits(title: str, films: list[dict[str, str]]) -> list[dict[str, str]]:
-    """One split of each film; those of none are train films, and left out where others are said to be."""
+    """One split of each film; those of none are train films, and of none, "", where others are said to be."""
     unsaid = []
     for film in films:
         told = [film.pop("split", ""), film.pop("split of the table", ""), film.pop("split of the folder", "")]
@@ -154,7 +156,7 @@ def _settle_splits(title: str, films: list[dict[str, str]]) -> list[dict[str, st
         others = "left out" if any(film["split"] == "train" for film in films) else "taken for train films:"
         logger.warning("%s: %s %d films of no split, the first %s", title, others, len(unsaid), unsaid[0]["path"])
         if others == "left out":
-            return [film for film in films if film["split"]]
+            return films
     return [{**film, "split": film["split"] or "train"} for film in films]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pneumo_hf.data.labels import findings
-from pneumo_hf.data.tables import Rows, flag_columns, flagged
+from pneumo_hf.data.tables import Rows, flag_columns, flagged, one_split
 from pneumo_hf.errors import InputError
 
 
@@ -209,6 +209,8 @@ def _rows(table: Table, name: str, raw: Rows) -> Rows:
             del row["position"]
         if "subject" in row:
             row["patient_id"] = f"p{row.pop('subject')}"  # as its folder is called
+        if "split" in row:
+            row["split"] = one_split(name, row["path"], {row["split"]} - {""})
         if table.flags:
             row["label"] = flagged({column: line[column] for column in flags})
         elif "label" in row:

@@ -140,14 +140,15 @@ def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -
         ours = _our_tables(tables, names)
         rows = locate(ours, root, entries) if ours else []
         labelled = sum(bool(row.get("label")) for row in rows)
-        folders = [{"path": name, "label": PurePosixPath("/", name).parent.name} for name, _ in films]
+        folders = [{"path": name, "label": _label_and_rest(name, names)[0]} for name, _ in films]
         known = any(row["label"] in names for row in folders)
         if labelled and (2 * labelled >= len(films) or not known):
             return _from_rows(root, rows, names, tables, films)
         splits = {name: [{**row, "label": ""} for row in rows] for name, rows in ours.items()}
         found = [
-            (row["split"], *_label_and_rest(row["name"]), row["file"])
+            (row["split"], *_label_and_rest(row["name"], names), row["file"])
             for row in locate({**splits, "": folders}, root, films)
+            if row["split"]
         ]
     places = defaultdict(list)
     for split, label, name, file in found:
@@ -186,9 +187,11 @@ def _our_tables(tables: Mapping[str, Rows], names: LabelNames) -> dict[str, Rows
     return {name: ours[name] for name in sorted(ours)}
 
 
-def _label_and_rest(name: str) -> tuple[str, str]:
-    """The folder that a film lies in, and its name without it."""
-    *above, label, base = ("", *PurePosixPath(name).parts)[-max(2, name.count("/") + 1) :]
+def _label_and_rest(name: str, names: LabelNames) -> tuple[str, str]:
+    """The innermost folder of a film that is a label, else that which it lies in, and its name without it."""
+    *above, base = PurePosixPath(name).parts
+    at = next((at for at in reversed(range(len(above))) if above[at] in names), len(above) - 1)
+    label = above.pop(at) if above else ""
     return label, "/".join((*above, base))
 
 
@@ -231,7 +234,7 @@ def _from_rows(
     splits, unnamed = defaultdict(list), {file for _, file in films} - {row["file"] for row in rows}
     if unnamed:
         logger.warning("%s: left out %d films that no table names", root.name, len(unnamed))
-    for values in rows:
+    for values in filter(lambda row: row["split"], rows):
         try:
             label = names.number(values.get("label", ""), parse_file_name(values["name"])[1])
         except InputError as error:

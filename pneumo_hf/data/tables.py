@@ -190,7 +190,7 @@ def as_ours(name: str, raw: Rows) -> Rows:
         if flags:
             row["label"] = flagged({column: line[column] for column in flags})
         if splits:
-            row["split"] = _one_split(name, row["path"], {line[column] for column in splits} - {""})
+            row["split"] = one_split(name, row["path"], {line[column] for column in splits} - {""})
         rows.append(row)
     return rows
 
@@ -228,7 +228,12 @@ def _split_columns(name: str, raw: Rows, columns: Mapping[str, list[str]]) -> li
     return found
 
 
-def _one_split(name: str, path: str, told: set[str]) -> str:
+def one_split(name: str, path: str, told: set[str]) -> str:
+    """Return the split that a table says of a path, in its words; "" where it says none.
+
+    Raises:
+        InputError: it is none of SPLITS, or two.
+    """
     for value in told:
         if value.lower() not in SPLITS:
             raise InputError(f"{name}: the CSV puts {path} into {value}, none of {', '.join(SPLITS)}")
