@@ -40,7 +40,7 @@ COVIDX = re.compile(rf"(\S+) (.+?(?:{'|'.join(map(re.escape, sorted(FILM_SUFFIXE
 
 
 def read_clinical(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what a CSV tells of films: `{path: {"age", "sex", "view"}}` of the values that are there.
+    """Read what a CSV says of films: `{path: {"age", "sex", "view"}}` of the values that are there.
 
     Raises:
         InputError: there is no such table, or it has no column of paths or none of age, sex or view.
