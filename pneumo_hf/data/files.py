@@ -8,6 +8,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
@@ -56,6 +57,25 @@ def read_film(image: dict | None) -> bytes:
     if image is None or (image["bytes"] is None and not image["path"]):
         raise FileNotFoundError("no picture")
     return read_head(image["path"], None) if image["bytes"] is None else image["bytes"]
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a file's name is UTF-8: to Linux it is any bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def readable(name: str) -> str:
+    """Write a file's name as text, by Windows' code page where it is not UTF-8."""
+    return name if is_utf8(name) else os.fsencode(name).decode("cp1252", errors="replace")
+
+
+def name_in_zip(info: zipfile.ZipInfo) -> str:
+    """Return the name that is meant: with slashes, and in UTF-8 where an archive does not say so of its names."""
+    name = info.filename
+    if not info.flag_bits & 0x800 and not name.isascii():
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
 
 
 def read_head(file: str, size: int | None) -> bytes:
@@ -131,12 +151,14 @@ def list_zip(archive: Path, most: int | None = None) -> tuple[Path, list[tuple[s
     try:
         if most is not None and _table_size(archive) > most * LONGEST_ENTRY:
             raise InputError(f"{archive} holds more than {most} files: send it in parts")
-        names = sorted(info.filename for info in _open_zip(str(archive)).infolist() if not info.is_dir())
+        files = [(name_in_zip(info), info.filename) for info in _open_zip(str(archive)).infolist()]
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{archive} is a damaged zip ({error})") from error
-    if most is not None and len(names) > most:
+    if most is not None and len(files) > most:
         raise InputError(f"{archive} holds more than {most} files: send it in parts")
-    return archive, [(name, f"zip://{quote(name)}::{archive}") for name in names]
+    return archive, [
+        (name, f"zip://{quote(inside)}::{archive}") for name, inside in sorted(files) if not name.endswith("/")
+    ]
 
 
 def only_films(entries: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -3,9 +3,12 @@
 import logging
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import datasets
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import (
     ClassLabel,
@@ -15,15 +18,17 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
+    List,
     load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError
+from datasets.table import InMemoryTable
+from huggingface_hub.constants import HF_HUB_CACHE
 
-from pneumo_hf.data.labels import NUMBERS, LabelNames, plain
-from pneumo_hf.data.patients import parse_file_name
-from pneumo_hf.data.schema import SPLITS, features, film_row
+from pneumo_hf.data.labels import NUMBERS, LabelNames, is_no_label, plain
+from pneumo_hf.data.patients import names_patient, parse_file_name
+from pneumo_hf.data.schema import SPLITS, clinical_values, features, film_row, seems_split, split_of_path
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.dicom import years
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +36,32 @@ Films = Any  # a Dataset or an IterableDataset
 
 
 def from_parquet(root: Path, shards: list[Path], names: LabelNames) -> DatasetDict:
-    """Load Parquet shards; their names say the split."""
+    """Load Parquet shards; their names say the split.
+
+    Raises:
+        InputError: a shard is damaged, or its name seems to mean a split in no way that is known.
+    """
     files = defaultdict(list)
     for shard in shards:
-        words = re.split(r"[-._/]", shard.relative_to(root if root.is_dir() else root.parent).as_posix().lower())
-        files[next((SPLITS[word] for word in words if word in SPLITS), "train")].append(str(shard))
+        name = shard.relative_to(root).with_suffix("")
+        split = split_of_path(name.as_posix())
+        if not split and any(map(seems_split, name.parts)):
+            raise InputError(f"{name}.parquet in {root} seems to mean a split; call it train, val or test")
+        files[split or "train"].append(str(shard))
     try:
         data = load_dataset("parquet", data_files=dict(files))
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise InputError(f"{root}: the Parquet shards cannot be read ({str(error).splitlines()[0]})") from error
-    return DatasetDict({split: complete(root.name, split, films, names) for split, films in data.items()})
+    return _complete_all(root.name, data, names)
+
+
+def _complete_all(source: str, data: Mapping[str, Dataset], names: LabelNames) -> DatasetDict:
+    done = DatasetDict({split: complete(source, split, films, names) for split, films in data.items()})
+    if names.left_out and not any(map(len, done.values())):
+        raise InputError(
+            f"{source}: no film has a known label (found {names.counts()}); a label_map says what they are"
+        )
+    return done
 
 
 def complete(source: str, split: str, films: Dataset, names: LabelNames) -> Dataset:
@@ -50,7 +71,7 @@ def complete(source: str, split: str, films: Dataset, names: LabelNames) -> Data
         InputError: no columns `image` and `label`, or labels that are numbers without names.
     """
     films = _rename(source, films)
-    other, images = films.remove_columns("image"), films.select_columns(["image"])
+    other, images = films.remove_columns("image"), _within(source, films.select_columns(["image"]))
     paths = pc.struct_field(images.data.column("image"), "path").to_pylist()  # without reading a film
     columns = _complete_batch(source, split, other[:], paths, 0, films.features, names)
     kept = columns.pop("kept")
@@ -73,7 +94,7 @@ def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | Ite
     if not splits:
         raise InputError(f"{name} has the splits {', '.join(data)}, none of train, validation and test")
     if not streaming:
-        return DatasetDict({split: complete(name, split, films, names) for split, films in splits.items()})
+        return _complete_all(name, splits, names)
 
     def stream(split: str, films: IterableDataset) -> IterableDataset:
         films = _rename(name, films)
@@ -91,6 +112,36 @@ def from_hub(name: str, names: LabelNames, streaming: bool) -> DatasetDict | Ite
         )
 
     return IterableDatasetDict({split: stream(split, films) for split, films in splits.items()})
+
+
+def _within(source: str, images: Dataset) -> Dataset:
+    """Take away those paths that lead out of the set: a cell can name any file here, or any address.
+
+    What `datasets` unpacked lies in its cache; in other sets the films are in the shards.
+    """
+    column = images.data.column("image")
+    bare = pc.and_(pc.is_null(pc.struct_field(column, "bytes")), pc.is_valid(pc.struct_field(column, "path")))
+    if not pc.any(bare).as_py():
+        return images
+    caches = [Path(folder).resolve() for folder in (datasets.config.HF_CACHE_HOME, HF_HUB_CACHE)]
+
+    def inside(path: str) -> bool:
+        return "://" not in path and any(Path(path).resolve().is_relative_to(cache) for cache in caches)
+
+    paths = pc.struct_field(column, "path").to_pylist()
+    outside = [alone and not inside(path) for alone, path in zip(bare.to_pylist(), paths, strict=True)]
+    if not any(outside):
+        return images
+    logger.warning(
+        "%s: %d films are not in it but lie elsewhere, where nothing is read, the first %s",
+        *(source, sum(outside), paths[outside.index(True)]),
+    )
+    chunks, at = [], 0
+    for chunk in column.chunks:
+        path = pc.if_else(pa.array(outside[at : at + len(chunk)]), None, chunk.field("path"))
+        chunks.append(pa.StructArray.from_arrays([chunk.field("bytes"), path], ["bytes", "path"]))
+        at += len(chunk)
+    return Dataset(InMemoryTable(pa.table({"image": pa.chunked_array(chunks)})), info=images.info)
 
 
 def _rename(source: str, films: Films) -> Films:
@@ -117,11 +168,11 @@ def _complete_batch(
     """Our columns but the image for some rows of another set, and `kept`: which of them have a label of ours."""
     batch = {name: _plain(values, described[name]) for name, values in batch.items() if name in features()}
     kind = described["label"]
-    called = set(kind.names if isinstance(kind, ClassLabel) else batch["label"]) - {None, ""}
-    numbers = {plain(name) for name in called if re.fullmatch(NUMBERS, plain(name))}
-    if len(numbers) == len({plain(name) for name in called}) and not numbers <= names.mapped:
+    called = {name for name in (kind.names if isinstance(kind, ClassLabel) else batch["label"]) if name}
+    numbers = {plain(name) for name in called if not is_no_label(name)}
+    if numbers and all(re.fullmatch(NUMBERS, name) for name in numbers) and not numbers <= names.mapped:
         raise InputError(
-            f"{source}: its labels are the numbers {', '.join(sorted(called))}, and it does not say of what; "
+            f"{source}: its labels are the numbers {', '.join(sorted(numbers))}, and it does not say of what; "
             "a label_map like 0=NORMAL,1=PNEUMONIA does"
         )
     rows = []
@@ -132,9 +183,9 @@ def _complete_batch(
         number = names.number(batch["label"][row] or "", subtype)
         if number is not None:
             made = film_row({"bytes": None, "path": None}, file_name, number, source)
-            if not made["subtype"]:  # a name of no known scheme may come again in another split
+            if not names_patient(file_name):  # a name of no known scheme may come again in another split
                 made["patient_id"] = f"{split}/{made['patient_id']}"
-            given["age"] = years(given.get("age"))
+            given |= dict.fromkeys(("age", "sex", "view")) | clinical_values(given)
             rows.append(made | {column: value for column, value in given.items() if value is not None} | {"kept": row})
     columns = {column: [row[column] for row in rows] for column in ("kept", *features())}
     columns.pop("image")
@@ -142,9 +193,11 @@ def _complete_batch(
 
 
 def _plain(values: list, kind: object) -> list[str | None]:
-    """A column as text: class names for their numbers, None for what is missing."""
+    """A column as text: class names for their numbers, a list as `A|B`, None for what is missing."""
     if isinstance(kind, ClassLabel):
         return [None if value is None or value < 0 else kind.names[value] for value in values]
+    if isinstance(kind, List):
+        return [value and "|".join(filter(None, _plain(value, kind.feature))) for value in values]
     return [None if value is None else str(value) for value in values]
 
 

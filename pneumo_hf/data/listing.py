@@ -23,8 +23,8 @@ from pneumo_hf.data.files import (
     only_films,
     split_zip_path,
 )
-from pneumo_hf.data.patients import parse_file_name
-from pneumo_hf.data.schema import CLINICAL_COLUMNS, file_row
+from pneumo_hf.data.patients import is_unknown, names_patient, parse_file_name
+from pneumo_hf.data.schema import CLINICAL_COLUMNS, clinical_values, file_row
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES
 
@@ -135,9 +135,9 @@ class _Files:
     def rows(self, start: int, stop: int) -> Iterator[dict]:
         for file in self.files[start:stop]:
             inside, archive = split_zip_path(file) if is_in_zip(file) else (file, "")
-            name = Path(archive, inside)
-            row = file_row(file, name.name, None, "")
-            known = row["subtype"] or row["patient_id"] != parse_file_name(name.name)[0]
+            name = Path(archive, inside.replace("\\", "/") if archive else inside)
+            row = file_row(file, str(name), None, "")
+            known = not is_unknown(row["patient_id"], row["file_name"])
             yield {
                 "image": row["image"],
                 "file_name": str(name),
@@ -193,14 +193,16 @@ class _Shard:
     def _row(self, film: dict | None, row: dict, described: Features, number: int) -> dict:
         path = film["path"] if film else None
         name = row.get("file_name") or (path and PurePosixPath(path).name) or f"{Path(self.path).name}-row_{number}"
-        patient, subtype = parse_file_name(name)
+        if film and film["bytes"] is None:
+            film = None  # a shard holds its films: a path in it may lead anywhere
         return {
             "image": film,
             "file_name": name,
-            "patient_id": row.get("patient_id") or (patient if subtype else ""),
-            "subtype": subtype,
-            "label": next((_label(row[key], described[key]) for key in ("label", "labels") if key in row), ""),
-            **{column: row.get(column) for column in CLINICAL_COLUMNS},
+            "patient_id": row.get("patient_id") or (parse_file_name(name)[0] if names_patient(name) else ""),
+            "subtype": parse_file_name(name)[1],
+            "label": next((_text(row[key], described[key]) for key in ("label", "labels") if key in row), ""),
+            **dict.fromkeys(CLINICAL_COLUMNS),
+            **clinical_values({column: _text(row.get(column), described.get(column)) for column in CLINICAL_COLUMNS}),
         }
 
     def update(self, digest) -> None:
@@ -236,10 +238,10 @@ def _image_column(described: Features) -> str | None:
     return next((name for name, kind in described.items() if isinstance(kind, Image) or name == "image"), None)
 
 
-def _label(value: object, kind: object) -> str:
-    """The label's name; a number of which no name is told may mean anything."""
-    if isinstance(kind, ClassLabel) and value is not None:
-        value = kind.names[value] if isinstance(value, int) and 0 <= value < len(kind.names) else None
+def _text(value: object, kind: object) -> str:
+    """A value as text: a class by its name."""
+    if isinstance(kind, ClassLabel):
+        return kind.names[value] if isinstance(value, int) and 0 <= value < len(kind.names) else ""
     return "" if value is None else str(value).strip()
 
 

@@ -16,25 +16,56 @@ KAGGLE_NORMAL = re.compile(r"^((?:NORMAL2-)?IM-\d+)-\d+(?:-\d+)?$")
 MENDELEY = re.compile(r"^((BACTERIA|VIRUS|NORMAL)-\d+)-\d+$")
 KAGGLE_PATIENT = re.compile(r"^(person\d+_(bacteria|virus)|(NORMAL2-)?IM-\d+)$")
 MENDELEY_PATIENT = re.compile(r"^(BACTERIA|VIRUS|NORMAL)-\d+$")
+FOLDER = re.compile(r"^(?:patient\d{5}|p\d{8})$", re.IGNORECASE)  # of CheXpert and MIMIC-CXR
+NIH = re.compile(r"^(\d{8})_\d{3}$")
+RSNA_OR_VINDR = re.compile(
+    r"^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})$"
+)  # a film each
+PUBLIC_PATIENT = re.compile(rf"{FOLDER.pattern}|^\d{{8}}$|{RSNA_OR_VINDR.pattern}", re.IGNORECASE)
 KEY_BYTES = 32
 HASHED = re.compile(r"^[0-9a-f]{16}$")
 
 
 def parse_file_name(file_name: str) -> tuple[str, str]:
-    """Parse `(patient_id, subtype)` from a file name of the Kermany set, Kaggle's or Mendeley's.
+    """Parse `(patient_id, subtype)` from the name of a film of a public set.
 
-    The number in `personN_bacteria_K` counts per subtype, so the subtype is part of the id; in
-    `NORMAL2-IM-n-0001-0002` the prefix is, and the last numbers are further films of one child. Any other film is a
-    patient of its own, called by its whole name, folders too, and without a subtype.
+    In the Kermany set, Kaggle's or Mendeley's, the number in `personN_bacteria_K` counts per subtype, so the subtype
+    is part of the id; in `NORMAL2-IM-n-0001-0002` the prefix is, and the last numbers are further films of one child.
+    CheXpert and MIMIC-CXR have a folder for each patient, `patient00001/` and `p10000032/`. NIH's `00001323_001` is a
+    patient's film, RSNA's and VinDr-CXR's ids have one film each. Any other film is a patient of its own, called by
+    its whole name, folders too. Without a subtype, it is "".
     """
-    stem = PurePosixPath(file_name).stem
+    path = PurePosixPath(file_name)
+    stem = path.stem
     if match := KAGGLE_PNEUMONIA.match(stem):
         return f"{match[1]}_{match[2]}", match[2]
     if match := KAGGLE_NORMAL.match(stem):
         return match[1], "normal"
     if match := MENDELEY.match(stem):
         return match[1], match[2].lower()
-    return str(PurePosixPath(file_name).with_suffix("")) if stem else file_name, ""
+    return _public_patient(path) or _whole_name(file_name), ""
+
+
+def names_patient(file_name: str) -> bool:
+    """Return whether a film's name is of a known scheme that says who is on it."""
+    return parse_file_name(file_name)[0] != _whole_name(file_name) or bool(_public_patient(PurePosixPath(file_name)))
+
+
+def is_unknown(patient_id: str, file_name: str) -> bool:
+    """Return whether an id only stands for a film of which nobody says whose it is."""
+    return not names_patient(file_name) and _whole_name(file_name) in (patient_id, patient_id.partition("/")[2])
+
+
+def _public_patient(path: PurePosixPath) -> str:
+    folders = [part for part in path.parts[-4:-1] if FOLDER.match(part)]
+    if folders or RSNA_OR_VINDR.match(path.stem.lower()):
+        return (folders[-1] if folders else path.stem).lower()
+    match = NIH.match(path.stem)
+    return match[1] if match else ""
+
+
+def _whole_name(file_name: str) -> str:
+    return str(PurePosixPath(file_name).with_suffix("")) if PurePosixPath(file_name).stem else file_name
 
 
 def patient_group(patient_id: str) -> str:
@@ -69,6 +100,6 @@ def _key(home: Path) -> bytes:
 
 
 def qualify(patient_id: str, source: str) -> str:
-    """Qualify an id in a merged set: two hospitals' patient 7 are two patients, a child of Kermany's set is one."""
-    known = (KAGGLE_PATIENT, MENDELEY_PATIENT, HASHED)
+    """Qualify an id in a merged set: two hospitals' patient 7 are two patients, one of a public set is one."""
+    known = (KAGGLE_PATIENT, MENDELEY_PATIENT, HASHED, PUBLIC_PATIENT)
     return patient_id if any(pattern.match(patient_id) for pattern in known) else f"{source}/{patient_id}"

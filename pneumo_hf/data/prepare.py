@@ -26,7 +26,7 @@ SHARD = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet|\w+-\d+\.partial")
 FILMS_A_SHARD = 5_000
 FILMS_AT_ONCE = 100
 KNOWN = {
-    "view": ("PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "LPO", "RPO", "AP SUPINE"),
+    "view": ("PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "LPO", "RPO", "AP SUPINE", "FRONTAL"),
     "sex": ("F", "M"),
     "modality": tuple(sorted(MODALITIES - {""})),
 }

@@ -1,6 +1,5 @@
 """Folders, zips, CSVs, Parquet, MedMNIST, Kaggle and the Hub become one `DatasetDict`, no film being decoded."""
 
-import io
 import logging
 import zipfile
 from collections import Counter, defaultdict
@@ -8,30 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-from datasets import DatasetDict, IterableDatasetDict
-from PIL import Image
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 
-from pneumo_hf.data.files import (
-    HUB_ID,
-    file_size,
-    is_missing,
-    list_folder,
-    list_shards,
-    list_zip,
-    only_films,
-    read_head,
-)
+from pneumo_hf.data.files import HUB_ID, file_size, is_missing, list_folder, list_shards, list_zip, only_films
 from pneumo_hf.data.hub import from_hub, from_kaggle, from_parquet
 from pneumo_hf.data.labels import LabelNames, assert_every_label
-from pneumo_hf.data.patients import parse_file_name
-from pneumo_hf.data.schema import SPLITS, file_row, film_row, make_table
-from pneumo_hf.data.tables import locate, read_table
+from pneumo_hf.data.locate import locate
+from pneumo_hf.data.medmnist import from_medmnist
+from pneumo_hf.data.patients import is_unknown, parse_file_name
+from pneumo_hf.data.public_sets import is_public, recognise
+from pneumo_hf.data.schema import clinical_values, file_row, make_table, split_in, split_of_path
+from pneumo_hf.data.tables import Rows, as_ours, column_names, is_table, parse, read_tables, stem_of
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.dicom import years
 from pneumo_hf.labels import LABELS, NEGATIVE, Task
 
 logger = logging.getLogger(__name__)
+_warned = set()  # the sources whose patients are unknown: it is said once
 
 EXPECTED = (
     "expected split/LABEL/file with splits train and test, LABEL/file, or a CSV with the columns path and label; "
@@ -97,6 +88,7 @@ def read_source(
         names, data = _with_further_labels(title, names, data)
     names.report(title)
     if not streaming:
+        _warn_of_unknown_patients(title, tuple(data.values()))
         logger.info("%s: %s", title, ", ".join(f"{len(films)} {split}" for split, films in data.items()))
     return data
 
@@ -118,6 +110,19 @@ def _with_further_labels(title: str, names: LabelNames, data: DatasetDict) -> tu
     return names, data
 
 
+def _warn_of_unknown_patients(title: str, splits: Sequence[Dataset]) -> None:
+    unknown = sum(
+        is_unknown(*ids) for films in splits for ids in zip(films["patient_id"], films["file_name"], strict=True)
+    )
+    if unknown and title not in _warned:
+        _warned.add(title)
+        logger.warning(
+            "%s: nothing says who is on %d of %d films: each counts as a patient of its own, so that films of one "
+            "person may be in train and in test (a column patient_id would say)",
+            *(title, unknown, sum(map(len, splits))),
+        )
+
+
 def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> DatasetDict | IterableDatasetDict:
     if title.startswith("kaggle:"):
         return _from_files(*list_folder(from_kaggle(title.removeprefix("kaggle:"))), names)
@@ -125,8 +130,8 @@ def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> Dataset
         shards = list_shards(path)
         return from_parquet(path, shards, names) if shards else _from_files(*list_folder(path), names)
     if path.suffix.lower() == ".npz" and path.is_file():
-        return _from_medmnist(path, names)
-    if path.suffix.lower() == ".csv" and path.is_file():
+        return from_medmnist(path, names)
+    if path.is_file() and is_table(path.name):
         return _from_csv(path, names)
     if path.is_file() and zipfile.is_zipfile(path):
         return _from_files(*list_zip(path), names)
@@ -140,40 +145,66 @@ def _load(path: Path, title: str, names: LabelNames, streaming: bool) -> Dataset
 
 
 def _from_files(root: Path, entries: list[tuple[str, str]], names: LabelNames) -> DatasetDict:
-    """A table of what lies in a folder or archive: split/LABEL/file, else CSVs of most films, else LABEL/file."""
+    """A table of what lies in a folder or archive: split/LABEL/file, else tables of most films, else LABEL/file."""
     films = list(only_films(entries))
     found = _by_split_and_label(films, names)
     if not found:
-        tables = [(name, read_table(read_head(file, None))) for name, file in entries if name.lower().endswith(".csv")]
-        known_tables = [(name, rows) for name, rows in tables if rows is not None and "__MACOSX" not in name]
-        rows = locate(known_tables, entries, root.name)
-        by_folder = [("train", *_label_and_rest(name), file) for name, file in films]
-        known = any(label in names for _, label, _, _ in by_folder)
-        if rows and (2 * len(rows) >= len(films) or not known):
-            logger.info("%s: labels from %s", root.name, ", ".join(name for name, _ in known_tables))
-            return _from_rows(root.name, rows, names)
-        found = by_folder
-    splits = defaultdict(list)
+        tables = read_tables(entries)
+        ours = _our_tables(tables, names)
+        rows = locate(ours, root, entries) if ours else []
+        labelled = sum(bool(row.get("label")) for row in rows)
+        folders = [{"path": name, "label": _label_and_rest(name, names)[0]} for name, _ in films]
+        known = any(row["label"] in names for row in folders)
+        if labelled and (2 * labelled >= len(films) or not known):
+            return _from_rows(root, rows, names, tables, films)
+        splits = {name: [{**row, "label": ""} for row in rows] for name, rows in ours.items()}
+        found = [
+            (row["split"], *_label_and_rest(row["name"], names), row["file"])
+            for row in locate({**splits, "": folders}, root, films)
+            if row["split"]
+        ]
+    places = defaultdict(list)
     for split, label, name, file in found:
         number = names.number(label, parse_file_name(name)[1])
         if number is not None:
             stored = label.upper() if label.upper() in names.labels else label
-            splits[split].append((file, f"{split}/{stored}/{name}", number))
-    if not splits:
-        names_found = ", ".join([label for label in names.left_out if label][:5]) or "no folder that names one"
-        labels = f" of a known label (found {names_found})" if names.left_out else ""
-        raise InputError(f"no films{labels} in {root}: {EXPECTED}")
+            places[split].append((file, f"{split}/{stored}/{name}", number))
+    if not places:
+        said = [label for label in names.left_out if label]
+        labels = f" of a known label (found {', '.join(said[:5]) or 'no folder that names one'})"
+        columns = "".join(f"; {line}" for line in column_names(tables)) if not said or tables else ""
+        raise InputError(f"no films{labels if names.left_out else ''} in {root}{columns}: {EXPECTED}")
     return DatasetDict(
         {
             split: make_table((file_row(*film, root.name) for film in films), names.labels)
-            for split, films in splits.items()
+            for split, films in places.items()
         }
     )
 
 
-def _label_and_rest(name: str) -> tuple[str, str]:
-    """The folder that a film lies in, and its name without it."""
-    *above, label, base = ("", *PurePosixPath(name).parts)[-max(2, name.count("/") + 1) :]
+def _our_tables(tables: Mapping[str, Rows], names: LabelNames) -> dict[str, Rows]:
+    """The tables that say a label or a split of films, under our names; of a public set, what they mean there."""
+    public = recognise(tables)
+    ours = {}
+    if public:
+        names.others, names.several = public[0].labels, True
+        ours = public[1]
+    for name in tables.keys() - ours.keys():
+        rows = as_ours(name, tables[name])
+        if public:  # beside its tables, others only add to the splits
+            rows = [{column: row[column] for column in ("path", "split") if column in row} for row in rows]
+        if rows and (
+            {"label", "split"} & rows[0].keys() or split_of_path(str(PurePosixPath(name).parent / stem_of(name)))
+        ):
+            ours[name] = rows
+    return {name: ours[name] for name in sorted(ours)}
+
+
+def _label_and_rest(name: str, names: LabelNames) -> tuple[str, str]:
+    """The innermost folder of a film that is a label, else that which it lies in, and its name without it."""
+    *above, base = PurePosixPath(name).parts
+    at = next((at for at in reversed(range(len(above))) if above[at] in names), len(above) - 1)
+    label = above.pop(at) if above else ""
     return label, "/".join((*above, base))
 
 
@@ -185,11 +216,11 @@ def _by_split_and_label(films: list[tuple[str, str]], names: LabelNames) -> list
     found, seen, elsewhere = [], {}, []
     for name, file in sorted(films, key=lambda entry: (entry[0].count("/"), entry[0])):
         parts = PurePosixPath(name).parts
-        at = next((i for i in range(len(parts) - 2) if parts[i].lower() in SPLITS), None)
+        at = next((i for i in range(len(parts) - 2) if split_in(parts[i])), None)
         if at is None:
             elsewhere.append(name)
             continue
-        split, label, below = SPLITS[parts[at].lower()], parts[at + 1], "/".join(parts[at + 2 :])
+        split, label, below = split_in(parts[at]) or "", parts[at + 1], "/".join(parts[at + 2 :])
         key = (split, label.lower(), below)
         if key in seen and file_size(file) == file_size(seen[key]):
             continue
@@ -204,66 +235,48 @@ def _by_split_and_label(films: list[tuple[str, str]], names: LabelNames) -> list
     return found
 
 
-def _from_rows(source: str, rows: list[dict[str, str]], names: LabelNames) -> DatasetDict:
-    """A table from the rows of CSVs, each with the `file` that it means."""
-    splits = defaultdict(list)
-    for values in rows:
-        label = names.number(values["label"], parse_file_name(values["path"])[1])
-        split = values["split"].lower()
+def _from_rows(
+    root: Path,
+    rows: list[dict[str, str]],
+    names: LabelNames,
+    tables: Mapping[str, Rows],
+    films: Sequence[tuple[str, str]] = (),
+) -> DatasetDict:
+    """A table from the rows of `locate`; `tables` and `films` are what else is there, for messages."""
+    logger.info("%s: labels from %s", root.name, ", ".join(tables))
+    splits, unnamed = defaultdict(list), {file for _, file in films} - {row["file"] for row in rows}
+    if unnamed:
+        logger.warning("%s: left out %d films that no table names", root.name, len(unnamed))
+    for values in filter(lambda row: row["split"], rows):
+        try:
+            label = names.number(values.get("label", ""), parse_file_name(values["name"])[1])
+        except InputError as error:
+            found = ", ".join(sorted({row.get("label", "") for row in rows})[:12])
+            raise InputError(f"{root.name}: {error} (found {found}; {'; '.join(column_names(tables))})") from error
         if label is None:
             continue
-        if split not in SPLITS:
-            raise InputError(
-                f"{source}: the CSV puts {values['path']} into {values['split']}, none of {', '.join(SPLITS)}"
-            )
-        row = file_row(values["file"], values["path"].replace("\\", "/"), label, source)
-        for column in ("view", "sex"):
-            if values.get(column):
-                row[column] = values[column].upper()
+        row = file_row(values["file"], values["name"], label, root.name) | clinical_values(values)
         row["patient_id"] = values.get("patient_id") or row["patient_id"]
-        row["age"] = years(values.get("age")) or row["age"]
-        splits[SPLITS[split]].append(row)
+        splits[values["split"]].append(row)
     if not splits:
-        raise InputError(f"{source}: no row of the CSV has a film that is there and a known label ({EXPECTED})")
+        found = f" (found {names.counts()})" if names.left_out else ""
+        columns = "; ".join(column_names(tables))
+        raise InputError(
+            f"{root.name}: no row of the CSV has a film that is there and a known label{found}; {columns}; {EXPECTED}"
+        )
     return DatasetDict({split: make_table(rows, names.labels) for split, rows in splits.items()})
 
 
 def _from_csv(path: Path, names: LabelNames) -> DatasetDict:
-    rows = read_table(path.read_bytes())
-    if rows is None:
+    """A table from a CSV and the films below its folder; of a public set its other tables there are read, too."""
+    tables = {path.name: parse(path.name, path.read_bytes()) or []}
+    if not tables[path.name]:
         raise InputError(f"{path} is no CSV with the columns path and label")
-    return _from_rows(path.name, locate([(path.name, rows)], list_folder(path.parent)[1], path.name), names)
-
-
-def _from_medmnist(path: Path, names: LabelNames) -> DatasetDict:
-    """MedMNIST's arrays, each film as a PNG: `{split}_images` `[N, S, S]` uint8, `{split}_labels` `[N, 1]`."""
-    data = DatasetDict()
-    if "pneumonia" not in path.name.lower():
-        raise InputError(f"{path.name} is not MedMNIST's pneumoniamnist npz: its other sets are not of chests")
-    try:
-        with np.load(path) as arrays:
-            for theirs, split in SPLITS.items():
-                if f"{theirs}_images" not in arrays:
-                    continue
-                images, numbers = arrays[f"{theirs}_images"], arrays[f"{theirs}_labels"].ravel()
-                if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(numbers):
-                    raise ValueError("its arrays are no grey films")
-                if numbers.max() >= len(LABELS) or names.labels != LABELS:
-                    raise InputError(f"{path.name} has two labels, NORMAL and PNEUMONIA, and no others")
-                rows = (
-                    film_row({"bytes": _png(image), "path": None}, f"{split}-{row:05d}.png", int(number), path.name)
-                    for row, (image, number) in enumerate(zip(images, numbers, strict=True))
-                )
-                data[split] = make_table(rows, names.labels)
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not MedMNIST's pneumoniamnist npz ({error})") from error
-    if not data:
-        raise InputError(f"{path} is not MedMNIST's pneumoniamnist npz: it has no train_images")
-    logger.info("%s names no patients: each film counts as one", path.name)
-    return data
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    entries = list_folder(path.parent)[1]
+    if is_public(tables):
+        tables = read_tables([entry for entry in entries if "/" not in entry[0]])
+    ours = _our_tables(tables, names)
+    if not any("label" in rows[0] for rows in ours.values()):
+        raise InputError(f"{path} is no CSV with the columns path and label: {'; '.join(column_names(tables))}")
+    rows = locate(ours, path.parent, entries, outside=True)
+    return _from_rows(path, rows, names, tables)

@@ -133,9 +133,13 @@ def is_lateral(view: str | None) -> bool:
 
 
 def years(text: str | None) -> float | None:
-    """Parse an age as `45`, `45.5` or DICOM's `045Y`, `018M`, `006W`, `010D`, in years; None for anything else."""
+    """Parse an age as `45`, `45.5` or DICOM's `045Y`, `018M`, `006W`, `010D`, in years; None for anything else.
+
+    Above 120 years it stands for one that is not known, as DICOM's 999Y does.
+    """
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([YMWD]?)", (text or "").strip().upper())
-    return match and round(float(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]], 2)
+    age = match and round(float(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]], 2)
+    return age if age is not None and age <= 120 else None
 
 
 def _begins_data_set(head: bytes) -> bool:

@@ -62,7 +62,7 @@ def test_films_of_all_kinds_of_sources_in_the_order_given(films_folder: Path, tm
     films = list_films(one, tmp_path / "films.parquet", archive, films_folder / "test")
     every = list(films)
     assert len(films) == len(every) == 1 + 5 + 40 + 40
-    assert (every[0]["file_name"], every[0]["label"]) == (str(one), 0)
+    assert (every[0]["file_name"], every[0]["label"]) == (str(one), "NORMAL")
     assert every[6]["file_name"].startswith(f"{archive}/NORMAL/IM-")
     assert list(films.rows(4, 50)) == every[4:50]
     np.testing.assert_array_equal(*(load_xray(read_film(every[row]["image"])) for row in (6, 46)))
@@ -102,11 +102,11 @@ def test_films_without_labels_or_names_in_parquet(tmp_path: Path) -> None:
     pq.write_table(raw, tmp_path / "raw.parquet")
     rows = list(list_films(tmp_path / "raw.parquet"))
     assert [row["file_name"] for row in rows] == [f"raw.parquet-row_{number}" for number in range(3)]
-    assert [(row["label"], row["patient_id"]) for row in rows] == [(None, "")] * 3
+    assert [(row["label"], row["patient_id"]) for row in rows] == [("", "")] * 3
     assert load_xray(read_film(rows[1]["image"])).size == (96, 80)
     numbers = pa.table({"image": [png(0)], "label": [1]})  # of what?
     pq.write_table(numbers, tmp_path / "numbers.parquet")
-    assert [row["label"] for row in list_films(tmp_path / "numbers.parquet")] == [None]
+    assert [row["label"] for row in list_films(tmp_path / "numbers.parquet")] == [""]
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "text.parquet")
     with pytest.raises(InputError, match="no column of images among text"):
         list_films(tmp_path / "text.parquet")

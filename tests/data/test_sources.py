@@ -97,8 +97,8 @@ def test_the_sample_holds_the_archives_own_bytes(shared: Path) -> None:
 def test_films_to_score_need_no_label(films_folder: Path, tmp_path: Path) -> None:
     film = next((films_folder / "test" / "NORMAL").iterdir())
     shutil.copy(film, tmp_path / "film.jpeg")
-    assert [row["label"] for row in list_films(tmp_path)] == [None]
-    assert [row["label"] for row in list_films(film)] == [0]
+    assert [row["label"] for row in list_films(tmp_path)] == [tmp_path.name]
+    assert [row["label"] for row in list_films(film)] == ["NORMAL"]
     assert len(list_films(ROOT / "data" / "chest_xray_sample" / "test-00000-of-00001.parquet")) == 624
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no films in"):
@@ -147,10 +147,10 @@ def test_a_csv_beside_films_says_labels_patients_and_more(films_folder: Path, tm
 
 def test_what_has_no_label_is_left_out_and_said(films_folder: Path, tmp_path: Path, caplog) -> None:
     shutil.copytree(films_folder, tmp_path / "films")
-    (tmp_path / "films" / "train" / "NORMAL").rename(tmp_path / "films" / "train" / "No Finding")
+    (tmp_path / "films" / "train" / "NORMAL").rename(tmp_path / "films" / "train" / "Clear Lungs")
     (tmp_path / "films" / "test" / "PNEUMONIA").rename(tmp_path / "films" / "test" / "COVID19")
     shutil.copytree(tmp_path / "films" / "test" / "NORMAL", tmp_path / "films" / "test" / "other")
-    data = load_data(tmp_path / "films", label_map=parse_label_map("No Finding=NORMAL, covid19=pneumonia"))
+    data = load_data(tmp_path / "films", label_map=parse_label_map("Clear Lungs=NORMAL, covid19=pneumonia"))
     assert {split: np.bincount(films["label"]).tolist() for split, films in data.items()} == {
         "train": [40, 72],
         "test": [16, 24],
