@@ -168,7 +168,7 @@ def test_ensembles_and_teachers_know_the_labels(run, recipe, tiny_run, films, tm
     )
     for one, two in zip(alone, both, strict=True):
         assert [two[column] for column in COLUMNS] == pytest.approx([one[column] for column in COLUMNS], abs=1e-6)
-    with pytest.raises(InputError, match="tells NORMAL, PNEUMONIA apart, not NORMAL, PNEUMONIA, COVID19"):
+    with pytest.raises(InputError, match="has the labels NORMAL, PNEUMONIA, not NORMAL, PNEUMONIA, COVID19"):
         load_predictor([run, tiny_run])
     student = tmp_path / "student"
     train([*recipe, "--output_dir", str(student), "--teachers", str(run), "--num_train_epochs", "1"])

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     flags = score_files(scorer, films, output, options, rescale, group)
     end_processes()
     if films.told and not films.matched:
-        logger.warning("%s tells of none of the films: is its path column theirs?", arguments.clinical)
+        logger.warning("%s names none of the films: is its path column theirs?", arguments.clinical)
     if group.is_main:
         for line in summary(scorer, flags, output, None if arguments.calibration == "isotonic" else rescale):
             logger.info("%s", line)

@@ -61,7 +61,7 @@ class DataArguments:
     label_map: str | None = option(None, "Other names of labels: 'No Finding=NORMAL,COVID19=PNEUMONIA', or JSON.")
     clinical_columns: list[str] | None = option(
         None,
-        "Of age, sex and view: what the data tells of its films and shall be weighed beside the score. The checkpoint "
+        "Of age, sex and view: what the data says of its films and shall be weighed beside the score. The checkpoint "
         "stays stock; clinical.json beside it has the weights, fitted on validation.",
     )
     validation_split: Literal["random", "block", "given"] = option(

@@ -82,7 +82,8 @@ class LabelNames:
             )
         if doubted := [part for part in parts if part.endswith(UNCERTAIN) and part.removesuffix(UNCERTAIN) in self]:
             name = doubted[0]
-        self.left_out[f"{name} of no known kind" if name.lower() == "pneumonia" else name] += 1
+        unknown_kind = name.lower() == "pneumonia" and PNEUMONIAS & {*self.labels}
+        self.left_out[f"{name} of no known kind" if unknown_kind else name] += 1
         return None
 
     def named(self, name: str, subtype: str = "") -> int | None:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from pneumo_hf.data.files import (
     only_films,
     split_zip_path,
 )
+from pneumo_hf.data.labels import NUMBERS
 from pneumo_hf.data.patients import is_unknown, names_patient, parse_file_name
 from pneumo_hf.data.schema import CLINICAL_COLUMNS, clinical_values, file_row
 from pneumo_hf.errors import InputError
@@ -200,7 +202,7 @@ class _Shard:
             "file_name": name,
             "patient_id": row.get("patient_id") or (parse_file_name(name)[0] if names_patient(name) else ""),
             "subtype": parse_file_name(name)[1],
-            "label": next((_text(row[key], described[key]) for key in ("label", "labels") if key in row), ""),
+            "label": next((_name(row[key], described[key]) for key in ("label", "labels") if key in row), ""),
             **dict.fromkeys(CLINICAL_COLUMNS),
             **clinical_values({column: _text(row.get(column), described.get(column)) for column in CLINICAL_COLUMNS}),
         }
@@ -236,6 +238,12 @@ def _unreachable(path: str, error: Exception) -> str:
 
 def _image_column(described: Features) -> str | None:
     return next((name for name, kind in described.items() if isinstance(kind, Image) or name == "image"), None)
+
+
+def _name(value: object, kind: object) -> str:
+    """A label's name; a number that nothing names may mean anything."""
+    name = _text(value, kind)
+    return "" if re.fullmatch(NUMBERS, name.lower()) else name
 
 
 def _text(value: object, kind: object) -> str:

@@ -42,7 +42,9 @@ def load_sources(
     for name in found if labels is None else ():
         of = [source for source, data in zip(sources, loaded, strict=True) if name in labels_of(data)]
         if len(of) < len(sources):
-            logger.warning("only %s has the label %s: what tells that source tells the label", ", ".join(of), name)
+            logger.warning(
+                "only %s has the label %s: what gives away the source gives away the label", ", ".join(of), name
+            )
     if any(labels_of(data) != list(found) for data in loaded):
         loaded = [read_source(source, list(found), label_map) for source in sources]
     for number, data in enumerate(loaded):

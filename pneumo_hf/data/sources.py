@@ -97,7 +97,7 @@ def _with_further_labels(title: str, names: LabelNames, data: DatasetDict) -> tu
     """The data again with what else it calls its films for labels, if it has films of them in every split."""
     found = {LABELS[number] for films in data.values() for number in set(films["label"])}
     further = names.further_labels(sum(map(len, data.values())))
-    while further and names.by_name:
+    while further and names.by_name and NEGATIVE in found:
         tried = LabelNames(Task.of([NEGATIVE, *sorted(found - {NEGATIVE}), *further]).labels)
         again = _load(Path(title).expanduser(), title, tried, streaming=False)
         present = [{tried.labels[number] for number in set(films["label"])} for films in again.values()]

@@ -16,7 +16,9 @@ from pneumo_hf.evaluation.metrics import RESAMPLES, areas, bootstrap_weights, me
 from pneumo_hf.evaluation.operating_points import DEFAULT, choose_thresholds
 from pneumo_hf.inference.clinical import EPSILON, ClinicalModel
 
-TELLS = 0.8  # ROC AUC of a column alone, or of whether it is known, from which it says the label and not the disease
+TOO_TELLING = (
+    0.8  # ROC AUC of a column alone, or of whether it is known, from which it says the label and not the disease
+)
 FEWEST = 5  # films that a value needs, to have a part of its own
 SHOWN = ("roc_auc", "sensitivity", "specificity", "ece")
 
@@ -39,14 +41,15 @@ def assert_usable(films: Mapping[str, FilmDataset], columns: Sequence[str]) -> N
             raise InputError(f"clinical_columns: {name} is none of {', '.join(CLINICAL_COLUMNS)}")
         for split in ("train", "validation"):
             values = [value for value in films[split].table[name] if value is not None]
-            most = len(values) if name == "age" else max(map(values.count, set(values)), default=0)
-            if most < FEWEST:
-                raise InputError(f"clinical_columns: too few {split} films tell {name} ({most}, {FEWEST} needed)")
+            counts = sorted(map(values.count, set(values)), reverse=True)
+            told = len(values) if name == "age" else min([*counts, 0][:2])  # two values, to differ by
+            if told < FEWEST:
+                raise InputError(f"clinical_columns: too few {split} films say their {name} ({told}, {FEWEST} needed)")
         for what, area in _alone([films["train"], films["validation"]], name).items():
-            if area >= TELLS:
+            if area >= TOO_TELLING:
                 raise InputError(
-                    f"clinical_columns: {what} alone tells the labels of train and validation (ROC AUC {area:.2f}, "
-                    f"allowed below {TELLS}): a shortcut of how the films were collected; leave {name} out"
+                    f"clinical_columns: {what} alone gives away the labels of the films (ROC AUC {area:.2f}, "
+                    f"allowed below {TOO_TELLING}): a shortcut of how the films were collected; leave {name} out"
                 )
 
 
@@ -83,7 +86,8 @@ def fit_clinical(
         method: that the threshold is chosen by.
     """
     odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
-    features, describe = [odds], []
+    center, spread = float(odds.mean()), float(odds.std()) or 1.0
+    features, describe = [(odds - center) / spread], []  # of one scale with the columns, for the ridge on them all
     for name in columns:
         values = list(table[name])
         if name == "age":
@@ -103,7 +107,10 @@ def fit_clinical(
             describe.append((name, value, count / films))
     fitted = LogisticRegression(max_iter=1000).fit(np.stack(features, axis=1), labels)
     weight, *coefficients = map(float, fitted.coef_[0])
-    model = ClinicalModel(float(fitted.intercept_[0]), weight, _parts(describe, coefficients), 0.5, method)
+    weight /= spread
+    model = ClinicalModel(
+        float(fitted.intercept_[0]) - weight * center, weight, _parts(describe, coefficients), 0.5, method
+    )
     model.threshold = choose_thresholds(labels, fuse(model, probs, table), [method])[method]
     return model
 

@@ -81,7 +81,8 @@ def evaluate(
     Args:
         model: a run folder or Hub id, or several.
         data: as for `load_data`, or what it returned.
-        split, label_map: train, validation or test; other names of labels, of the data and of the checkpoint.
+        split: train, validation or test.
+        label_map: other names of labels, of the data and of the checkpoint.
         operating_point: decide at another threshold that the checkpoint carries.
         flip: average with mirrored films.
         robustness: also score corrupted films, at five severities: some 40 times as long.
@@ -99,10 +100,9 @@ def evaluate(
     keep_freed_memory()
     group = processes(device)
     scorer = load_predictor(checkpoints, group.device, flip, backend, label_map)
-    tables = data if isinstance(data, Mapping) else _load(data, scorer.task, label_map)
     title = "data set" if isinstance(data, Mapping) else Path(data).name
-    table = split_of(tables, split, title)
-    assert_labels(table, scorer.task, title)
+    tables = data if isinstance(data, Mapping) else _load(data, scorer.task, label_map)
+    table = _split_of_task(tables, split, title, scorer.task)
     if operating_point:
         scorer.settings.use(operating_point)
     views, rejected = [], []
@@ -111,7 +111,7 @@ def evaluate(
             films, rejected = decode_films(table, member.image_processor, cache_dir)
         views.append(films)
     message = f"{title}: the {split} split has no {{}} films that can be read"
-    assert_every_label(views[0].labels, views[0].label_names, message=message)
+    assert_every_label(films.labels, films.label_names, message=message)
     scores = scorer.predict_dataset(*views, group=group)
     if not group.is_main:
         return None
@@ -184,18 +184,16 @@ def evaluate_films(
     return Evaluation(metrics, rows, scorer, views)
 
 
-def assert_labels(table: Dataset, task: Task, title: str) -> None:
-    """Stop where a table's labels are not those of the task, nor NORMAL and one other.
-
-    Raises:
-        InputError: naming both.
-    """
+def _split_of_task(tables: Mapping[str, Dataset], split: str, title: str, task: Task) -> Dataset:
+    """A split whose labels are those of the task, or NORMAL and one other."""
+    table = split_of(tables, split, title)
     names = tuple(table.features["label"].names)
     if names != task.labels and (len(names) != 2 or names[0] != NEGATIVE):
         raise InputError(
             f"{title} has the labels {', '.join(names)}, and the checkpoint {', '.join(task.labels)}: load it with "
             "load_data(..., labels=...)"
         )
+    return table
 
 
 def _load(data: str | Path, task: Task, label_map: Mapping[str, str] | None) -> DatasetDict:

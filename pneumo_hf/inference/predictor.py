@@ -108,7 +108,7 @@ class Predictor(Scorer):
         """
         own = self.task.labels
         if set(own) != set(labels):
-            raise InputError(f"{self.name} tells {', '.join(own)} apart, not {', '.join(labels)}")
+            raise InputError(f"{self.name} has the labels {', '.join(own)}, not {', '.join(labels)}")
         self.order = [self.order[own.index(label)] for label in labels]
         self.settings.task = Task(tuple(labels), self.task.positive)
 
@@ -175,7 +175,7 @@ class _PRECISION:
 def read_labels(
     checkpoint: str | Path, config: Mapping[str, Any], label_map: Mapping[str, str]
 ) -> tuple[Task, list[int]]:
-    """Return what a checkpoint tells apart, and the columns of its logits in the order of those labels.
+    """Return the labels of a checkpoint, and the columns of its logits in the order of those labels.
 
     Args:
         config: its `config.json`, whose `id2label` names the labels in any case of letters.

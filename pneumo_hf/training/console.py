@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pneumo_hf.evaluation.evaluate import Evaluation
+from pneumo_hf.evaluation.labels import MACRO
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +94,19 @@ def summary(run: Path, test: Evaluation) -> str:
         value = metrics[name]
         return "{value:.3f} [{0:.3f}, {1:.3f}]".format(*value["ci95"], **value)
 
+    of_labels = test.metrics.get("labels", {"labels": (), "metrics": {}})
+    more = [
+        "  {0}: {value:.3f} [{1:.3f}, {2:.3f}]".format(name.replace("_", " "), *value["ci95"], **value)
+        for name, value in of_labels["metrics"].items()
+        if name in MACRO
+    ]
     return "\n".join(
         (
             f"test: {test.metrics['n']} films of {test.metrics['n_patients']} patients, 95 % intervals",
             f"  ROC AUC      {figure('roc_auc')}",
             f"  sensitivity  {figure('sensitivity')}",
             f"  specificity  {figure('specificity')}",
+            *([f"of {len(of_labels['labels'])} labels, a film called by its likeliest:", *more] if more else []),
             f"decision threshold {point['value']:.3f} ({point['method']}, chosen on {point['chosen_on']})",
             f"report:     {run / 'report' / 'index.html'}",
             f"checkpoint: {run}",

@@ -48,7 +48,7 @@ def test_films_are_taken_by_the_names_that_scanners_and_archives_give_them(tmp_p
     shown = write_films_of_all_names(tmp_path / "films" / "test" / "PNEUMONIA")
     archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "films")
     for source in (tmp_path / "films", Path(archive)):
-        listed = {Path(row["file_name"]).name: row for row in list_films(source) if row["label"] == 1}
+        listed = {Path(row["file_name"]).name: row for row in list_films(source) if row["label"] == "PNEUMONIA"}
         assert listed.keys() == shown.keys()
         for name, row in listed.items():
             np.testing.assert_array_equal(load_xray(read_film(row["image"])), shown[name])

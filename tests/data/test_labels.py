@@ -113,7 +113,7 @@ def test_kinds_of_pneumonia_are_one_label_unless_they_are_asked_for(three_folder
     for split in ("train", "test"):
         (three_folders / split / "COVID19").rename(three_folders / split / "virus")
     assert labels_of(read_source(three_folders, None)) == ["NORMAL", "PNEUMONIA"]
-    assert "8 VIRUS count as PNEUMONIA (--labels NORMAL,VIRUS tells them apart)" in caplog.text
+    assert "8 VIRUS count as PNEUMONIA (--labels NORMAL,VIRUS separates them)" in caplog.text
 
 
 def test_numbers_of_a_shard_are_refused_as_those_of_a_table(tmp_path: Path) -> None:
@@ -136,4 +136,6 @@ def test_sources_of_different_labels_become_one(three_folders: Path, films_folde
     assert names == ["NORMAL", "PNEUMONIA", "COVID19"]
     of_covid = [row["file_name"] for row in data["train"] if names[row["label"]] == "COVID19"]
     assert of_covid and all("COVID19/" in name for name in of_covid)
-    assert f"only {three_folders} has the label COVID19: what tells that source tells the label" in caplog.text
+    assert (
+        f"only {three_folders} has the label COVID19: what gives away the source gives away the label" in caplog.text
+    )
