@@ -105,25 +105,23 @@ def evaluate(
     table = _split_of_task(tables, split, title, scorer.task)
     if operating_point:
         scorer.settings.use(operating_point)
-    views, rejected = [], []
-    for member in scorer.members:
-        with group.main_first():  # the others find them in the cache
-            films, rejected = decode_films(table, member.image_processor, cache_dir)
-        views.append(films)
-    message = f"{title}: the {split} split has no {{}} films that can be read"
-    assert_every_label(films.labels, films.label_names, message=message)
+    with group.main_first():  # the others find them in the cache
+        decoded = [decode_films(table, member.image_processor, cache_dir) for member in scorer.members]
+    views, (*_, rejected) = zip(*decoded, strict=True)
+    films = views[0]
+    assert_every_label(films.labels, films.label_names, message=f"{title}: {split} has no {{}} films that can be read")
     scores = scorer.predict_dataset(*views, group=group)
     if not group.is_main:
         return None
-    baselines = _baselines(tables, split, views[0], scorer.members[0].image_processor, cache_dir)
+    baselines = _baselines(tables, split, films, scorer.members[0].image_processor, cache_dir)
     name = " + ".join(Path(checkpoint).name for checkpoint in checkpoints)
     result = evaluate_films(scorer, views, name, title, split, baselines, scores)
     result.rejected = rejected
-    if len(checkpoints) == 1 and (home := home_metrics(scorer.name, views[0])):
+    if len(checkpoints) == 1 and (home := home_metrics(scorer.name, films)):
         is_kermany = scorer.settings.trained_on_kermany
         result.metrics["external"] = against_home(result.labels, result.probs, result.metrics, home, is_kermany)
     if robustness:
-        result.metrics["robustness"] = measure_robustness(scorer, views[0], scorer.settings.threshold)
+        result.metrics["robustness"] = measure_robustness(scorer, films, scorer.settings.threshold)
     return result
 
 
