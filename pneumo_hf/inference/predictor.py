@@ -32,7 +32,7 @@ MOST_LABELS = 20  # of a checkpoint that may be meant; ImageNet's have a thousan
 # What transformers raises for a checkpoint that it cannot load, whose config.json may say anything.
 UNLOADABLE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, ImportError, RuntimeError, TypeError, KeyError, AttributeError),
-    *(SafetensorError, StrictDataclassError),
+    *(SafetensorError, StrictDataclassError, OverflowError, IndexError),
 )
 
 
@@ -94,8 +94,12 @@ class Predictor(Scorer):
         self.network = self.model.eval()
         if not self.onnx:
             noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(256, 256), dtype=np.uint8))
-            example = self.normalize(torch.from_numpy(self.resize(noise)[0][None]))
-            self.network = folded(self.model, example, padding=self.device.type == "cpu")
+            try:
+                example = self.normalize(torch.from_numpy(self.resize(noise)[0][None]))
+                self.network = folded(self.model, example, padding=self.device.type == "cpu")
+            except UNLOADABLE as error:  # what the files say of sizes and resizing does not go together
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                raise InputError(f"{checkpoint} cannot score a film: {why}") from error
         for module in (self.model, self.network):
             module.to(self.device, memory_format=torch.channels_last)
         self.normalize.to(self.device)
@@ -186,9 +190,10 @@ def read_labels(
     """
     found = [str(name) for _, name in sorted(config["id2label"].items(), key=lambda item: int(item[0]))]
     names = [name.strip().upper() for name in found]
-    if NEGATIVE not in names:  # else the map is of the data alone
-        theirs = {name.strip().lower(): label.upper() for name, label in label_map.items()}
-        names = [theirs.get(name.lower(), name) for name in names]
+    theirs = {name.strip().lower(): label.upper() for name, label in label_map.items()}
+    renamed = [theirs.get(name.lower(), name) for name in names]
+    if len(names) == 2 or any(theirs.get(name.lower()) == NEGATIVE for name in names):  # else it is of the data alone
+        names = renamed
     if NEGATIVE not in names or len(set(names)) < len(names) or len(names) < 2:
         why = f"{checkpoint} is no classifier of {' and '.join(LABELS)}: its labels are {', '.join(found[:5])}"
         if len(found) <= MOST_LABELS:

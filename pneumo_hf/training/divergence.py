@@ -22,6 +22,7 @@ class Divergence(TrainerCallback):
 
     def __init__(self) -> None:
         self.loss: torch.Tensor | None = None
+        self.args: XrayTrainingArguments | None = None  # until the training begins
 
     def on_train_begin(self, args: XrayTrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
         self.args, self.state, self.loss = args, state, None
@@ -33,7 +34,7 @@ class Divergence(TrainerCallback):
             DivergedError: it is not. In float16 a batch may overflow, and its step is left out: validation decides.
         """
         watched, self.loss = loss.detach() if loss.device.type == "cpu" else self.loss, loss.detach()
-        if watched is not None and not self.args.fp16 and not math.isfinite(watched.item()):
+        if self.args is not None and watched is not None and not self.args.fp16 and not math.isfinite(watched.item()):
             self.stop("the loss")
 
     def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -49,7 +50,7 @@ class Divergence(TrainerCallback):
 
     def stop(self, what: str) -> None:
         """Say where it happened, what is left, and what helps."""
-        folder = Path(self.args.output_dir)
+        folder = Path(self.args.output_dir if self.args else ".")
         whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
         kept = f"the last good epoch is kept in {whole[-1].parent}" if whole else "no epoch was finished before"
         raise DivergedError(

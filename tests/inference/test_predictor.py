@@ -76,12 +76,13 @@ def test_a_film_without_a_message_takes_no_other_films_score(tiny_run: Path) -> 
     assert [row["probability"] for row in rows] == [None, pytest.approx(alone), None, pytest.approx(alone)]
 
 
-def test_a_classifier_of_three_labels_is_refused(tiny_run: Path, tmp_path: Path) -> None:
-    names = {"id2label": {0: "NORMAL", 1: "COVID", 2: "PNEUMONIA"}}
+@pytest.mark.parametrize("found", ["HEALTHY, COVID, PNEUMONIA", "NORMAL, COVID, NORMAL"])
+def test_a_classifier_without_one_normal_label_is_refused(tiny_run: Path, tmp_path: Path, found: str) -> None:
+    names = {"id2label": dict(enumerate(found.split(", ")))}
     model = ResNetForImageClassification(ResNetConfig(layer_type="basic", hidden_sizes=[8, 8], depths=[1, 1], **names))
     model.save_pretrained(tmp_path)
     shutil.copy(tiny_run / "preprocessor_config.json", tmp_path)
-    with pytest.raises(InputError, match="its labels are NORMAL, COVID, PNEUMONIA"):
+    with pytest.raises(InputError, match=f"its labels are {found}"):
         Predictor(tmp_path)
 
 
