@@ -97,9 +97,13 @@ class Predictor(Scorer):
             try:
                 example = self.normalize(torch.from_numpy(self.resize(noise)[0][None]))
                 self.network = folded(self.model, example, padding=self.device.type == "cpu")
+                with torch.inference_mode():
+                    tried = self.network(pixel_values=example).logits
             except UNLOADABLE as error:  # what the files say of sizes and resizing does not go together
                 why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 raise InputError(f"{checkpoint} cannot score a film: {why}") from error
+            if not torch.isfinite(tried).all():
+                raise InputError(f"{checkpoint} gives no number for a film: its configuration is damaged")
         for module in (self.model, self.network):
             module.to(self.device, memory_format=torch.channels_last)
         self.normalize.to(self.device)
