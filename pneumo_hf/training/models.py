@@ -120,7 +120,6 @@ def load_backbone(checkpoint: str, image_size: int, names: dict) -> tuple[PreTra
     load = partial(AutoModelForImageClassification.from_pretrained, checkpoint, dtype=torch.float32)
     load = partial(load, trust_remote_code=False, ignore_mismatched_sizes=True)
     model, loaded = load(config=config, output_loading_info=True)
-    assert_finite_weights(checkpoint, model)
     check_head(model, image_size)
     of_head = {id(values) for values in final_linear(model).parameters()}
     head = {name for name, values in model.named_parameters() if id(values) in of_head}
@@ -132,6 +131,7 @@ def load_backbone(checkpoint: str, image_size: int, names: dict) -> tuple[PreTra
         )
     if mismatched - head:
         resize_positions(model, load(num_labels=config.num_labels).state_dict(), mismatched - head)
+    assert_finite_weights(checkpoint, model)  # last: what is not loaded may be anything until then
     return model, labels == names["id2label"] and head.isdisjoint(mismatched | loaded["missing_keys"])
 
 
