@@ -16,9 +16,7 @@ from pneumo_hf.evaluation.metrics import RESAMPLES, areas, bootstrap_weights, me
 from pneumo_hf.evaluation.operating_points import DEFAULT, choose_thresholds
 from pneumo_hf.inference.clinical import EPSILON, ClinicalModel
 
-TOO_TELLING = (
-    0.8  # ROC AUC of a column alone, or of whether it is known, from which it says the label and not the disease
-)
+TOO_TELLING = 0.8  # ROC AUC of a column alone, or of whether it is known, from which it gives away the label
 FEWEST = 5  # films that a value needs, to have a part of its own
 SHOWN = ("roc_auc", "sensitivity", "specificity", "ece")
 

@@ -51,10 +51,9 @@ def load_predictor(
     from pneumo_hf.evaluation.calibration import fit_temperature  # scipy and scikit-learn: for fitting alone
     from pneumo_hf.evaluation.operating_points import DEFAULT, fit_settings
 
-    labels = np.array(
-        [label != NEGATIVE if task.is_binary else task.labels.index(label) for label, _ in first.values()]
-    )
-    labels = labels.astype(int)
+    # of two labels the second may be called otherwise in the report
+    number = (lambda label: int(label != NEGATIVE)) if task.is_binary else task.labels.index
+    labels = np.array([number(label) for label, _ in first.values()])
     logits = mean_logits(np.array([[table[film][1] for film in first] for table in tables if table]))  # [M, N, C]
     temperature = fit_temperature(logits, labels)
     methods = {member.settings.method for member in members if member.settings.is_calibrated}

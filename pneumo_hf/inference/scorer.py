@@ -70,9 +70,9 @@ class Scorer(ABC):
         """Score paths, bytes, PIL pictures or arrays, in order: `[{"probability", "prediction", "flag", "error"}]`.
 
         `probability` is P(PNEUMONIA), 1 - P(NORMAL), and of more than two labels `probability_NAME` that of each;
-        `flag` is "review" from the decision threshold up, "abstain" where neither label
-        is certain enough or the quality of the film forbids it, and "not_chest_xray" for other pictures; `error` says
-        what is wrong with a picture. A film that cannot be read has the reason in `error`, and None elsewhere.
+        `flag` is "review" from the decision threshold up, "abstain" where neither label is certain enough or the
+        quality of the film forbids it, and "not_chest_xray" for other pictures; `error` says what is wrong with a
+        picture. A film that cannot be read has the reason in `error`, and None elsewhere.
         """
         rows = ({"image": film} for film in films)
         return [{key: row[key] for key in self.unread("")} for row in self.score_rows(rows, read=lambda film: film)]
