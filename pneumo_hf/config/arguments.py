@@ -76,6 +76,11 @@ class DataArguments:
     split_seed: int | None = option(
         None, "Seed of the split alone, by default --seed: runs of one split can be an ensemble."
     )
+    hold_out: str | None = option(
+        None,
+        "Films whose patients are neither trained nor validated on: the same children's originals, say, to measure on "
+        "afterwards. As --dataset.",
+    )
     cache_dir: str = option(
         str(Path("~") / ".cache" / "pneumo_hf"), "Where decoded films and converted backbones are kept."
     )

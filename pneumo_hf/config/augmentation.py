@@ -17,8 +17,10 @@ class AugmentationPolicy:
     horizontal_flip_prob: float = 0.0
     intensity_jitter: float = 0.0  # strength of brightness, contrast and gamma
     blur_prob: float = 0.0
+    sharpen_prob: float = 0.0  # unsharp masking, as scanners and viewers do
     downscale_prob: float = 0.0  # down and up again: sharpness shows the size of the original
     gaussian_noise_prob: float = 0.0
+    jpeg_prob: float = 0.0  # compressed, at a quality of 30 to 100: films come as originals and as copies
     border_swap_prob: float = 0.0  # another film's border, up to a fifth of each side: networks take it for a sign
     outlier_exposure_prob: float = 0.0  # without any detail, taught as uncertain
 
@@ -35,8 +37,10 @@ POLICIES = {
         horizontal_flip_prob=0.5,
         intensity_jitter=0.3,
         blur_prob=0.3,
+        sharpen_prob=0.5,
         downscale_prob=0.3,
         gaussian_noise_prob=0.5,
+        jpeg_prob=0.5,
         border_swap_prob=1,
         outlier_exposure_prob=0.1,
     ),

@@ -1,16 +1,46 @@
 """Whether a checkpoint is whole: what is missing, strange or not a number in it is said, and never guessed."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pneumo_hf.errors import InputError
 
 HARMLESS = ("num_batches_tracked", "position_ids", "relative_position_index")  # counters and tables that are computed
+
+
+DEPTHS = ("depth", "layer", "block", "repeat")  # in the names of settings that say how many layers there are
+
+
+def assert_buildable(checkpoint: str | Path) -> None:
+    """Refuse a configuration of more layers than the weights have tensors: to build them may never end.
+
+    Raises:
+        InputError: naming the setting. What cannot be read is left to whoever loads the checkpoint.
+    """
+    try:
+        with safe_open(Path(checkpoint) / "model.safetensors", "pt") as weights:
+            tensors = len(weights.keys())
+        config = json.loads((Path(checkpoint) / "config.json").read_text())
+    except (OSError, ValueError, SafetensorError):
+        return
+    for key, value in config.items() if isinstance(config, dict) else ():
+        numbers = [number for number in _leaves(value) if type(number) in (int, float)]
+        if any(word in key for word in DEPTHS) and any(abs(number) > tensors for number in numbers):
+            raise InputError(
+                f"{checkpoint}/config.json: {key} is {str(value)[:40]}, while the weights have {tensors} tensors in all"
+            )
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    for item in value if isinstance(value, list) else [value]:
+        yield from _leaves(item) if isinstance(item, list) else [item]
 
 
 def assert_whole(checkpoint: str | Path, loaded: Mapping[str, Any]) -> None:

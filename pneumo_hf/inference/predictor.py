@@ -20,7 +20,7 @@ from pneumo_hf.imaging.processor import Normalize, load_image_processor
 from pneumo_hf.inference import hidden_head  # noqa: F401 - registers the one architecture of our own
 from pneumo_hf.inference.clinical import load_clinical
 from pneumo_hf.inference.folding import folded
-from pneumo_hf.inference.integrity import assert_finite_weights, assert_whole
+from pneumo_hf.inference.integrity import assert_buildable, assert_finite_weights, assert_whole
 from pneumo_hf.inference.onnx import OnnxModel
 from pneumo_hf.inference.outliers import load_detector
 from pneumo_hf.inference.scorer import Scorer
@@ -70,6 +70,7 @@ class Predictor(Scorer):
         self.name, self.members, self.flip = str(checkpoint), [self], flip
         if is_missing(Path(checkpoint)):
             raise InputError(f"there is no checkpoint {checkpoint}")  # before the Hub is asked for it again and again
+        assert_buildable(checkpoint)
         try:
             self.model, loaded = AutoModelForImageClassification.from_pretrained(
                 checkpoint,

@@ -25,7 +25,7 @@ from pneumo_hf.config.arguments import ModelArguments
 from pneumo_hf.data.files import is_missing
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import make_image_processor
-from pneumo_hf.inference.integrity import assert_finite_weights
+from pneumo_hf.inference.integrity import assert_buildable, assert_finite_weights
 from pneumo_hf.inference.predictor import why_not_loaded
 from pneumo_hf.labels import LABELS
 from pneumo_hf.training.backbones import EMBEDDED, embedded_checkpoint
@@ -102,6 +102,7 @@ def load_backbone(checkpoint: str, image_size: int, names: dict) -> tuple[PreTra
     Raises:
         InputError: the checkpoint has no weights for some of the backbone, or more than one linear classifier.
     """
+    assert_buildable(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     labels, config.num_labels = config.id2label, len(names["id2label"])
     config.id2label, config.label2id, config.problem_type = *names.values(), None

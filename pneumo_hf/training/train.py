@@ -13,7 +13,7 @@ from pneumo_hf.config.training_arguments import Arguments, XrayTrainingArguments
 from pneumo_hf.data.files import is_missing
 from pneumo_hf.data.labels import parse_label_map, parse_labels
 from pneumo_hf.data.leakage import assert_held_out
-from pneumo_hf.data.merge import labels_of, load_sources
+from pneumo_hf.data.merge import labels_of, leave_out_patients, load_sources
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.data.shortcuts import shortcut_baselines
@@ -124,6 +124,8 @@ def load(
             raise InputError(f"there is no checkpoint {teacher}, which teachers names")
     labels, label_map = parse_labels(data_args.labels), parse_label_map(data_args.label_map)
     data, copies = load_sources(data_args.dataset, labels, label_map)
+    if data_args.hold_out:
+        data = leave_out_patients(data, load_sources([data_args.hold_out], labels, label_map)[0])
     found = labels_of(data)
     if labels or found != list(LABELS):
         data_args.labels = ",".join(found)  # in the recipe of the run

@@ -204,3 +204,10 @@ def test_a_damaged_export_is_named(content: bytes, run: Path) -> None:
 def test_a_config_that_describes_no_network_is_one_line(change: Callable, run: Path) -> None:
     poisoned(run / "config.json", change)
     assert refused(run)
+
+
+@pytest.mark.parametrize("depths", [[2**63, 1, 1, 1], [1, [1, 1e308], 1, 1], 2000])
+def test_more_layers_than_there_are_weights_are_refused_at_once(depths: object, run: Path) -> None:
+    poisoned(run / "config.json", lambda config: config.update(depths=depths))
+    assert "config.json: depths is" in refused(run) and "tensors in all" in refused(run)
+    assert "config.json: depths is" in refused(run, lambda run: load_backbone(str(run), 48, {}))
