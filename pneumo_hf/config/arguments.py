@@ -170,12 +170,12 @@ class AugmentationArguments:
     augmentation: Literal["none", "mild", "strong", "robust"] = option(
         "none",
         "Policy of stage two: `mild` (small crops, turns and exposure), `strong` (crops down to .15 of the film), "
-        "`robust` (also noise, downscaling, other films' borders and films without detail).",
+        "`robust` (also noise, sharpening, downscaling, JPEG, other films' borders and films without detail).",
     )
     augmentation_kwargs: Kwargs = option(
         None,
         "Overrides of the policy: crop_scale, rotation, translate, horizontal_flip_prob, intensity_jitter, blur_prob, "
-        "downscale_prob, gaussian_noise_prob, border_swap_prob, outlier_exposure_prob.",
+        "sharpen_prob, downscale_prob, gaussian_noise_prob, jpeg_prob, border_swap_prob, outlier_exposure_prob.",
     )
 
 

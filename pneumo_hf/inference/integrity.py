@@ -34,7 +34,7 @@ def assert_buildable(checkpoint: str | Path) -> None:
         numbers = [number for number in _leaves(value) if type(number) in (int, float)]
         if any(word in key for word in DEPTHS) and any(abs(number) > tensors for number in numbers):
             raise InputError(
-                f"{checkpoint}/config.json: {key} is {str(value)[:40]}, while the weights have {tensors} tensors in all"
+                f"{checkpoint}/config.json: {key} is {str(value)[:40]}, but the weights have {tensors} tensors in all"
             )
 
 

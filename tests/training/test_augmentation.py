@@ -1,10 +1,12 @@
 """The parts of augmentation: each of these tests fails if its part does nothing."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pneumo_hf.config.augmentation import POLICIES, make_policy
 from pneumo_hf.config.parse import parse_args
@@ -14,8 +16,10 @@ from pneumo_hf.training.augmentation import (
     WIDEST_BORDER,
     XrayAugment,
     add_gaussian_noise,
+    compress,
     downscale,
     expose_outliers,
+    sharpen,
     swap_borders,
 )
 from pneumo_hf.training.head import final_linear
@@ -131,8 +135,10 @@ def test_augmentation_switched_off_leaves_the_film() -> None:
         ("blur_prob", 1.0),
         ("horizontal_flip_prob", 1.0),
         ("border_swap_prob", 1.0),
+        ("sharpen_prob", 1.0),
         ("downscale_prob", 1.0),
         ("gaussian_noise_prob", 1.0),
+        ("jpeg_prob", 1.0),
     ],
 )
 def test_each_augmentation_changes_the_film_by_itself(option: str, strength: float) -> None:
@@ -142,3 +148,25 @@ def test_each_augmentation_changes_the_film_by_itself(option: str, strength: flo
     assert (changed - film).abs().amax(dim=(1, 2, 3)).gt(5).float().mean() > 0.5
     if option == "horizontal_flip_prob":
         assert (changed - film.flip(-1)).abs().max() < 1
+
+
+@pytest.mark.parametrize("quality", [30, 60, 90])
+def test_compression_is_that_of_a_jpeg_file(monkeypatch: pytest.MonkeyPatch, quality: int) -> None:
+    monkeypatch.setattr("pneumo_hf.training.augmentation.LOWEST_QUALITY", quality)
+    monkeypatch.setattr("pneumo_hf.training.augmentation.HIGHEST_QUALITY", quality)
+    films = np.stack([make_film(seed, seed % 2 == 0, size=(60, 44)) for seed in range(4)])  # no multiple of 8
+    files = [io.BytesIO() for _ in films]
+    for film, file in zip(films, files, strict=True):
+        Image.fromarray(film).save(file, "JPEG", quality=quality)
+    written = np.stack([np.asarray(Image.open(file)) for file in files]).astype(float)
+    ours = compress(torch.from_numpy(films)[:, None].float() / 255, 1)[:, 0].clamp(0, 1).numpy() * 255
+    assert np.abs(written - films).mean() > 5 * np.abs(ours - written).mean()  # Pillow's edges are padded otherwise
+    assert np.abs(ours - written).max() < 0.5 * np.abs(written - films).max()
+
+
+def test_sharpening_makes_edges_steeper() -> None:
+    films = torch.from_numpy(np.stack([make_film(seed, True, size=(64, 64)) for seed in range(8)]))[:, None] / 255
+    torch.manual_seed(0)
+    sharp = sharpen(films, 1)
+    gradient, before = ((x[..., 1:] - x[..., :-1]).abs().mean(dim=(1, 2, 3)) for x in (sharp, films))
+    assert (gradient > before).all() and gradient.mean() > 1.2 * before.mean()

@@ -48,7 +48,15 @@ def test_a_student_is_trained_on_its_teachers_answers_not_the_labels(tiny_run: P
     assert loss_of(seen["labels"]) == loss_of(1 - seen["labels"])
 
 
-QUALITY = ["gaussian_noise_prob", "downscale_prob", "intensity_jitter", "blur_prob", "border_swap_prob"]
+QUALITY = [
+    "gaussian_noise_prob",
+    "jpeg_prob",
+    "sharpen_prob",
+    "downscale_prob",
+    "intensity_jitter",
+    "blur_prob",
+    "border_swap_prob",
+]
 
 
 @pytest.mark.parametrize("option", QUALITY)
