@@ -5,7 +5,7 @@ RUN ?= runs/quickstart
 SHIPPED := models/pneumo-efficientnet
 export GRADIO_ANALYTICS_ENABLED := False
 
-.PHONY: demo train app setup test test-space test-oldest recipes bench bench-gpu docs style style-check
+.PHONY: demo train app setup test test-space test-oldest recipes shipped bench bench-gpu docs style style-check
 
 demo: train  ## fine-tune, evaluate, compare with the shipped model, then serve the app on 127.0.0.1:7860
 	-$(BIN)/python -m pneumo_hf compare $(RUN) $(SHIPPED) --output_dir $(RUN)/compared
@@ -36,6 +36,12 @@ test-oldest:  ## a few minutes of tests with the lowest versions that are declar
 test-space: setup  ## a pushed Space, installed into an empty environment, answers; minutes, from PyPI
 	$(BIN)/python -m pytest -m install
 
+shipped: setup  ## runs/shipped, as the shipped model was made: make shipped DATA=chest_xray.zip [ORIGINALS=ZIP] [TRAIN="--bf16 true"]
+	for run in teacher_1 teacher_2 teacher_3 shipped; do test -f runs/$$run/report/metrics.json || \
+	    $(BIN)/python train_hf.py --config configs/distill.yaml --dataset $(DATA) --output_dir runs/$$run \
+	        $$(case $$run in shipped) echo --teachers runs/teacher_1 runs/teacher_2 runs/teacher_3;; *) echo --seed $${run##*_};; esac) \
+	        $(if $(ORIGINALS),--hold_out $(ORIGINALS)) $$(test -d runs/$$run/checkpoints && echo --resume_from_checkpoint) $(TRAIN) || exit 1; \
+	done
 recipes: setup  ## docs/results.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
 	for run in $(filter-out quickstart distill flagship% convnextv2% efficientnet_b4 vit_lora rad_dino,$(notdir $(basename $(wildcard configs/*.yaml)))) \
 	    $(addprefix flagship_seed,3 4 5) $(addprefix flagship_efficientnet_seed,1 2 42); do \
