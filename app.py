@@ -41,7 +41,8 @@ def main(arguments: argparse.Namespace) -> None:
     start_processes()  # which get ready while the model is loaded
     predictor = load_predictor(checkpoints, arguments.device, arguments.flip, arguments.backend)
     with suppress(SystemExit):
-        serve(predictor, ROOT / "data" / "chest_xray_sample", arguments.host, arguments.port, auth, arguments.mcp)
+        sample, given = ROOT / "data" / "chest_xray_sample", arguments
+        serve(predictor, sample, given.host, given.port, auth, given.mcp, given.token)
     end_processes()
     remove_files()
     sys.stdout.flush()
@@ -84,6 +85,11 @@ def make_parser() -> argparse.ArgumentParser:
         default=environment("PNEUMO_HF_AUTH"),
         metavar="USER:PASSWORD",
         help="ask for them (or $PNEUMO_HF_AUTH)",
+    )
+    parser.add_argument(
+        "--token",
+        default=environment("PNEUMO_HF_TOKEN"),
+        help="what programs send in place of user and password, as Authorization: Bearer TOKEN (or $PNEUMO_HF_TOKEN)",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="offer the endpoints as MCP tools: pip install 'gradio[mcp]'"

@@ -16,6 +16,7 @@ from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.app.decoding import TooSlowError, call, decode
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, in_model_thread
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.imaging.quality import NOTES
@@ -26,7 +27,6 @@ from pneumo_hf.labels import NEGATIVE, Task, column_of
 logger = logging.getLogger(__name__)
 
 FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
-EMPTY = {"bytes": b"", "path": None}  # no file was sent
 SHOWN = {  # of a header's free text: anything else could be a name
     "view": {"PA", "AP", "LATERAL", "LL", "RL"},
     "body_part": {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS"},
@@ -34,18 +34,44 @@ SHOWN = {  # of a header's free text: anything else could be a name
 }
 
 
-def build_api(predictor: Scorer) -> None:
-    """Add the endpoint `/predict`, which has no part on the page; requests that wait are scored as one batch."""
-    thresholds = predictor.settings.thresholds
-    score = in_model_thread(lambda film: predictor([film])[0]) if ON_ZERO_GPU else Together(predictor)
+class Answers:
+    """Answers to single films as data, for gradio's endpoints and REST; those that wait are scored as one batch."""
 
-    def answer_to(image: dict, point: str | None) -> dict:
-        start = time.perf_counter()
-        film, reason, _ = decode(image)
-        result = predictor.unread(reason) if film is None else score(film)
-        answer = _as_data(predictor, result, point, thresholds)
+    def __init__(self, predictor: Scorer):
+        self.predictor, self.thresholds = predictor, predictor.settings.thresholds
+        self.score = in_model_thread(lambda film: predictor([film])[0]) if ON_ZERO_GPU else Together(predictor)
+
+    def point(self, name: str | None) -> str:
+        """Return the name of an operating point, the checkpoint's own where none is named.
+
+        Raises:
+            InputError: the checkpoint has none of that name.
+        """
+        name = name or self.predictor.settings.method
+        if name not in self.thresholds:
+            raise InputError(f"there is no operating point of that name, only {', '.join(self.thresholds)}")
+        return name
+
+    def __call__(self, film: bytes | str, point: str) -> dict:
+        """Decode and score a film, its content or its path, and decide at an operating point."""
+        start, sent = time.perf_counter(), isinstance(film, bytes)
+        picture, reason, _ = decode({"bytes": film if sent else None, "path": None if sent else film})
+        result = self.predictor.unread(reason) if picture is None else self.score(picture)
+        decided = at_threshold(self.predictor, result, self.thresholds[point])
         logger.info("answered a request in %.0f ms", 1000 * (time.perf_counter() - start))
-        return answer
+        return decided
+
+
+def build_api(predictor: Scorer, answers: Answers) -> None:
+    """Add the endpoints `/predict` and `/predict_base64`, which have no part on the page."""
+
+    def answer_to(film: bytes | str, point: str | None) -> dict:
+        try:
+            point = answers.point(point)
+        except InputError as error:
+            return predictor.unread(str(error))
+        facts = {"operating_point": point, "threshold": answers.thresholds[point], "notice": DISCLAIMER}
+        return answers(film, point) | facts
 
     def predict(film: str | None, operating_point: str | None) -> dict:
         """Score a chest film: P(PNEUMONIA), the decision at an operating point, and whether it should be trusted.
@@ -54,7 +80,7 @@ def build_api(predictor: Scorer) -> None:
             film: PNG, JPEG, TIFF, WebP or DICOM.
             operating_point: one of the model's by name; empty for its own.
         """
-        return answer_to({"bytes": None, "path": film} if film else EMPTY, operating_point)
+        return answer_to(film or b"", operating_point)
 
     def predict_base64(film: str, operating_point: str = "") -> dict:
         """Score a chest film that is sent in base64: P(PNEUMONIA), the decision, and whether it should be trusted.
@@ -67,7 +93,7 @@ def build_api(predictor: Scorer) -> None:
             content = base64.b64decode("".join(film[film.find(",") + 1 :].split()), validate=True)
         except ValueError:
             return predictor.unread("the film is not in base64")
-        return answer_to({"bytes": content, "path": None}, operating_point)
+        return answer_to(content, operating_point)
 
     film, point = gr.File(label="film", visible=False), gr.Textbox(label="operating_point", value="", visible=False)
     answer = gr.JSON(label="answer", visible=False)
@@ -82,15 +108,6 @@ def at_threshold(predictor: Scorer, result: dict, threshold: float) -> dict:
         return result
     decided = predictor.settings.decide(result["probability"], threshold=threshold)
     return {**result, "prediction": decided["prediction"]} if result["error"] else {**result, **decided}
-
-
-def _as_data(predictor: Scorer, result: dict, point: str | None, thresholds: dict[str, float]) -> dict:
-    point = point or predictor.settings.method
-    if point not in thresholds:
-        known = ", ".join(thresholds)
-        return {**dict.fromkeys(result), "error": f"there is no operating point of that name, only {known}"}
-    decided = at_threshold(predictor, result, thresholds[point])
-    return {**decided, "operating_point": point, "threshold": thresholds[point], "notice": DISCLAIMER}
 
 
 def in_words(result: dict, threshold: float) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The web demo: tabs, style and the disclaimer around them."""
 
+import base64
 import logging
 import secrets
 import sys
@@ -12,16 +13,15 @@ import gradio.queueing
 import gradio.routes
 import numpy as np
 from fastapi.middleware import Middleware
-from fastapi.responses import PlainTextResponse
-from fastapi.routing import APIRoute
 from gradio.route_utils import API_PREFIX
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.app.answers import build_api
+from pneumo_hf.app.answers import Answers, build_api
 from pneumo_hf.app.files import KEPT, SWEEP, sweep_regularly, write_examples
 from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.model_thread import ON_ZERO_GPU
 from pneumo_hf.app.reader import build_reader
+from pneumo_hf.app.rest import make_routes, refusal
 from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
@@ -52,9 +52,10 @@ THEME = gr.themes.Soft(
 READERS = {"concurrency_id": "reader", "concurrency_limit": 4}  # films that the first tab reads at once
 LONGEST_QUEUE = 256  # requests that wait; more are told to come again
 LARGEST_FILE = "50mb"
+DESCRIPTIONS = ("/v1/docs", "/v1/openapi.json")  # which a browser asks for without a header
 
 
-def build_app(predictor: Scorer, sample: Path) -> gr.Blocks:
+def build_app(predictor: Scorer, sample: Path, answers: Answers) -> gr.Blocks:
     """Build the interface for a loaded checkpoint; uploads are deleted after an hour."""
     report = read_report(predictor)
     with gr.Blocks(title="pneumo_hf", delete_cache=(SWEEP, KEPT)) as blocks:
@@ -67,24 +68,32 @@ def build_app(predictor: Scorer, sample: Path) -> gr.Blocks:
             build_worklist(predictor)
         with gr.Tab("The model"):
             build_model_tab(predictor, report)
-        build_api(predictor)
+        build_api(predictor, answers)
     return blocks
 
 
 def serve(
-    predictor: Scorer, sample: Path, host: str, port: int, auth: tuple[str, str] | None = None, mcp: bool = False
+    predictor: Scorer,
+    sample: Path,
+    host: str,
+    port: int,
+    auth: tuple[str, str] | None = None,
+    mcp: bool = False,
+    token: str | None = None,
 ) -> None:
     """Answer on `http://host:port` until stopped; `/health` says that the model is loaded.
 
     Args:
         auth: user and password that the page and its endpoints ask for.
-        mcp: offer the endpoints as MCP tools; with `auth` to those who send `Authorization: Bearer USER:PASSWORD`.
+        mcp: offer the endpoints as MCP tools.
+        token: what programs send in place of user and password, as `Authorization: Bearer TOKEN`.
     """
     if not ON_ZERO_GPU:
         predictor([np.zeros((64, 64), np.uint8)])  # warm, so that the first visitor does not wait
     log_without_tracebacks()
-    app, itself = build_app(predictor, sample), (secrets.token_hex(), secrets.token_urlsafe())
-    health = APIRoute("/health", lambda: {"status": "ok", "model": Path(predictor.name).name})
+    answers = Answers(predictor)
+    app, itself = build_app(predictor, sample, answers), (secrets.token_hex(), secrets.token_urlsafe())
+    guards = [Middleware(Guard, auth, token)] if auth or token else []
     try:
         app.queue(max_size=LONGEST_QUEUE).launch(
             server_name=host,
@@ -95,7 +104,7 @@ def serve(
             show_error=True,
             auth=[itself, auth] if auth else None,
             mcp_server=mcp,
-            app_kwargs={"routes": [health], "middleware": [Middleware(McpGuard, auth)] if auth else []},
+            app_kwargs={"routes": make_routes(predictor, answers), "middleware": guards},
             prevent_thread_lock=True,
         )
     except OSError as error:
@@ -115,18 +124,28 @@ def serve(
     app.block_thread()
 
 
-class McpGuard:
-    """Asks for `Authorization: Bearer USER:PASSWORD` before the MCP server, which gradio leaves open."""
+class Guard:
+    """Asks programs who they are, before REST and the MCP server, which gradio leaves open.
 
-    def __init__(self, app: Callable, auth: tuple[str, str]):
-        self.app, self.expected = app, f"Bearer {auth[0]}:{auth[1]}".encode()
+    They send user and password, as `curl --user` does or as a token, or the token itself.
+    """
+
+    def __init__(self, app: Callable, auth: tuple[str, str] | None, token: str | None):
+        self.app, self.expected = app, []
+        if auth:
+            together = ":".join(auth)
+            self.expected += [f"Bearer {together}", f"Basic {base64.b64encode(together.encode()).decode()}"]
+        if token:
+            self.expected.append(f"Bearer {token}")
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        if f"{API_PREFIX}/mcp" in scope.get("path", ""):
+        path = scope.get("path", "")
+        asked = path.startswith(("/v1/", "/metrics")) and path not in DESCRIPTIONS
+        if asked or f"{API_PREFIX}/mcp" in path:
             given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, self.expected):
-                refusal = PlainTextResponse("MCP here asks for the header Authorization: Bearer USER:PASSWORD", 401)
-                return await refusal(scope, receive, send)
+            if not any(secrets.compare_digest(given, known.encode()) for known in self.expected):
+                words = "this address asks for the header Authorization: Bearer TOKEN (or USER:PASSWORD for TOKEN)"
+                return await refusal(secrets.token_hex(8), 401, words)(scope, receive, send)
         await self.app(scope, receive, send)
 
 

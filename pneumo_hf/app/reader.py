@@ -1,6 +1,7 @@
 """The tab that reads one film: in goes a file, out come the film, the probability on its scale, and the decision."""
 
 import html
+import io
 import logging
 import time
 from pathlib import Path
@@ -152,6 +153,20 @@ def explain_film_file(predictor: Scorer, path: str | None, opacity: float) -> Im
         return heatmap(predictor, film, opacity) if opacity else film
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
+
+
+def explain_content(predictor: Scorer, content: bytes, opacity: float) -> bytes:
+    """Lay the heatmap over a film that was sent: a PNG file.
+
+    Raises:
+        InputError: it cannot be read, or no map explains its score.
+    """
+    film, reason, _ = decode({"bytes": content, "path": None})
+    if film is None:
+        raise InputError(reason)
+    file = io.BytesIO()
+    (heatmap(predictor, film, opacity) if opacity else film).save(file, "PNG")
+    return file.getvalue()
 
 
 def report_film_file(predictor: Scorer, path: str | None, threshold: float) -> str:

@@ -1,0 +1,132 @@
+"""REST: the predictor's scores as JSON, every refusal with its status, and figures that name no film."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from starlette.middleware import Middleware
+
+from pneumo_hf import Predictor
+from pneumo_hf.app import rest
+from pneumo_hf.app.answers import Answers
+from pneumo_hf.app.interface import Guard
+from pneumo_hf.app.rest import make_routes
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_run: Path) -> Predictor:
+    return Predictor(tiny_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(predictor: Predictor) -> Iterator[TestClient]:
+    with TestClient(FastAPI(routes=make_routes(predictor, Answers(predictor)), openapi_url=None)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def films(films_folder: Path) -> list[Path]:
+    return [next((films_folder / "test" / label).iterdir()) for label in ("NORMAL", "PNEUMONIA")]
+
+
+def sent(*films: Path) -> list[tuple]:
+    return [("files", (film.name, film.read_bytes())) for film in films]
+
+
+def test_many_films_get_the_predictors_scores_in_their_order(
+    client: TestClient, predictor: Predictor, films: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("no film")
+    answer = client.post("/v1/score", files=sent(*films, tmp_path / "notes.txt"))
+    said = answer.json()
+    assert answer.status_code == 200 and len(said["model_version"]) == 12 and "not a diagnosis" in said["notice"]
+    assert said["threshold"] == predictor.settings.threshold
+    for row, film, expected in zip(said["films"], films, predictor(films), strict=False):
+        assert row["name"] == film.name
+        assert row["probability"] == pytest.approx(expected["probability"], abs=1e-6)
+        assert (row["prediction"], row["flag"]) == (expected["prediction"], expected["flag"])
+    unread = said["films"][2]
+    assert unread["probability"] is None and "not a picture" in unread["error"]
+
+
+def test_an_operating_point_decides(client: TestClient, predictor: Predictor, films: list[Path]) -> None:
+    for name, threshold in predictor.settings.thresholds.items():
+        said = client.post("/v1/score", files=sent(films[1]), data={"operating_point": name}).json()
+        assert (said["operating_point"], said["threshold"]) == (name, threshold)
+        (row,) = said["films"]
+        if row["flag"] in ("", "review"):
+            assert (row["prediction"] == "PNEUMONIA") == (row["probability"] >= threshold)
+
+
+def test_a_heatmap_is_a_picture(client: TestClient, films: list[Path], tmp_path: Path) -> None:
+    answer = client.post("/v1/explain", files={"file": films[1].read_bytes()}, data={"opacity": "0.4"})
+    assert answer.headers["content-type"] == "image/png" and answer.content.startswith(b"\x89PNG")
+    refused = client.post("/v1/explain", files={"file": b"no film"})
+    assert refused.status_code == 422 and "not a picture" in refused.json()["error"]
+
+
+def test_every_refusal_has_its_status_and_says_why(
+    client: TestClient, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(status: int, words: str, **options) -> None:
+        answer = client.post("/v1/score", **options)
+        said = answer.json()
+        assert answer.status_code == status and words in said["error"] and len(said["request_id"]) == 16
+
+    refused(415, "multipart/form-data", json={"files": []})
+    refused(422, "files", data={"operating_point": ""}, files={"other": b""})
+    refused(422, "no operating point of that name", files=sent(films[0]), data={"operating_point": "best"})
+    refused(413, "64 are the most", files=sent(*[films[0]] * 65))
+    monkeypatch.setattr(rest, "LARGEST_BODY", 1000)
+    refused(413, "a request has at most", files=sent(films[0]))
+    monkeypatch.undo()
+    assert client.get("/v1/nothing").status_code == 404 and client.get("/v1/nothing").json()["error"]
+    assert client.get("/v1/score").status_code == 405
+
+
+def test_more_films_than_may_wait_are_told_to_come_again(
+    predictor: Predictor, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "MOST_WAITING", 2)
+    with TestClient(FastAPI(routes=make_routes(predictor, Answers(predictor)), openapi_url=None)) as client:
+        answer = client.post("/v1/score", files=sent(*films, films[0]))
+        assert answer.status_code == 429 and answer.headers["retry-after"] == "2"
+        assert client.post("/v1/score", files=sent(*films)).status_code == 200  # their places were given back
+
+
+def test_health_and_figures_that_name_no_film(client: TestClient, films: list[Path]) -> None:
+    assert client.get("/health").json()["ready"] is True
+    client.post("/v1/score", files=[("files", ("Doe_Jane.png", films[0].read_bytes()))])
+    client.post("/v1/Doe_Jane", files=sent(films[0]))
+    figures = client.get("/metrics").text
+    assert 'pneumo_hf_request_seconds_count{path="score",status="200"}' in figures
+    assert "pneumo_hf_films_total{flag=" in figures and "pneumo_hf_films_waiting 0.0" in figures
+    assert "Doe" not in figures and films[0].stem not in figures
+
+
+def test_the_openapi_document_lists_what_is_refused(client: TestClient) -> None:
+    document = client.get("/v1/openapi.json").json()
+    assert set(document["paths"]) == {"/score", "/explain"}
+    assert {"200", "401", "413", "415", "422", "429"} <= set(document["paths"]["/score"]["post"]["responses"])
+    assert "not a diagnosis" in document["info"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": "Bearer s3cret"}, 200),
+        ({"Authorization": "Bearer ward:password"}, 200),
+        ({"Authorization": "Basic d2FyZDpwYXNzd29yZA=="}, 200),
+    ],
+)
+def test_programs_say_who_they_are(predictor: Predictor, films: list[Path], headers: dict, status: int) -> None:
+    guards = [Middleware(Guard, ("ward", "password"), "s3cret")]
+    app = FastAPI(routes=make_routes(predictor, Answers(predictor)), openapi_url=None, middleware=guards)
+    with TestClient(app) as client:
+        assert client.post("/v1/score", files=sent(films[0]), headers=headers).status_code == status
+        assert client.get("/metrics", headers=headers).status_code == status
+        assert client.get("/health").status_code == client.get("/v1/docs").status_code == 200
