@@ -104,6 +104,9 @@ def test_curl_as_the_manual_has_it(url: str) -> None:
     lines = lines.replace("http://127.0.0.1:7860", url)
     done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, cwd=ROOT)
     assert '"probability"' in done.stdout, done.stderr
+    rest = re.search(r"```bash\n(curl .*?v1/score)", manual, re.DOTALL)[1].replace("http://127.0.0.1:7860", url)
+    answer = json.loads(subprocess.run(["bash", "-c", rest], capture_output=True, text=True, cwd=ROOT).stdout)
+    assert 0 <= answer["films"][0]["probability"] <= 1
 
 
 def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_folder: Path, tmp_path: Path) -> None:
