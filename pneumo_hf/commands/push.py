@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="anyone may see the films: upload the pictures that show them (by itself only of the Kermany set's)",
     )
+    parser.add_argument(
+        "--endpoint",
+        action="store_true",
+        help="add the handler and the package, by which an Inference Endpoint reads DICOM, decides and abstains",
+    )
     parser.add_argument("--zero_gpu", action="store_true", help="ask for ZeroGPU for the Space")
 
 
@@ -38,6 +43,15 @@ def run(arguments: argparse.Namespace) -> None:
     from pneumo_hf.hub.push import push
 
     model, hardware = Path(arguments.model), "zero-a10g" if arguments.zero_gpu else None
-    public = arguments.films_are_public
-    for address in push(model, arguments.repo_id, arguments.private, ROOT, arguments.space, hardware, public):
+    addresses = push(
+        model,
+        arguments.repo_id,
+        arguments.private,
+        ROOT,
+        arguments.space,
+        hardware,
+        arguments.films_are_public,
+        arguments.endpoint,
+    )
+    for address in addresses:
         logger.info("pushed to %s", address)

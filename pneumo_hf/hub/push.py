@@ -46,6 +46,7 @@ SPACE_FILES = (  # and nothing else that may lie in a checkout
     f"{SAMPLE}/README.md",
     f"{SAMPLE}/test-00000-of-00001.parquet",  # the app's examples
 )
+ENDPOINT_FILES = ("requirements.txt", "LICENSE", *(name for name in SPACE_FILES if name.startswith("pneumo_hf/")))
 MARKS = {"model": "report/metrics.json", "space": "model_id.txt"}  # by which `push` knows its own work again
 
 
@@ -57,6 +58,7 @@ def push(
     space: str | None,
     hardware: str | None,
     films_are_public: bool = False,
+    endpoint: bool = False,
 ) -> list[str]:
     """Upload a run in one commit, tagged with the package's version; on request, a Space that serves it.
 
@@ -65,6 +67,7 @@ def push(
         space: its id.
         hardware: of the Space: None for the free CPU, "zero-a10g" for ZeroGPU.
         films_are_public: whoever pushes says that anyone may see the films, which are not the Kermany set's.
+        endpoint: with the package and a handler, by which an Inference Endpoint reads DICOM, decides and abstains.
 
     Returns:
         The addresses of what was made or brought up to date.
@@ -74,9 +77,12 @@ def push(
     """
     if hardware and not space:
         raise InputError("--zero_gpu is for a Space: give --space OWNER/NAME, too")
-    if space and not (root / "app.py").is_file():
-        raise InputError(f"a Space is made of the project's folder, and {root} is not one: run it from a checkout")
+    if (space or endpoint) and not (root / "app.py").is_file():
+        what = "a Space is" if space else "an endpoint's handler is"
+        raise InputError(f"{what} made of the project's folder, and {root} is not one: run it from a checkout")
     files = _run_files(run, repo_id, films_are_public)
+    if endpoint:
+        files |= endpoint_files(root)
     addresses = [_upload(repo_id, "model", files, private, f"pneumo_hf {__version__}")]
     if space:
         files = space_files(root, repo_id)
@@ -135,6 +141,14 @@ def space_files(root: Path, model: str) -> dict[str, Path | bytes]:
     )
     files: dict[str, Path | bytes] = {"README.md": str(card).encode(), "model_id.txt": f"{model}\n".encode()}
     for pattern in SPACE_FILES:
+        files |= {path.relative_to(root).as_posix(): path for path in sorted(root.glob(pattern))}
+    return files
+
+
+def endpoint_files(root: Path) -> dict[str, Path | bytes]:
+    """Collect what an Inference Endpoint needs beside the checkpoint: handler, package and requirements."""
+    files: dict[str, Path | bytes] = {"handler.py": root / "pneumo_hf" / "hub" / "handler.py"}
+    for pattern in ENDPOINT_FILES:
         files |= {path.relative_to(root).as_posix(): path for path in sorted(root.glob(pattern))}
     return files
 
