@@ -12,10 +12,9 @@ from typing import Annotated, Any
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute, BaseRoute, Mount
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.routing import BaseRoute, Mount, Route
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.app.answers import Answers
@@ -79,7 +78,11 @@ def make_routes(predictor: Scorer, answers: Answers) -> list[BaseRoute]:
     def metrics(_: Request) -> Response:
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return [Route("/health", health), Route("/metrics", metrics), Mount("/v1", make_api(predictor, answers, figures))]
+    return [
+        APIRoute("/health", health),
+        APIRoute("/metrics", metrics),
+        Mount("/v1", make_api(predictor, answers, figures)),
+    ]
 
 
 class Figures:
@@ -166,9 +169,11 @@ def _of_film(row: dict) -> dict:
 def _add_errors(api: FastAPI) -> None:
     """Answer every refusal in JSON, with the request's id."""
 
-    @api.exception_handler(AnyHTTPException)
-    def refuse(request: Request, error: AnyHTTPException) -> Response:
+    def refuse(request: Request, error: Any) -> Response:
         return refusal(request.state.id, error.status_code, str(error.detail), error.headers)
+
+    for kind in (HTTPException, 404, 405):  # the last two are raised by the router
+        api.add_exception_handler(kind, refuse)
 
     @api.exception_handler(InputError)
     def cannot(request: Request, error: InputError) -> Response:
