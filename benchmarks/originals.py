@@ -6,7 +6,7 @@ Both as `predict` takes them, with labels; a film's copy is the one of its name.
 benchmarks/results/originals.json: for the originals as they are, made smaller, compressed again, and shrunk to the
 model's size by the ways of other software, what is called, what is abstained from, and how far the scores are from
 those of the copies. A way of software that is not installed is left out. The films have to be held out of training
-(train_hf.py --hold_out): the scores of films that were learnt say little.
+(train_hf.py --hold_out): those of films that it was trained on say little.
 """
 
 import base64

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from fastapi.middleware import Middleware
 from fastapi.testclient import TestClient
-from starlette.middleware import Middleware
 
 from pneumo_hf import Predictor
 from pneumo_hf.app import rest
