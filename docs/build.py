@@ -1,6 +1,6 @@
 """Write the generated pages of the manual from measured files: `python docs/build.py [results performance ...]`.
 
-    python docs/build.py                                    results, quickstart, performance and scaling
+    python docs/build.py                                    results, quickstart, originals, performance and scaling
     python docs/build.py data --source chest_xray.zip       audits the whole set again
     python docs/build.py collect RUN_FOLDER=NAME            takes a run's figures into docs/results first
 
@@ -210,6 +210,24 @@ def quickstart_table() -> str:
     return "\n".join(lines)
 
 
+def originals() -> None:
+    """The table of originals and copies, in docs/evaluation.md."""
+    page = DOCS / "evaluation.md"
+    before, rest = page.read_text().split(START)
+    page.write_text(f"{before}{START}\n{originals_table()}\n{END}{rest.split(END)[1]}")
+
+
+def originals_table() -> str:
+    """A row for each way that a film may take."""
+    part = measured("originals")["pairs"]
+    lines = ["| films | called, of those with pneumonia | not called, of the normal | abstained | mean change |"]
+    lines.append("| --- " * 5 + "|")
+    for row in part["rows"]:
+        rates = [f"{row[name]['right']} of {row[name]['of']}" for name in ("sensitivity", "specificity")]
+        lines.append(f"| {row['way']} | {' | '.join(rates)} | {row['abstained']} | {row['mean_change']:.3f} |")
+    return "\n".join(lines)
+
+
 def performance() -> None:
     """docs/performance.md, from benchmarks/results."""
     parts = {name: measured(name) for name in ("training", "serving", "scaling", "load", "gpu")}
@@ -307,7 +325,13 @@ def data_page() -> None:
     render("data", audit=found, splits=splits, figures=figures, labels=LABELS)
 
 
-PAGES = {"results": results, "quickstart": quickstart, "performance": performance, "scaling": scaling}
+PAGES = {
+    "results": results,
+    "quickstart": quickstart,
+    "originals": originals,
+    "performance": performance,
+    "scaling": scaling,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

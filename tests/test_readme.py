@@ -26,6 +26,11 @@ def test_the_quickstart_reaches_what_it_promises_in_every_seed() -> None:
         assert area > max(baseline["value"] for baseline in metrics["shortcut_floors"].values())
 
 
+def test_the_table_of_originals_is_that_of_the_file() -> None:
+    block = (ROOT / "docs" / "evaluation.md").read_text().split(build.START)[1].split(build.END)[0].strip()
+    assert block == build.originals_table() and "| copies |" in block
+
+
 @pytest.mark.parametrize("page", ["results", "performance", "scaling", "data"])
 def test_generated_pages_are_those_of_the_files(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = tmp_path / "docs"
