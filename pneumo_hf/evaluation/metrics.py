@@ -127,7 +127,7 @@ def weighted_metrics(
             "f1": 2 * tp / (2 * tp + fp + fn),
             "mcc": (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
             "brier": weights @ (probs - labels) ** 2 / total,
-            "ece": _calibration_error(labels, probs, weights),
+            "ece": calibration_error(labels, probs, weights),
             "log_loss": weights @ -np.log(truth) / total,
         }
 
@@ -194,11 +194,15 @@ def top_label_error(labels: np.ndarray, probs: np.ndarray) -> float:
     other.
     """
     right = (probs >= 0.5) == labels
-    return float(_calibration_error(right, np.maximum(probs, 1 - probs), np.ones((1, len(probs))))[0])
+    return float(calibration_error(right, np.maximum(probs, 1 - probs), np.ones((1, len(probs))))[0])
 
 
-def _calibration_error(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Expected calibration error: |mean probability - share of pneumonia| over equal bins, weighted by their films."""
+def calibration_error(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute expected calibration errors `[B]`: |mean probability - share of pneumonia| over equal bins, weighted.
+
+    Args:
+        labels: `[N]`, or `[B, N]` where they differ; probs: `[N]`; weights: `[B, N]`.
+    """
     in_bin = np.eye(CALIBRATION_BINS)[_bins(probs)]  # [N, bins]
     gap = (weights * (probs - labels)) @ in_bin  # [B, bins]
     return np.abs(gap).sum(axis=1) / weights.sum(axis=1)
