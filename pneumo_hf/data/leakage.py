@@ -85,7 +85,8 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
             raise InputError(
                 f"{checkpoint} may have been trained on {len(found)} films that this run holds out ({found[0]}): "
                 "train both with one split_seed, validation_split and validation_fraction (recipe.yaml has its own)"
-                + ", or rename yours if other films only have the same names" * (read_held_out(checkpoint) is None)
+                + ", or rename yours if other films only have the same names"
+                * (read_held_out(checkpoint) is None)
             )
 
 

@@ -35,7 +35,7 @@ def epoch_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
 
 
 def metrics_with_intervals(
-    labels: np.ndarray, probs: np.ndarray, threshold: float, patient_ids: np.ndarray, seed: int = 0
+    labels: np.ndarray, probs: np.ndarray, threshold: float | np.ndarray, patient_ids: np.ndarray, seed: int = 0
 ) -> dict[str, dict[str, float | list[float]]]:
     """Measure `{name: {"value", "ci95": [low, high]}}` for every metric of the contract.
 
@@ -44,7 +44,7 @@ def metrics_with_intervals(
 
     Args:
         labels: `[N]`, 1 for pneumonia; probs: `[N]`, P(PNEUMONIA); patient_ids: `[N]`, the unit of resampling.
-        threshold: films with a probability of at least this are called pneumonia.
+        threshold: films with a probability of at least this are called pneumonia; one, or `[N]` for each its own.
 
     The intervals are percentiles of 2,000 bootstrap resamples of patients (Efron and Tibshirani 1993); resamples
     without both labels do not count for the metrics that need both. They are too narrow with few patients, and where
@@ -102,7 +102,7 @@ def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> Ite
 
 
 def weighted_metrics(
-    labels: np.ndarray, probs: np.ndarray, threshold: float, weights: np.ndarray
+    labels: np.ndarray, probs: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Compute every metric `[B]` of films `[N]` under weights `[B, N]`; NaN where a denominator is zero."""
     preds = is_positive(probs, threshold)

@@ -37,8 +37,8 @@ KINDS: dict[str, Any] = {  # a stranger's checkpoint may hold anything under the
 }
 
 
-def is_positive(probs: T, threshold: float) -> T:
-    """Return whether scores, one or `[N]`, are at or above the threshold: the one comparison of the whole project."""
+def is_positive(probs: T, threshold: float | np.ndarray) -> T:
+    """Return whether scores, one or `[N]`, are at or above the threshold, one or each its own: the one comparison."""
     return probs >= threshold
 
 
