@@ -69,8 +69,8 @@ def summary(found: dict) -> list[str]:
     lines = [f"offset {found['offset']:+.3f}, {fitted}; threshold {before:.3f} -> {after:.3f}"]
     for name in ("roc_auc", "ece", "sensitivity", "specificity"):
         first, then = (found["metrics"][name][when] for when in ("before", "after"))
-        of_each = ("{value:.4f} [{0:.4f}, {1:.4f}]".format(*one["ci95"], **one) for one in (first, then))
-        lines.append(f"{name:<12} {' -> '.join(of_each)}")
+        before_after = " -> ".join("{value:.4f} [{0:.4f}, {1:.4f}]".format(*m["ci95"], **m) for m in (first, then))
+        lines.append(f"{name:<12} {before_after}")
     need = found["films_needed"]["for_margin"]["both"]
     lines.append(f"{found['n']} films; sensitivity and specificity to within .05 take {need or 'more than 20,000'}")
     if found["refused"]:
@@ -107,7 +107,8 @@ def reliability_before_and_after(axes: Axes, result: Recalibration) -> None:
     for name, scored, color in (("before", result.before, SOFT), ("after", result.after, ACCENT)):
         predicted, observed, films = reliability(result.films.labels, scored.probs)
         error = result.report["metrics"]["ece"][name]
-        label = "{2}: ECE {value:.3f} [{0:.3f}, {1:.3f}]".format(*error["ci95"], name, **error)
+        low, high = error["ci95"]
+        label = f"{name}: ECE {error['value']:.3f} [{low:.3f}, {high:.3f}]"
         axes.plot(predicted, observed, color=color, linewidth=0.8)
         axes.scatter(predicted, observed, s=20 + 300 * films / films.sum(), color=color, alpha=0.8, label=label)
     axes.set(xlabel="mean probability of a bin", ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
