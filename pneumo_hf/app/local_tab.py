@@ -37,9 +37,9 @@ from pneumo_hf.reporting.report import METRIC_NAMES
 logger = logging.getLogger(__name__)
 
 ASKED = (
-    "Films of your hospital, in a zip of folders that are called by their labels (`NORMAL/...`, `PNEUMONIA/...`), or a "
-    "CSV of `label` and `probability` (perhaps `path` and `patient_id`) that this model's `predict` wrote. The level and "
-    "slope of its scores and its thresholds are fitted to them, measured by fits that saw other patients."
+    "Films of your hospital: a zip of folders that are called by their labels (`NORMAL/...`, `PNEUMONIA/...`), or a "
+    "CSV of `label` and `probability` that this model's `predict` wrote. The level and slope of its scores and its "
+    "thresholds are fitted to them, and measured by fits that saw other patients."
 )
 MOST_BYTES = 20_000_000  # of a CSV
 MOST_SCORES = 20_000  # rows of it

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from scipy.special import expit
+from scipy.special import expit, log_expit
 from scipy.stats import chi2
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumo_hf.config.arguments import DataArguments, target_of
@@ -279,10 +279,11 @@ def fit_recalibration(labels: np.ndarray, odds: np.ndarray, patient_ids: np.ndar
     offset = fit_offset(labels, odds)
     if odds[labels == 1].min() >= odds[labels == 0].max():
         return offset, 1.0
-    fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(odds[:, None], labels)
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky").fit(odds[:, None], labels)
     own, slope = float(fitted.intercept_[0]), float(fitted.coef_[0, 0])
     few = _fewest_patients(labels, patient_ids) < SLOPE_PATIENTS
-    gain = len(labels) * (log_loss(labels, expit(offset + odds)) - log_loss(labels, expit(own + slope * odds)))
+    sign = 2 * labels - 1
+    gain = np.sum(log_expit(sign * (own + slope * odds)) - log_expit(sign * (offset + odds)))
     if slope <= 0 or (few and 2 * gain < chi2.ppf(0.95, df=1)):
         return offset, 1.0
     return own, slope
