@@ -18,6 +18,15 @@ def test_the_quickstarts_table_is_that_of_the_files() -> None:
     assert block.count("\n") == 4  # three seeds
 
 
+def test_the_table_of_recalibration_is_that_of_the_file() -> None:
+    block = (ROOT / "docs" / "evaluation.md").read_text().split(build.START)[1].split(build.END)[0].strip()
+    assert block == build.recalibration_table()
+    official = json.loads((ROOT / "docs" / "recalibration.json").read_text())["official"]
+    assert official == json.loads(json.dumps(build.official_test_in_parts(official["patients"], official["draws"])))
+    assert official["ece after"]["mean"] < official["ece before"]["mean"]
+    assert official["ece after"]["mean"] < 1.25 * official["ece calibrated"]["mean"]
+
+
 def test_the_quickstart_reaches_what_it_promises_in_every_seed() -> None:
     for metrics in json.loads((ROOT / "docs" / "quickstart.json").read_text()).values():
         assert (metrics["n"], metrics["split"], metrics["dataset"]) == (624, "test", "chest_xray_sample")

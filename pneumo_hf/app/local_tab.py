@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pneumo_hf.app.decoding import TooSlowError, decode, list_zipped_films
+from pneumo_hf.app.decoding import TooSlowError, decode, list_zipped_films, patient_in_header
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
 from pneumo_hf.app.worklist import DECODED_AT_ONCE, MOST_FILMS
@@ -24,11 +24,12 @@ from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.leakage import assert_new_to
 from pneumo_hf.data.patients import parse_file_name
-from pneumo_hf.data.reading import in_batches, in_threads
+from pneumo_hf.data.reading import ReadFilm, in_batches, in_threads
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.before_after import LocalFilms, as_odds
 from pneumo_hf.evaluation.evaluate import endpoint_labels
 from pneumo_hf.evaluation.recalibration import Recalibration, recalibrate_scores, why_too_few
+from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.imaging.quality import quality_issue
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.reporting.recalibration import SHOWN, write_recalibration
@@ -103,11 +104,12 @@ def read_films(predictor: Scorer, path: str, progress=None) -> LocalFilms:
     read, scores, rejected = [], [], []
     for batch in in_batches(rows, MOST_AT_ONCE):  # one at a time, so that others who wait get their turn
         found = []
-        for row, film in in_threads(lambda row: decode(row["image"]), batch, DECODED_AT_ONCE):
+        for row, (film, patient) in in_threads(read_film_of, batch, DECODED_AT_ONCE):
             if film.film is None:
                 rejected.append({"path": row["name"], "reason": film.reason})
             else:
-                found.append((row | looked_at(film.film), predictor.resize(film.film)))
+                known = {"patient": patient or row["patient"]}
+                found.append((row | known | looked_at(film.film), predictor.resize(film.film)))
         if found:
             kept, resized = zip(*found, strict=True)
             scores.append(score(*(torch.from_numpy(np.stack(part)) for part in zip(*resized, strict=True))))
@@ -145,6 +147,12 @@ def labelled_films(predictor: Scorer, path: str) -> list[dict]:
     if not rows:
         raise InputError(f"{path} has no films in folders that are called {' or '.join(names.labels)}")
     return rows
+
+
+def read_film_of(row: dict) -> tuple[ReadFilm, str | None]:
+    """Read a film, and who is on it by its DICOM header."""
+    is_picture = PurePosixPath(row["name"]).suffix.lower() in PICTURE_SUFFIXES
+    return decode(row["image"]), None if is_picture else patient_in_header(row["image"])
 
 
 def looked_at(film: Image.Image) -> dict:
