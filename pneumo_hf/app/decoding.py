@@ -179,9 +179,9 @@ def patient_in_header(image: dict) -> str | None:
     """Return the keyed hash of who is on a film by its DICOM header; None where it has none, or does not say."""
     try:
         patient = call(_patient_in_header, image)
+        return keyed_hash(patient) if patient else None
     except (ValueError, TooSlowError, *UNREADABLE):  # whoever decodes the film says so
         return None
-    return keyed_hash(patient) if patient else None
 
 
 def end_processes() -> None:
