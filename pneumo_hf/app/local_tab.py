@@ -43,7 +43,7 @@ ASKED = (
     "thresholds are fitted to them, and measured by fits that saw other patients."
 )
 MOST_BYTES = 20_000_000  # of a CSV
-MOST_SCORES = 20_000  # rows of it
+MOST_SCORES = 5000  # rows of it: some seconds of a core
 
 
 def build_local_tab(predictor: Scorer) -> None:

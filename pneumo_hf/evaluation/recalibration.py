@@ -270,7 +270,7 @@ def fit_recalibration(labels: np.ndarray, odds: np.ndarray, patient_ids: np.ndar
     """Fit `(offset, slope)` of `offset + slope * odds` by maximum likelihood.
 
     With fewer than 50 patients of a label, the slope is 1 and the offset alone is fitted, unless a likelihood ratio
-    test at 5 % finds another slope (the closed test of Vergouwe et al. 2017). It is 1, too, where a threshold
+    test at 5 % finds another slope (after the closed test of Vergouwe et al. 2017). It is 1, too, where a threshold
     separates the labels: then no slope is the best.
 
     Args:
