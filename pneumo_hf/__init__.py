@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pneumo_hf.data.sources import load_data
     from pneumo_hf.evaluation.evaluate import evaluate
+    from pneumo_hf.evaluation.recalibration import recalibrate
     from pneumo_hf.imaging.film import load_xray
     from pneumo_hf.inference.predictor import Predictor
     from pneumo_hf.training.train import train
 
 __version__ = "0.2.0"
-__all__ = ["Predictor", "evaluate", "load_data", "load_xray", "train"]
+__all__ = ["Predictor", "evaluate", "load_data", "load_xray", "recalibrate", "train"]
 
 DISCLAIMER = "A second reader for research and teaching. Not a medical device, not a diagnosis."
 
@@ -23,6 +24,7 @@ _PUBLIC = {
     "load_data": "pneumo_hf.data.sources",
     "Predictor": "pneumo_hf.inference.predictor",
     "evaluate": "pneumo_hf.evaluation.evaluate",
+    "recalibrate": "pneumo_hf.evaluation.recalibration",
     "train": "pneumo_hf.training.train",
 }
 

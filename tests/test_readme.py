@@ -13,9 +13,20 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_quickstarts_table_is_that_of_the_files() -> None:
-    block = (ROOT / "docs" / "training.md").read_text().split(build.START)[1].split(build.END)[0].strip()
+    block = build.block(ROOT / "docs" / "training.md", "results")
     assert block == build.quickstart_table()
     assert block.count("\n") == 4  # three seeds
+
+
+def test_the_table_of_recalibration_is_that_of_the_file() -> None:
+    block = build.block(ROOT / "docs" / "evaluation.md", "recalibration")
+    assert block == build.recalibration_table()
+    official = json.loads((ROOT / "docs" / "recalibration.json").read_text())["official"]
+    again = build.official_test_in_parts(official["patients"], official["draws"])
+    for name in official.keys() - {"patients", "draws"}:
+        assert official[name]["mean"] == pytest.approx(again[name]["mean"], rel=0.01)
+    assert official["ece after"]["mean"] < official["ece before"]["mean"]
+    assert official["ece after"]["mean"] < 1.25 * official["ece calibrated"]["mean"]
 
 
 def test_the_quickstart_reaches_what_it_promises_in_every_seed() -> None:
@@ -27,7 +38,7 @@ def test_the_quickstart_reaches_what_it_promises_in_every_seed() -> None:
 
 
 def test_the_table_of_originals_is_that_of_the_file() -> None:
-    block = (ROOT / "docs" / "evaluation.md").read_text().split(build.START)[1].split(build.END)[0].strip()
+    block = build.block(ROOT / "docs" / "evaluation.md", "originals")
     assert block == build.originals_table() and "| copies |" in block
 
 

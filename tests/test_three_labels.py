@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from scipy.special import logit
 
 from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
@@ -27,9 +28,8 @@ NAMES = ("NORMAL", "PNEUMONIA", "COVID19")
 COLUMNS = [f"probability_{name}" for name in NAMES]
 
 
-def write(root: Path, counts: dict[str, int]) -> Path:
+def write(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
     """Films of three labels: those of COVID19 have a bright bar at the bottom."""
-    seed = 0
     for split, count in counts.items():
         for name in NAMES:
             folder = root / split / name
@@ -212,3 +212,19 @@ def test_the_app_shows_every_label(run: Path, films: Path) -> None:
         assert answer[column] == pytest.approx(expected[column], abs=1e-5)
     assert table["headers"][-3:] == COLUMNS and table["data"][0][-1] == round(expected[COLUMNS[2]], 4)
     assert "<th>COVID19</th>" in Path(page).read_text()
+
+
+def test_recalibration_moves_normal_against_all_others_and_these_not_among_themselves(
+    run: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    local, ours = write(tmp_path / "local", {"test": 24}, seed=70_000), tmp_path / "ours"
+    command = ["recalibrate", "--model", str(run), "--data", str(local), "--output_dir", str(ours)]
+    main([*command, "--device", "cpu", "--cache_dir", str(cache_dir)])
+    found = json.loads((ours / "report" / "recalibration.json").read_text())
+    assert found["films"] == {"NORMAL": 24, "ABNORMAL": 48} and found["slope"] == 1
+    films = sorted(local.rglob("*.png"))
+    before, after = (Predictor(checkpoint, device="cpu")(films) for checkpoint in (run, ours))
+    for old, new in zip(before, after, strict=True):
+        assert logit(new["probability"]) == pytest.approx(logit(old["probability"]) + found["offset"], abs=1e-4)
+        assert new[COLUMNS[1]] / new[COLUMNS[2]] == pytest.approx(old[COLUMNS[1]] / old[COLUMNS[2]], rel=1e-3)
+    assert found["metrics"]["roc_auc"]["before"] == found["metrics"]["roc_auc"]["after"]

@@ -17,8 +17,10 @@ from queue import SimpleQueue
 from threading import BoundedSemaphore, Lock
 from typing import Any, TypeVar
 
-from pneumo_hf.data.files import close_archives, list_zip, only_films
+from pneumo_hf.data.files import UNREADABLE, close_archives, list_zip, only_films, read_film
+from pneumo_hf.data.patients import keyed_hash
 from pneumo_hf.data.reading import ReadFilm, try_film
+from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
 
 R = TypeVar("R")
 
@@ -173,6 +175,15 @@ def list_zipped_films(archive: str) -> list[tuple[str, str]]:
     return call(_list_zipped_films, str(archive))
 
 
+def patient_in_header(image: dict) -> str | None:
+    """Return the keyed hash of who is on a film by its DICOM header; None where it has none, or does not say."""
+    try:
+        patient = call(_patient_in_header, image)
+        return keyed_hash(patient) if patient else None
+    except (ValueError, TooSlowError, *UNREADABLE):  # whoever decodes the film says so
+        return None
+
+
 def end_processes() -> None:
     """End all processes that read for the app."""
     for pool in start_processes():
@@ -185,3 +196,8 @@ def _decode(image: dict) -> ReadFilm:
 
 def _list_zipped_films(archive: str) -> list[tuple[str, str]]:
     return list(only_films(list_zip(Path(archive), MOST_NAMES)[1]))
+
+
+def _patient_in_header(image: dict) -> str | None:
+    content = read_film(image)
+    return dicom_facts(content)["patient"] if is_dicom(content) else None

@@ -18,6 +18,7 @@ from gradio.route_utils import API_PREFIX
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.app.answers import Answers, build_api
 from pneumo_hf.app.files import KEPT, SWEEP, sweep_regularly, write_examples
+from pneumo_hf.app.local_tab import build_local_tab
 from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.model_thread import ON_ZERO_GPU
 from pneumo_hf.app.reader import build_reader
@@ -66,6 +67,8 @@ def build_app(predictor: Scorer, sample: Path, answers: Answers) -> gr.Blocks:
             build_reader(predictor, write_examples(sample), report, READERS)
         with gr.Tab("Worklist"):
             build_worklist(predictor)
+        with gr.Tab("Your films"):
+            build_local_tab(predictor)
         with gr.Tab("The model"):
             build_model_tab(predictor, report)
         build_api(predictor, answers)

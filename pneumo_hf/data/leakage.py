@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from transformers import AutoConfig
 
-from pneumo_hf.data.digests import known_again, read_held_out
+from pneumo_hf.data.digests import are_kermany, known_again, read_held_out
 from pneumo_hf.data.duplicates import exact_groups, film_digests, near_pairs
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.predictions import read_predictions
@@ -77,25 +77,65 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
     digests = {split: film_digests(part.thumbnails) for split, part in films.items()}
     names = {split: np.array(part.table["file_name"]) for split, part in films.items()}
     for checkpoint in checkpoints:
-        held_out = read_held_out(checkpoint)
-        if held_out is not None:
-            known = {split: known_again(part, held_out) for split, part in digests.items()}
-        else:
-            tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
-            if any(table is None for table in tables):
-                _warn_of_unknown(checkpoint)
-                continue
-            held_out = np.array(sorted(set().union(*(table or () for table in tables))))
-            known = {split: np.isin(part, held_out) for split, part in names.items()}
-        same_data = any(part.any() for part in known.values())
-        unknown = [str(name) for split in ("validation", "test") for name in names[split][~known[split]]]
-        if same_data and unknown:
+        unknown = not_held_out(checkpoint, digests, names)
+        if unknown is None:
+            _warn_of_unknown(checkpoint)
+            continue
+        if found := [name for split in ("validation", "test") for name in unknown[split]]:
             raise InputError(
-                f"{checkpoint} may have been trained on {len(unknown)} films that this run holds out ({unknown[0]}): "
+                f"{checkpoint} may have been trained on {len(found)} films that this run holds out ({found[0]}): "
                 "train both with one split_seed, validation_split and validation_fraction (recipe.yaml has its own)"
                 + ", or rename yours if other films only have the same names"
-                * (held_out.dtype != np.uint8)
+                * (read_held_out(checkpoint) is None)
             )
+
+
+def assert_new_to(
+    checkpoint: str, digests: Mapping[str, np.ndarray], names: Mapping[str, np.ndarray], kermany: bool
+) -> None:
+    """Stop where a checkpoint may have been trained on the films that it is to be recalibrated on.
+
+    Args:
+        digests: `[N, 32]` of the films by split; those of `local` are to be recalibrated on.
+        names: `[N]` of the same films.
+        kermany: whether the checkpoint was trained on the public Kermany set.
+
+    Raises:
+        InputError: it may have been, naming a film and the remedy.
+    """
+    unknown, held_out = not_held_out(checkpoint, digests, names), read_held_out(checkpoint)
+    found = unknown["local"] if unknown else []
+    if kermany and not found:
+        public = are_kermany(digests["local"])
+        if held_out is not None:
+            public &= ~known_again(digests["local"], held_out)
+        found = names["local"][public].tolist()
+    if found:
+        raise InputError(
+            f"{checkpoint} may have been trained on {len(found)} of the {len(names['local'])} films ({found[0]}): "
+            "recalibrate on films that it has not seen, of its own data only the test (--split test)"
+        )
+
+
+def not_held_out(
+    checkpoint: str, digests: Mapping[str, np.ndarray], names: Mapping[str, np.ndarray]
+) -> dict[str, list[str]] | None:
+    """Name the films, by split, of its own data that a checkpoint did not hold out; of other data there are none.
+
+    Films are compared by their digests `[N, 32]`, and by their names `[N]` where a checkpoint carries none; None where
+    it has no report that names them either.
+    """
+    held_out = read_held_out(checkpoint)
+    if held_out is not None:
+        known = {split: known_again(part, held_out) for split, part in digests.items()}
+    else:
+        tables = [read_predictions(checkpoint, split) for split in ("validation", "test")]
+        if any(table is None for table in tables):
+            return None
+        held_out = np.array(sorted(set().union(*(table or () for table in tables))))
+        known = {split: np.isin(part, held_out) for split, part in names.items()}
+    same_data = any(part.any() for part in known.values())
+    return {split: names[split][~part].tolist() if same_data else [] for split, part in known.items()}
 
 
 def _warn_of_unknown(checkpoint: str) -> None:

@@ -37,7 +37,7 @@ def slope_and_intercept(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
     odds, slope = logit(np.clip(probs, EPSILON, 1 - EPSILON)), np.nan
     if odds[labels == 1].min() < odds[labels == 0].max():
         slope = float(LogisticRegression(C=np.inf, max_iter=1000).fit(odds[:, None], labels).coef_[0, 0])
-    return {"slope": slope, "intercept": _intercept(labels, odds)}
+    return {"slope": slope, "intercept": fit_offset(labels, odds)}
 
 
 def prevalence_of_scores(labels: np.ndarray, probs: np.ndarray) -> float:
@@ -46,11 +46,11 @@ def prevalence_of_scores(labels: np.ndarray, probs: np.ndarray) -> float:
     Of validation films with both labels. Temperature scaling leaves it as training made it.
     """
     odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
-    return float(expit(logit(labels.mean()) - _intercept(labels, odds)))
+    return float(expit(logit(labels.mean()) - fit_offset(labels, odds)))
 
 
-def _intercept(labels: np.ndarray, odds: np.ndarray) -> float:
-    """What, added to all log odds, makes their mean probability the share of ones."""
+def fit_offset(labels: np.ndarray, odds: np.ndarray) -> float:
+    """Fit what, added to all log odds `[N]`, makes their mean probability the share of ones: maximum likelihood."""
     return float(brentq(lambda shift: expit(odds + shift).mean() - labels.mean(), -50, 50))
 
 

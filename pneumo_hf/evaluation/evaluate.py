@@ -194,15 +194,21 @@ def _split_of_task(tables: Mapping[str, Dataset], split: str, title: str, task: 
     return table
 
 
+def endpoint_labels(task: Task, label_map: Mapping[str, str] | None) -> tuple[tuple[str, str], dict[str, str]]:
+    """Return what is decided of a task, NORMAL or not, as two labels, and the label map that puts all films there."""
+    of_map = dict(label_map or {})
+    if not task.is_binary:
+        of_map = {name: label if label.upper() == NEGATIVE else task.positive for name, label in of_map.items()}
+        of_map = dict.fromkeys(task.labels[1:], task.positive) | of_map
+    return (NEGATIVE, task.positive), of_map
+
+
 def _load(data: str | Path, task: Task, label_map: Mapping[str, str] | None) -> DatasetDict:
     """The data with the labels of the task; where it does not tell all of them apart, with NORMAL and the rest."""
     if task.is_binary:
         return load_data(data, task.labels, label_map)
-    two, of_map = (NEGATIVE, task.positive), dict(label_map or {})
-    together = dict.fromkeys(task.labels[1:], task.positive)
-    together |= {name: label if label.upper() == NEGATIVE else task.positive for name, label in of_map.items()}
-    decided = load_data(data, two, together)
-    given = {name: label for name, label in of_map.items() if label.upper() in task.labels}
+    decided = load_data(data, *endpoint_labels(task, label_map))
+    given = {name: label for name, label in (label_map or {}).items() if label.upper() in task.labels}
     tables = read_source(data, task.labels, given)
     names = range(len(task.labels))
     if all(set(tables.get(split, {"label": ()})["label"]) == {*names} for split in decided) and all(

@@ -35,7 +35,7 @@ def epoch_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
 
 
 def metrics_with_intervals(
-    labels: np.ndarray, probs: np.ndarray, threshold: float, patient_ids: np.ndarray, seed: int = 0
+    labels: np.ndarray, probs: np.ndarray, threshold: float | np.ndarray, patient_ids: np.ndarray, seed: int = 0
 ) -> dict[str, dict[str, float | list[float]]]:
     """Measure `{name: {"value", "ci95": [low, high]}}` for every metric of the contract.
 
@@ -44,7 +44,7 @@ def metrics_with_intervals(
 
     Args:
         labels: `[N]`, 1 for pneumonia; probs: `[N]`, P(PNEUMONIA); patient_ids: `[N]`, the unit of resampling.
-        threshold: films with a probability of at least this are called pneumonia.
+        threshold: films with a probability of at least this are called pneumonia; one, or `[N]` for each its own.
 
     The intervals are percentiles of 2,000 bootstrap resamples of patients (Efron and Tibshirani 1993); resamples
     without both labels do not count for the metrics that need both. They are too narrow with few patients, and where
@@ -102,7 +102,7 @@ def bootstrap_weights(patient_ids: np.ndarray, resamples: int, seed: int) -> Ite
 
 
 def weighted_metrics(
-    labels: np.ndarray, probs: np.ndarray, threshold: float, weights: np.ndarray
+    labels: np.ndarray, probs: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Compute every metric `[B]` of films `[N]` under weights `[B, N]`; NaN where a denominator is zero."""
     preds = is_positive(probs, threshold)
@@ -127,7 +127,7 @@ def weighted_metrics(
             "f1": 2 * tp / (2 * tp + fp + fn),
             "mcc": (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
             "brier": weights @ (probs - labels) ** 2 / total,
-            "ece": _calibration_error(labels, probs, weights),
+            "ece": calibration_error(labels, probs, weights),
             "log_loss": weights @ -np.log(truth) / total,
         }
 
@@ -194,11 +194,15 @@ def top_label_error(labels: np.ndarray, probs: np.ndarray) -> float:
     other.
     """
     right = (probs >= 0.5) == labels
-    return float(_calibration_error(right, np.maximum(probs, 1 - probs), np.ones((1, len(probs))))[0])
+    return float(calibration_error(right, np.maximum(probs, 1 - probs), np.ones((1, len(probs))))[0])
 
 
-def _calibration_error(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Expected calibration error: |mean probability - share of pneumonia| over equal bins, weighted by their films."""
+def calibration_error(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute expected calibration errors `[B]`: |mean probability - share of pneumonia| over equal bins, weighted.
+
+    Args:
+        labels: `[N]`, or `[B, N]` where they differ; probs: `[N]`; weights: `[B, N]`.
+    """
     in_bin = np.eye(CALIBRATION_BINS)[_bins(probs)]  # [N, bins]
     gap = (weights * (probs - labels)) @ in_bin  # [B, bins]
     return np.abs(gap).sum(axis=1) / weights.sum(axis=1)

@@ -19,7 +19,7 @@ NAMED = (DEFAULT, "sensitivity@0.95", "specificity@0.95", "f1", "cost@5")  # wha
 
 
 def fit_settings(
-    labels: np.ndarray, probs: np.ndarray, method: str, temperature: float, training_data: dict | None = None
+    labels: np.ndarray, probs: np.ndarray, method: str, temperature: float | None, training_data: dict | None = None
 ) -> CheckpointSettings:
     """Choose everything that a checkpoint decides by, on validation films.
 

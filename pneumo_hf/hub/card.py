@@ -17,6 +17,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import Task
+from pneumo_hf.reporting.recalibration import REPORT, write_recalibrated_card
 from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
@@ -52,11 +53,13 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
     """Render the card of a finished run to its `README.md`, with the test metrics as the Hub's model-index.
 
     What `evaluate` measured on other hospitals' films is shown too, if its metrics.json lies in the run as
-    `report/external_NAME.json`.
+    `report/external_NAME.json`. A recalibrated checkpoint has a card of its own.
 
     Raises:
         InputError: such a file was measured with another checkpoint, or the template is not here.
     """
+    if (run / REPORT).exists():
+        return write_recalibrated_card(run)
     if not template.is_file():
         raise InputError(f"there is no {template.name} beside the package: run this from a checkout of pneumo_hf")
     report = run / "report"

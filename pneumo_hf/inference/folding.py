@@ -1,4 +1,5 @@
-"""A network with BatchNorm, padding and constant gates folded into its convolutions: the same scores, in less time."""
+"""What is folded into weights: BatchNorm, padding and constant gates, for the same scores in less time; and, into the
+last linear layer, what recalibration does to the scores."""
 
 import copy
 import logging
@@ -9,6 +10,8 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from transformers import PreTrainedModel
+
+from pneumo_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -92,3 +95,46 @@ def fold_constant_gates(model: nn.Module) -> nn.Module:
             block.projection.project_conv.weight.mul_(gate.expand.bias.sigmoid()[:, None, None])
             block.squeeze_excite = nn.Identity()
     return model
+
+
+def final_linear(model: PreTrainedModel) -> nn.Linear:
+    """Find the last linear layer with as many outputs as there are labels: calibration is folded into it.
+
+    Raises:
+        InputError: there is none.
+    """
+    count = model.config.num_labels
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == count]
+    if not found:
+        raise InputError(f"{type(model).__name__} has no linear classifier of {count} labels")
+    return found[-1]
+
+
+def fold_recalibration(
+    model: PreTrainedModel, offset: float, slope: float, normal: int, example: torch.Tensor
+) -> None:
+    """Fold offset and slope of the log odds of not being NORMAL into the last linear layer. In place.
+
+    The slope multiplies all logits and the offset is taken off NORMAL's, so that of two labels the log odds become
+    `offset + slope * odds`. Of more labels only an offset does that, with a slope of 1.
+
+    Args:
+        model: in evaluation mode.
+        normal: the number of NORMAL among the logits.
+        example: pixel values `[B, 3, H, W]`, on which it is made sure of.
+
+    Raises:
+        InputError: the layer has no bias, or the logits are not its output.
+    """
+    linear = final_linear(model)
+    if linear.bias is None:
+        raise InputError(f"{type(model).__name__} has no bias in its classifier: an offset has no place there")
+    with torch.no_grad():
+        expected = model(pixel_values=example).logits * slope
+        expected[:, normal] -= offset
+        for values in linear.parameters():
+            values *= slope
+        linear.bias[normal] -= offset
+        found = model(pixel_values=example).logits
+    if not torch.allclose(found, expected, rtol=1e-4, atol=AGREEMENT):
+        raise InputError(f"{type(model).__name__} is not supported: its scores are not those of one linear classifier")

@@ -23,6 +23,7 @@ KEYS = {  # field -> key of config.json
     "temperature": "calibration_temperature",
     "preprocessing": "preprocessing",
     "training_data": "training_data",
+    "recalibration": "recalibration",
 }
 KINDS: dict[str, Any] = {  # a stranger's checkpoint may hold anything under these keys
     "threshold": int | float,
@@ -32,11 +33,12 @@ KINDS: dict[str, Any] = {  # a stranger's checkpoint may hold anything under the
     "temperature": int | float,
     "preprocessing": dict,
     "training_data": dict,
+    "recalibration": dict,
 }
 
 
-def is_positive(probs: T, threshold: float) -> T:
-    """Return whether scores, one or `[N]`, are at or above the threshold: the one comparison of the whole project."""
+def is_positive(probs: T, threshold: float | np.ndarray) -> T:
+    """Return whether scores, one or `[N]`, are at or above the threshold, one or each its own: the one comparison."""
     return probs >= threshold
 
 
@@ -56,6 +58,7 @@ class CheckpointSettings:
     temperature: float | None = None  # already folded into the classifier; for the record
     preprocessing: dict = field(default_factory=dict)
     training_data: dict = field(default_factory=dict)
+    recalibration: dict = field(default_factory=dict)  # of `recalibrate`: on which films, and what was before
     task: Task = Task()
 
     @classmethod
@@ -74,7 +77,8 @@ class CheckpointSettings:
     def to_config(self) -> dict[str, Any]:
         """Return the keys and values of `config.json`; the labels of a checkpoint are read from its `id2label`."""
         task = {"labels": list(self.task.labels), "positive": self.task.positive}
-        return {key: getattr(self, name) for name, key in KEYS.items()} | {TASK: task}
+        values = {key: getattr(self, name) for name, key in KEYS.items() if name != "recalibration"}
+        return values | ({KEYS["recalibration"]: self.recalibration} if self.recalibration else {}) | {TASK: task}
 
     @property
     def is_calibrated(self) -> bool:
@@ -84,6 +88,8 @@ class CheckpointSettings:
     @property
     def chosen_on(self) -> str:
         """The films that temperature and thresholds were chosen on."""
+        if self.recalibration:
+            return f"{self.recalibration.get('n')} films of {self.recalibration.get('dataset')}"
         return "validation" if self.is_calibrated else "nothing: the checkpoint carries none"
 
     @property

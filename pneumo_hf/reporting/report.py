@@ -72,7 +72,7 @@ def write_split(folder: Path, evaluation: Evaluation, suffix: str = "") -> None:
     """Write `metrics{suffix}.json` and `predictions_{split}.csv`."""
     folder.mkdir(parents=True, exist_ok=True)
     metrics = evaluation.metrics
-    (folder / f"metrics{suffix}.json").write_text(json.dumps(_without_nan(metrics), indent=2) + "\n")
+    (folder / f"metrics{suffix}.json").write_text(json.dumps(without_nan(metrics), indent=2) + "\n")
     write_csv(folder / f"predictions_{metrics['split']}.csv", evaluation.scorer.columns, evaluation.rows)
 
 
@@ -86,7 +86,7 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
     """
     write_split(folder, evaluation)
     scorer, rows, rejected = evaluation.scorer, evaluation.rows, evaluation.rejected
-    metrics, threshold = _without_nan(evaluation.metrics), scorer.settings.threshold
+    metrics, threshold = without_nan(evaluation.metrics), scorer.settings.threshold
     config = scorer.members[0].model.config.to_dict() if len(scorer.members) == 1 else {}
     write_csv(folder / "threshold_curve.csv", CURVE_COLUMNS, threshold_curve(evaluation.labels, evaluation.probs))
     patients = np.array([row["patient_id"] for row in rows])
@@ -115,10 +115,10 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
     )
 
 
-def _without_nan(value):
-    """JSON has no NaN: an undefined figure is null."""
+def without_nan(value):
+    """Put None for figures that are undefined: JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

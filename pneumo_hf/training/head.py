@@ -10,20 +10,8 @@ from torch.nn.functional import dropout
 from transformers import PreTrainedModel, ResNetForImageClassification
 
 from pneumo_hf.errors import InputError
+from pneumo_hf.inference.folding import final_linear
 from pneumo_hf.inference.hidden_head import HiddenHeadResNet, HiddenHeadResNetConfig
-
-
-def final_linear(model: PreTrainedModel) -> nn.Linear:
-    """Find the last linear layer with as many outputs as there are labels: the temperature is folded into it.
-
-    Raises:
-        InputError: there is none.
-    """
-    count = model.config.num_labels
-    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == count]
-    if not found:
-        raise InputError(f"{type(model).__name__} has no linear classifier of {count} labels")
-    return found[-1]
 
 
 def classifier_head(model: PreTrainedModel) -> nn.Module:

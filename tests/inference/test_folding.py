@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from pneumo_hf import Predictor
-from pneumo_hf.inference.folding import fold_constant_gates, fold_padding, folded
+from pneumo_hf.errors import InputError
+from pneumo_hf.inference.folding import fold_constant_gates, fold_padding, fold_recalibration, folded
 from tests.conftest import make_film
 
 SIZES = {"image_size": 32, "width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
@@ -149,3 +150,34 @@ def test_gates_that_no_film_moves_are_folded_and_others_kept() -> None:
     assert torch.allclose(folded.logits, expected.logits, atol=1e-6)
     for ours, theirs in zip(folded.hidden_states, expected.hidden_states, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("normal", [0, 1])
+def test_offset_and_slope_go_into_the_classifier_exactly(normal: int) -> None:
+    torch.manual_seed(0)
+    model, pixel_values = with_statistics(MODELS["resnet"]()), torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        before = model(pixel_values).logits
+        fold_recalibration(model, -1.3, 0.4, normal, pixel_values)
+        after = model(pixel_values).logits
+    odds = [logits[:, 1 - normal] - logits[:, normal] for logits in (before, after)]
+    torch.testing.assert_close(odds[1], -1.3 + 0.4 * odds[0], atol=1e-5, rtol=1e-5)
+
+
+def test_of_three_labels_an_offset_moves_normal_alone_exactly() -> None:
+    config = ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_labels=3)
+    torch.manual_seed(0)
+    model, pixel_values = ResNetForImageClassification(config).eval(), torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        before = model(pixel_values).logits.softmax(-1)
+        fold_recalibration(model, 0.8, 1.0, 0, pixel_values)
+        after = model(pixel_values).logits.softmax(-1)
+    torch.testing.assert_close(torch.logit(1 - after[:, 0]), torch.logit(1 - before[:, 0]) + 0.8)
+    torch.testing.assert_close(after[:, 1] / after[:, 2], before[:, 1] / before[:, 2])
+
+
+def test_a_classifier_without_a_bias_is_refused() -> None:
+    model = MODELS["resnet"]()
+    model.classifier[1] = nn.Linear(8, 2, bias=False)
+    with pytest.raises(InputError, match="has no bias in its classifier"):
+        fold_recalibration(model, 0.1, 1.0, 0, torch.randn(1, 3, 32, 32))
