@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pneumo_hf import DISCLAIMER, runtime
-from pneumo_hf.commands import audit, compare, evaluate, export, predict, prepare, push, tune
+from pneumo_hf.commands import audit, compare, evaluate, export, monitor, predict, prepare, push, tune
 from pneumo_hf.errors import InputError, one_line_errors
 
 COMMANDS = {
@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "compare": compare,
+    "monitor": monitor,
     "tune": tune,
     "export": export,
     "push": push,

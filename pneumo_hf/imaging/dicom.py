@@ -123,6 +123,25 @@ def dicom_facts(content: bytes) -> dict:
         raise ValueError("damaged DICOM: its header cannot be read") from error
 
 
+def dicom_acquisition(content: bytes) -> dict:
+    """Read with what a film was taken and shown, None where the header is silent or damaged.
+
+    `manufacturer`, `scanner` (its model), `position` (of the patient), `window_center` and `window_width` (the first).
+    """
+    try:
+        film = _read(content, pixels=False)
+        center, width = (np.atleast_1d(film.get(f"Window{name}") or [None])[0] for name in ("Center", "Width"))
+        return {
+            "manufacturer": _text(film, "Manufacturer"),
+            "scanner": _text(film, "ManufacturerModelName"),
+            "position": _text(film, "PatientPosition") or _text(film, "PatientOrientation"),
+            "window_center": None if center is None else float(center),
+            "window_width": None if width is None else float(width),
+        }
+    except DAMAGE:
+        return {}
+
+
 def is_lateral(view: str | None) -> bool:
     """Return whether a view, as headers and tables name it, shows the chest from the side.
 
