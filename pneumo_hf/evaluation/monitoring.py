@@ -82,7 +82,7 @@ def monitor(batches: Sequence[str | Path], reference: str | Path, false_alarms: 
         if key not in found:
             grid = Grid.of(against, columns)
             found[key] = grid, find_limits(against, grid, sizes, false_alarms)
-        judged.append({"name": path.stem, **_judge(parts, against, *found[key])})
+        judged.append({"name": path.stem, **judge(parts, against, *found[key])})
     grid = found[key][0]
     if not missing and "distance" not in films[-1]:
         missing = f"{paths[-1]} was written without --details: scores and flags alone are watched"
@@ -99,8 +99,12 @@ def monitor(batches: Sequence[str | Path], reference: str | Path, false_alarms: 
     return result | {"message": _message(result)}
 
 
-def _judge(parts: Sequence[Films], reference: Films, grid: Grid, limits: Limits) -> dict:
-    """The newest of the parts alone, and all of them together."""
+def judge(parts: Sequence[Films], reference: Films, grid: Grid, limits: Limits) -> dict:
+    """Judge the newest of some batches alone, and all of them together: an item of `batches`.
+
+    Args:
+        parts: at most WINDOW batches. limits: for batches of their sizes.
+    """
     names = [*grid.numbers, *grid.categories, FLAG]
     views = {"batch": (parts[-1], limits.batch)}
     if len(parts) > 1:

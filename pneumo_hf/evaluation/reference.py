@@ -25,7 +25,7 @@ def read_films(path: Path) -> Films:
     rows = read_rows(path)
     if not rows or not all(name in rows[0] for name in NEEDED):
         raise InputError(f"{path} is no CSV of predict: it needs films under {', '.join(PREDICTION_COLUMNS)}")
-    return _columns(path, rows)
+    return as_films(path, rows)
 
 
 def read_reference(reference: Path) -> tuple[Films, str]:
@@ -60,8 +60,8 @@ def _split_of(folder: Path) -> str:
         return json.loads((folder / "metrics.json").read_text())["split"]
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
-            f"{folder} has no predictions to watch films against: give a run folder, a report of evaluate, or a CSV of "
-            "predict --details"
+            f"{folder} has no predictions to watch films against: give a run folder, a report of evaluate, or a CSV "
+            "of predict --details"
         ) from error
 
 
@@ -84,15 +84,18 @@ def _details(path: Path, predictions: Path) -> Films:
     rows, of_predictions = read_rows(path), read_rows(predictions)
     if [row.get("path") for row in rows] != [row["path"] for row in of_predictions]:
         raise InputError(f"{path} is of other films than {predictions.name}: evaluate again, or remove it")
-    return _columns(path, rows)
+    return as_films(path, rows)
 
 
-def _columns(path: Path, rows: Sequence[dict[str, str]]) -> Films:
+def as_films(path: Path, rows: Sequence[dict[str, str]]) -> Films:
+    """Make columns of arrays of the rows of a CSV.
+
+    Raises:
+        InputError: a value cannot be used; `path` is the file that it names.
+    """
     texts = {name: [row[name] or "" for row in rows] for name in rows[0] if name is not None}
     try:
-        films = {
-            name: np.array([float(value or "nan") for value in texts[name]]) for name in NUMBERS if name in texts
-        }
+        films = {name: np.array([float(value or "nan") for value in texts[name]]) for name in NUMBERS if name in texts}
     except ValueError as error:
         raise InputError(f"{path}: a column of numbers holds something else ({error})") from error
     films |= {name: np.array(texts[name]) for name in CATEGORIES if name in texts}

@@ -69,8 +69,8 @@ def _shading() -> np.ndarray:
 def image_statistics(pixels: np.ndarray, thumbnails: np.ndarray) -> dict[str, np.ndarray]:
     """Measure films as the network is fed them, `[N, H, W]` uint8, and their thumbnails `[N, 56, 56]`: `{name: [N]}`.
 
-    `mean` and `contrast` (deviation) in grey levels, `sharpness`, the deviation of the Laplacian, which blur lowers and
-    noise raises, and `layout`, `chest_correlation`.
+    `mean` and `contrast` (deviation) in grey levels, `sharpness`, the deviation of the Laplacian, which blur lowers
+    and noise raises, and `layout`, `chest_correlation`.
     """
     grey = pixels.astype(np.float32)
     inner = grey[:, 1:-1, 1:-1]

@@ -46,7 +46,7 @@ def details_of_film(row: Mapping[str, Any], film: Image.Image, pixels: np.ndarra
     return {
         **{name: row.get(name) for name in HEADER_COLUMNS},
         **said,
-        **{name: rounded(values[0]) for name, values in statistics.items()},
+        **{name: rounded(float(values[0])) for name, values in statistics.items()},
         "width": width,
         "height": height,
     }
@@ -62,8 +62,8 @@ def details_of_dataset(films: "FilmDataset", distances: np.ndarray) -> Iterator[
             width, height = films.sizes[start + place].tolist()
             yield {
                 **row,
-                **{name: rounded(values[place]) for name, values in statistics.items()},
-                "distance": rounded(distances[start + place]),
+                **{name: rounded(float(values[place])) for name, values in statistics.items()},
+                "distance": rounded(float(distances[start + place])),
                 "width": width,
                 "height": height,
             }

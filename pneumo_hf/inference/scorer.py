@@ -134,7 +134,11 @@ class Scorer(ABC):
     def prediction_rows(self, films: "FilmDataset", logits: np.ndarray, distances: np.ndarray) -> list[dict]:
         """Make the rows of a predictions CSV, with details, of decoded films, logits `[N, C]` and distances `[N]`."""
         parts = zip(
-            films.table, self._scores(logits, distances), films.issues, details_of_dataset(films, distances), strict=True
+            films.table,
+            self._scores(logits, distances),
+            films.issues,
+            details_of_dataset(films, distances),
+            strict=True,
         )
         return [
             {

@@ -1,6 +1,7 @@
 """The page of films that are watched: `monitor.json`, a control chart of each statistic, and `index.html`."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ def write_monitor(folder: Path, result: dict) -> None:
     for row in result["batches"][-1]["statistics"]:
         column, kind = row["column"], row["kind"]
         file = f"chart_{column}_{kind}.png"
-        save_figure(folder / file, lambda axes, row=row: control_chart(axes, result["batches"], row))
+        save_figure(folder / file, partial(control_chart, batches=result["batches"], statistic=row))
         captions[file] = f"{WORDS.get(column, column)}: {KINDS[kind]}, as a share of its limit."
     write_page(
         folder,
