@@ -75,7 +75,7 @@ class Pool:
             order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN come last
             self.sorted.append((name, order, np.append(np.diff(values[order]) != 0, True)))
         scored = np.isfinite(films[SCORE])
-        in_bin = np.eye(len(grid.edges) + 1)[np.searchsorted(grid.edges, films[SCORE], side="right").clip(0, BINS - 1)]
+        in_bin = np.eye(len(grid.edges) + 1)[np.searchsorted(grid.edges, films[SCORE], side="right")]
         parts[SCORE, "psi"] = in_bin * scored[:, None]
         for name in grid.categories:
             alone = films[name][:, None] == np.array(grid.kept[name])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.drift import (
@@ -74,7 +75,7 @@ def monitor(batches: Sequence[str | Path], reference: str | Path, false_alarms: 
     against, missing = read_reference(Path(reference))
     found: dict[tuple, tuple[Grid, Limits]] = {}
     judged = []
-    for number, path in enumerate(paths):
+    for number, path in enumerate(tqdm(paths, desc="Judging batches", unit="batch")):
         parts = films[max(0, number + 1 - WINDOW) : number + 1]
         columns = [name for name in (*NUMBERS, *CATEGORIES) if all(name in part for part in (*parts, against))]
         sizes = [len(part[FLAG]) for part in parts]

@@ -47,6 +47,8 @@ def read_reference(reference: Path) -> tuple[Films, str]:
             films |= _details(details, path)
             missing = ""
     else:
+        if not reference.exists():
+            raise _no_reference(reference)
         films = read_films(reference)
         missing = "" if "distance" in films else f"{reference} was written without --details: scores and flags alone"
     scored = int(np.isfinite(films[SCORE]).sum())
@@ -59,10 +61,14 @@ def _split_of(folder: Path) -> str:
     try:
         return json.loads((folder / "metrics.json").read_text())["split"]
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{folder} has no predictions to watch films against: give a run folder, a report of evaluate, or a CSV "
-            "of predict --details"
-        ) from error
+        raise _no_reference(folder) from error
+
+
+def _no_reference(path: Path) -> InputError:
+    return InputError(
+        f"{path} has no predictions to watch films against: give a run folder, a report of evaluate, or a CSV of "
+        "predict --details"
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from pneumo_hf.evaluation.drift import (
     compare_with,
     draw,
     find_limits,
+    join,
     number_patients,
     simulate,
 )
@@ -22,11 +23,11 @@ WEEKS, SIZE = 1000, 200
 
 
 def hospital(
-    films: int, seed: int, prevalence: float = 0.4, sharpness: float = 0.0, scanner: str = "A"
+    films: int, seed: int, prevalence: float = 0.4, sharpness: float = 0.0, scanner: str = "A", most: int = 5
 ) -> dict[str, np.ndarray]:
-    """Films as `read_films` gives them: scores of two kinds of patients, who have one to five alike films each."""
+    """Films as `read_films` gives them: scores of two kinds of patients, who have one to `most` alike films each."""
     random = np.random.default_rng(seed)
-    patients = np.repeat(np.arange(films), random.integers(1, 6, films))[:films]
+    patients = np.repeat(np.arange(films), random.integers(1, most + 1, films))[:films]
     ill = (random.random(films) < prevalence)[patients]
     own = random.normal(size=(2, films))[:, patients]
     logit = np.where(ill, 2.0, -2.0) + own[0] + random.normal(size=films)
@@ -133,6 +134,20 @@ def test_a_change_is_raised_by_what_changed(change: dict, named: str) -> None:
     ratios = {name: value / limits.batch[name] for name, value in found.items()}
     assert ratios[max((name for name in ratios if name[0] == named), key=ratios.get)] > 1
     assert all(ratio < 1 for (name, _), ratio in ratios.items() if name in ("age", "width", "unreadable"))
+
+
+def test_from_a_tenth_to_a_fifth_with_pneumonia_it_takes_at_most_four_weeks() -> None:
+    reference = hospital(744, seed=0, prevalence=0.1, most=1)
+    grid = Grid.of(reference, list(reference))
+    limits = [find_limits(reference, grid, [SIZE] * weeks, 0.01) for weeks in range(1, WINDOW + 1)]
+    by_week = np.zeros((WINDOW, 12), bool)
+    for stream in range(12):
+        weeks = [hospital(SIZE, seed=1000 + 10 * stream + week, prevalence=0.2, most=1) for week in range(WINDOW)]
+        for week, limit in enumerate(limits):
+            alone = compare_with(reference, weeks[week], grid)
+            together = compare_with(reference, join(weeks[: week + 1], list(reference)), grid) if week else {}
+            by_week[week:, stream] |= largest(limit, alone, together) > 1
+    assert by_week[3].all() and not by_week[0].all()
 
 
 def test_one_odd_film_is_no_alarm_and_several_are() -> None:

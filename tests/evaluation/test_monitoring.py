@@ -3,8 +3,10 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import zipfile
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,10 @@ from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.evaluation.drift import FLAG, PATIENT, SCORE
 from pneumo_hf.evaluation.monitoring import monitor
 from pneumo_hf.evaluation.reference import read_films
-from pneumo_hf.evaluation.robustness import corrupt
+from pneumo_hf.evaluation.robustness import CORRUPTIONS, corrupt
 from pneumo_hf.inference.details import DETAIL_COLUMNS
 from pneumo_hf.reporting.report import write_details
-from tests.conftest import make_film
+from tests.conftest import make_film, public_films
 from tests.evaluation.test_drift import hospital
 from tests.imaging.test_dicom import dicom
 
@@ -144,6 +146,7 @@ def test_without_details_scores_and_flags_are_watched_and_it_is_said(reference: 
         ("no number", "a column of numbers holds something else"),
         ("no probability", "a probability is not between 0 and 1"),
         ("a run without report", "has no predictions to watch films against"),
+        ("no reference", "has no predictions to watch films against: give a run folder"),
         ("a small reference", "has 49 films with a score: a reference needs 50"),
         ("rate", "--false_alarms is a share from 0.001 to 0.5, not 2.0"),
     ],
@@ -163,6 +166,8 @@ def test_bad_input_is_one_line_and_exit_code_2(case: str, message: str, referenc
         week.write_text("path,probability,flag\na.png,1.5,review\n")
     elif case == "a run without report":
         against = tmp_path
+    elif case == "no reference":
+        against = tmp_path / "nothing"
     elif case == "a small reference":
         against = write_week(tmp_path / "few.csv", hospital(49, seed=1))
     else:
@@ -234,6 +239,69 @@ def test_predict_without_details_writes_the_columns_of_the_contract(
     main(["predict", "--model", str(tiny_run), "--device", "cpu", str(film), "--output", str(output)])
     assert tuple(rows_of(output)[0]) == PREDICTION_COLUMNS
     assert tuple(rows_of(tiny_run / "report" / "predictions_validation.csv")[0]) == PREDICTION_COLUMNS
+
+
+def section(page: Path, title: str) -> str:
+    return page.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_every_command_of_the_manual_runs(
+    tiny_run: Path, films_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The shipped model is `runs/mine`, and films of the official test the weeks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(SHIPPED)
+    shutil.copytree(tiny_run, tmp_path / "runs" / "older")
+    (tmp_path / "runs" / "older" / "report" / "details_validation.csv").unlink()
+    shutil.make_archive(str(tmp_path / "chest_xray"), "zip", films_folder)
+    for number, content in enumerate(public_films(75)):
+        week = tmp_path / "films" / f"week_{number % 3 + 1:02d}"
+        week.mkdir(parents=True, exist_ok=True)
+        (week / f"{number}.jpeg").write_bytes(content)
+    main(["predict", "--model", "runs/mine", "--details", "films/week_03", "--output", "week_03.csv"])
+    (tmp_path / "week_03.csv").rename(tmp_path / "later.csv")  # not of the first commands' weeks
+    blocks = re.findall(
+        r"```\n(python .*?)```", section(ROOT / "docs" / "evaluation.md", "Watch it in use"), re.DOTALL
+    )
+    commands = "".join(blocks).splitlines()
+    assert len(commands) == 6
+    for command in commands:
+        _, option, name, *arguments = shlex.split(command)
+        if option == "-c":
+            exec(name)
+            continue
+        if "week_03.csv" in arguments:
+            (tmp_path / "later.csv").rename(tmp_path / "week_03.csv")
+        try:
+            main([file for text in arguments for file in (sorted(glob(text)) if "*" in text else [text])])
+        except SystemExit as stop:
+            assert stop.code == 3, command
+    watched = json.loads((tmp_path / "watched" / "monitor.json").read_text())
+    assert (watched["reference"], watched["films"], watched["batches"][0]["films"]) == ("calm.csv", 50, 25)
+    assert (tmp_path / "runs" / "older" / "report" / "details_validation.csv").exists()
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", 25 films: " in line]
+    assert [line.partition(",")[0] for line in lines] == ["week_02", "week_03"]
+
+
+def test_the_figures_of_the_manual_are_those_of_the_benchmark() -> None:
+    parts = json.loads((ROOT / "benchmarks" / "results" / "monitoring.json").read_text())["parts"]
+    assert parts["false_alarms"]["weeks"] == 1000
+    text = section(ROOT / "docs" / "evaluation.md", "Watch it in use")
+    for row in parts["false_alarms"]["rows"]:
+        for name in ("drawn_reference", "new_weeks"):
+            if name in row:
+                assert row[name] == pytest.approx(row["stated"], abs=0.01)
+                assert f"{100 * row[name]:.1f} %" in text, name
+    shifts = {row["shift"]: row for row in parts["shifts"]["rows"]}
+    streams = parts["shifts"]["streams"]
+    assert {*CORRUPTIONS, "window", "adults", "prevalence"} == shifts.keys() and parts["shifts"]["films_a_week"] == 200
+    for name, row in shifts.items():
+        assert row["alarm_by_week"][-1] == streams, name
+        first, alone = row["alarm_by_week"][0], row["scores_and_flags_alone"]["alarm_by_week"][-1]
+        assert re.search(rf"\| {first} \| {streams} \| {alone} \|", text), name
+    assert all(f"| {name} |" in text for name in CORRUPTIONS)
 
 
 @pytest.mark.shared
