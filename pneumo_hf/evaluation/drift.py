@@ -17,7 +17,7 @@ NUMBERS = (
     *(SCORE, "distance", "mean", "contrast", "sharpness", "layout", "width", "height"),
     *("age", "window_center", "window_width"),
 )
-CATEGORIES = ("sex", "view", "position", "manufacturer", "scanner")
+CATEGORIES = ("sex", "view", "patient_position", "manufacturer", "device_model")
 FLAGS = ("review", "abstain", "not_chest_xray", "unreadable")
 BINS = 10  # of the population stability index: deciles of the reference
 RARE = 0.02  # of the reference: rarer categories are counted together

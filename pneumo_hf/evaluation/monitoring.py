@@ -40,6 +40,8 @@ WORDS = {
     "age": "age",
     "window_center": "centre of the window",
     "window_width": "width of the window",
+    "patient_position": "patient position",
+    "device_model": "model of the device",
     "review": "flagged for review",
     "abstain": "without an answer",
     "not_chest_xray": "called no chest X-ray",

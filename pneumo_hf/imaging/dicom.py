@@ -124,20 +124,19 @@ def dicom_facts(content: bytes) -> dict:
 
 
 def dicom_acquisition(content: bytes) -> dict:
-    """Read with what a film was taken and shown, None where the header is silent or damaged.
+    """Read `manufacturer`, `device_model`, `patient_position` and the first `window_center` and `window_width`.
 
-    `manufacturer`, `scanner` (its model), `position` (of the patient), `window_center` and `window_width` (the first).
+    What the header does not say is left out; all of a damaged one.
     """
     try:
         film = _read(content, pixels=False)
-        center, width = (np.atleast_1d(film.get(f"Window{name}") or [None])[0] for name in ("Center", "Width"))
-        return {
-            "manufacturer": _text(film, "Manufacturer"),
-            "scanner": _text(film, "ManufacturerModelName"),
-            "position": _text(film, "PatientPosition") or _text(film, "PatientOrientation"),
-            "window_center": None if center is None else float(center),
-            "window_width": None if width is None else float(width),
-        }
+        names = {"manufacturer": "Manufacturer", "device_model": "ManufacturerModelName"}
+        names["patient_position"] = "PatientPosition"
+        said: dict[str, str | float | None] = {ours: _text(film, theirs) for ours, theirs in names.items()}
+        for part in ("Center", "Width"):
+            if (value := film.get(f"Window{part}")) is not None:
+                said[f"window_{part.lower()}"] = float(np.atleast_1d(value)[0])
+        return {name: value for name, value in said.items() if value is not None}
     except DAMAGE:
         return {}
 

@@ -225,7 +225,7 @@ def test_details_of_dicom_are_of_its_header(tiny_run: Path, tmp_path: Path) -> N
     options = ["--details", str(tmp_path), "--output", str(output)]
     main(["predict", "--model", str(tiny_run), "--device", "cpu", *options])
     bare, film, torn = rows_of(output)
-    said = ("manufacturer", "scanner", "position", "window_center", "window_width", "view", "age")
+    said = ("manufacturer", "device_model", "patient_position", "window_center", "window_width", "view", "age")
     assert [film[name] for name in said] == ["ACME, INC.", "X1", "ERECT", "128.0", "200.0", "AP", "34.0"]
     assert not any(bare[name] for name in said) and float(bare["sharpness"]) > 0
     assert torn["error"] and not any(torn[name] for name in DETAIL_COLUMNS)
