@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pneumo_hf import DISCLAIMER, runtime
-from pneumo_hf.commands import audit, compare, evaluate, export, predict, prepare, push, recalibrate, tune
+from pneumo_hf.commands import audit, compare, evaluate, export, monitor, predict, prepare, push, recalibrate, tune
 from pneumo_hf.errors import InputError, one_line_errors
 
 COMMANDS = {
@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": predict,
     "compare": compare,
     "recalibrate": recalibrate,
+    "monitor": monitor,
     "tune": tune,
     "export": export,
     "push": push,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("training", "serving", "scaling", "load", "gpu")
+SCRIPTS = ("training", "serving", "scaling", "load", "gpu", "monitoring")
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ REPORT_FILES = {
     "threshold_curve.csv",
     "history.csv",
     "held_out.npy",
+    "details_test.csv",
+    "details_validation.csv",
     "index.html",
 }
 FIGURES = {

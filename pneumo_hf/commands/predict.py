@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", default="preds.csv", help="the CSV (default: preds.csv)")
     parser.add_argument(
+        "--details",
+        action="store_true",
+        help="more columns, for `monitor`: the distance from the films of training, what the film looks like, its "
+        "size, and of DICOM age, sex, view, position, scanner and window",
+    )
+    parser.add_argument(
         "--prevalence",
         type=float,
         metavar="SHARE",
@@ -68,10 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
     scorer = load_predictor(arguments.model, group.device, arguments.flip, arguments.backend, label_map)
     if arguments.clinical and scorer.clinical is None:
         raise InputError(f"{scorer.name} has no clinical.json: it weighs nothing beside the film")
+    scorer.details = arguments.details
     if arguments.operating_point:
         scorer.settings.use(arguments.operating_point)
     names = ("model", "label_map", "clinical", "operating_point", "flip", "backend", "prevalence", "calibration")
-    options = {name: vars(arguments)[name] for name in names}
+    options = {name: vars(arguments)[name] for name in (*names, "details")}
     if arguments.clinical:
         options["clinical"] = hashlib.blake2b(Path(arguments.clinical).read_bytes()).hexdigest()
     rescale = rescaling(scorer, arguments.calibration, arguments.prevalence)

@@ -123,6 +123,24 @@ def dicom_facts(content: bytes) -> dict:
         raise ValueError("damaged DICOM: its header cannot be read") from error
 
 
+def dicom_acquisition(content: bytes) -> dict:
+    """Read `manufacturer`, `device_model`, `patient_position` and the first `window_center` and `window_width`.
+
+    What the header does not say is left out; all of a damaged one.
+    """
+    try:
+        film = _read(content, pixels=False)
+        names = {"manufacturer": "Manufacturer", "device_model": "ManufacturerModelName"}
+        names["patient_position"] = "PatientPosition"
+        said: dict[str, str | float | None] = {ours: _text(film, theirs) for ours, theirs in names.items()}
+        for part in ("Center", "Width"):
+            if (value := film.get(f"Window{part}")) is not None:
+                said[f"window_{part.lower()}"] = float(np.atleast_1d(value)[0])
+        return {name: value for name, value in said.items() if value is not None}
+    except DAMAGE:
+        return {}
+
+
 def is_lateral(view: str | None) -> bool:
     """Return whether a view, as headers and tables name it, shows the chest from the side.
 

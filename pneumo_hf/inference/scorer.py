@@ -17,6 +17,7 @@ from pneumo_hf.imaging.film import XraySource
 from pneumo_hf.imaging.processor import resize_film
 from pneumo_hf.imaging.quality import quality_issue
 from pneumo_hf.inference.clinical import ANSWERS, ClinicalModel
+from pneumo_hf.inference.details import DETAIL_COLUMNS, details_of_dataset, details_of_film, rounded
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import NEGATIVE, Task, column_of
 from pneumo_hf.runtime import Processes
@@ -39,6 +40,7 @@ class Scorer(ABC):
     members: list[Any]
     flip: bool
     clinical: ClinicalModel | None = None
+    details: bool = False  # whether `score_rows` adds DETAIL_COLUMNS
 
     @abstractmethod
     def logits(self, *pixels: torch.Tensor) -> np.ndarray:
@@ -59,7 +61,8 @@ class Scorer(ABC):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of a predictions CSV of this scorer."""
-        return columns_of(self.task) + (ANSWERS if self.clinical else ())
+        columns = columns_of(self.task) + (ANSWERS if self.clinical else ())
+        return columns + (DETAIL_COLUMNS if self.details else ())
 
     @property
     def chosen_on(self) -> str:
@@ -88,10 +91,12 @@ class Scorer(ABC):
         """
 
         def decode(row: dict) -> tuple[dict, tuple[np.ndarray, ...] | None]:
-            film, reason, _ = try_film(row["image"], read)
+            film, reason, content = try_film(row["image"], read)
             if film is None:
                 return {**row, "error": reason}, None
-            return {**row, "issue": quality_issue(film), "error": ""}, self.resize(film)
+            resized = self.resize(film)
+            details = details_of_film(row, film, resized[0], content) if self.details else {}
+            return {**row, **details, "issue": quality_issue(film), "error": ""}, resized
 
         # beside a GPU every core decodes; on a CPU they are the network's
         shared_by = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -127,15 +132,23 @@ class Scorer(ABC):
         return tuple(resize_film(film, member.image_processor) for member in self.members)
 
     def prediction_rows(self, films: "FilmDataset", logits: np.ndarray, distances: np.ndarray) -> list[dict]:
-        """Make the rows of a predictions CSV from decoded films, their logits `[N, C]` and distances `[N]`."""
+        """Make the rows of a predictions CSV, with details, of decoded films, logits `[N, C]` and distances `[N]`."""
+        parts = zip(
+            films.table,
+            self._scores(logits, distances),
+            films.issues,
+            details_of_dataset(films, distances),
+            strict=True,
+        )
         return [
             {
                 "path": film["file_name"],
                 "label": films.label_names[film["label"]],
                 "patient_id": film["patient_id"],
+                **details,
                 **self._decided(*scores, issue, film),
             }
-            for film, scores, issue in zip(films.table, self._scores(logits, distances), films.issues, strict=True)
+            for film, scores, issue, details in parts
         ]
 
     def _scores(self, logits: np.ndarray, distances: np.ndarray) -> Iterator[tuple[float, np.ndarray, float]]:
@@ -149,6 +162,8 @@ class Scorer(ABC):
         }
         if not self.task.is_binary:
             answer |= zip(map(column_of, self.task.labels), of_labels.tolist(), strict=True)
+        if self.details:
+            answer["distance"] = rounded(distance)
         if self.clinical:
             answer |= self.clinical.answer(answer["probability"], row, (NEGATIVE, self.task.positive))
         return answer
