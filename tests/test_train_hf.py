@@ -49,6 +49,7 @@ REPORT_FILES = {
     "index.html",
 }
 FIGURES = {
+    "decision_curve",
     "roc",
     "pr",
     "reliability",

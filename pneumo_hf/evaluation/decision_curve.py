@@ -5,14 +5,17 @@ exchange rate the net benefit of a way to decide is its true positives less its 
 TP / n - FP / n * t / (1 - t). Treating none has 0. The scores are read as probabilities, so they must be calibrated.
 """
 
+from typing import Any
+
 import numpy as np
 
 from pneumo_hf.evaluation.metrics import RESAMPLES, bootstrap_weights
 
 THRESHOLDS = np.arange(1, 100) / 100
+DIGITS = 6  # that are kept: a report holds a thousand of these numbers
 
 
-def decision_curve(labels: np.ndarray, probs: np.ndarray, patient_ids: np.ndarray, seed: int = 0) -> dict:
+def decision_curve(labels: np.ndarray, probs: np.ndarray, patient_ids: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Measure the net benefit of scores at threshold probabilities of .01 to .99, beside treating all.
 
     Args:
@@ -35,15 +38,16 @@ def decision_curve(labels: np.ndarray, probs: np.ndarray, patient_ids: np.ndarra
         gains.append(models[-1] - np.where(treat_all > 0, net_benefit(labels, everyone, weights), 0))
     low, high = np.percentile(np.concatenate(models), [2.5, 97.5], axis=0)
     gain_low, gain_high = np.percentile(np.concatenate(gains), [2.5, 97.5], axis=0)
-    return {
-        "thresholds": THRESHOLDS.tolist(),
-        "model": model.tolist(),
-        "ci95": np.stack([low, high], axis=1).tolist(),
-        "treat_all": treat_all.tolist(),
-        "gain": (model - np.maximum(treat_all, 0)).tolist(),
-        "gain_ci95": np.stack([gain_low, gain_high], axis=1).tolist(),
-        "useful": _longest_range(gain_low > 0),
+    values = {
+        "thresholds": THRESHOLDS,
+        "model": model,
+        "ci95": np.stack([low, high], axis=1),
+        "treat_all": treat_all,
+        "gain": model - np.maximum(treat_all, 0),
+        "gain_ci95": np.stack([gain_low, gain_high], axis=1),
     }
+    rounded = {name: found.round(DIGITS).tolist() for name, found in values.items()}
+    return {**rounded, "useful": _longest_range(gain_low > 0)}
 
 
 def net_benefit(
@@ -56,7 +60,9 @@ def net_benefit(
     order = np.argsort(-probs, kind="stable")
     treated = np.searchsorted(-probs[order], -thresholds, side="right")  # films with a score of at least each
     ordered, of = weights[:, order], labels[order]
-    true, false = (np.cumsum(np.pad(ordered * (of == label), ((0, 0), (1, 0))), axis=1)[:, treated] for label in (1, 0))
+    true, false = (
+        np.cumsum(np.pad(ordered * (of == label), ((0, 0), (1, 0))), axis=1)[:, treated] for label in (1, 0)
+    )
     return (true - false * thresholds / (1 - thresholds)) / weights.sum(axis=1, keepdims=True)
 
 

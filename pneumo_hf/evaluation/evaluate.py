@@ -22,6 +22,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.abstention import abstention_summary
 from pneumo_hf.evaluation.calibration import slope_and_intercept
 from pneumo_hf.evaluation.clinical import clinical_gain
+from pneumo_hf.evaluation.decision_curve import decision_curve
 from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.evaluation.external import against_home, home_metrics
 from pneumo_hf.evaluation.heatmaps import measure_heatmaps
@@ -167,6 +168,7 @@ def evaluate_films(
         },
         "calibration": {**slope_and_intercept(labels, probs), "top_label_ece": top_label_error(labels, probs)},
         "predictive_values": _predictive_values(values),
+        "decision_curve": decision_curve(labels, probs, films.patient_ids),
         "abstention": abstention_summary(labels, rows, settings.conformal_limits),
         "shortcut_floors": baselines or {},
         "subgroups": subgroups(films, probs, settings.threshold),

@@ -46,6 +46,7 @@ FIGURES = {
     "pr.png": "Precision against sensitivity.",
     "thresholds.png": "What another threshold would give on these films.",
     "predictive_values.png": "What a flag, and no flag, are worth where pneumonia is rarer or more common.",
+    "decision_curve.png": "Net benefit, where a missed pneumonia is as bad as (1 - t) / t false alarms.",
     "risk_coverage.png": "Share of errors when only the most certain films are answered.",
     "robustness.png": "ROC AUC, sensitivity and specificity at the carried threshold, as films get worse.",
     "training_curves.png": "How the training went.",
