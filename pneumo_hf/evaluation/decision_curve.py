@@ -59,10 +59,8 @@ def net_benefit(
     """
     order = np.argsort(-probs, kind="stable")
     treated = np.searchsorted(-probs[order], -thresholds, side="right")  # films with a score of at least each
-    ordered, of = weights[:, order], labels[order]
-    true, false = (
-        np.cumsum(np.pad(ordered * (of == label), ((0, 0), (1, 0))), axis=1)[:, treated] for label in (1, 0)
-    )
+    counted = (np.cumsum(weights[:, order] * (labels[order] == label), axis=1) for label in (1, 0))
+    true, false = (np.pad(count, ((0, 0), (1, 0)))[:, treated] for count in counted)
     return (true - false * thresholds / (1 - thresholds)) / weights.sum(axis=1, keepdims=True)
 
 
