@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset
 
 from pneumo_hf.data.duplicates import exact_groups, near_pairs
 from pneumo_hf.data.leakage import find_leaks
+from pneumo_hf.data.schema import DEVICE_COLUMNS
 from pneumo_hf.data.shortcuts import linear_baselines, region_features
 from pneumo_hf.data.survey import Survey, survey_films
 from pneumo_hf.errors import InputError
@@ -62,7 +63,7 @@ def counts(found: Survey, labels: Sequence[str]) -> dict[str, dict]:
     for split, label, patient in zip(found.splits, found.labels, found.patients, strict=True):
         films[split][labels[label]] += 1
         patients[split].add(patient)
-    columns = ("subtype", "source", "view", "sex", "modality", "format", "mode", "bits")
+    columns = ("subtype", "source", "view", "sex", "modality", *DEVICE_COLUMNS, "format", "mode", "bits")
     return {
         "counts": {split: {label: films[split][label] for label in labels} for split in films},
         "patients": {split: len(ids) for split, ids in patients.items()},

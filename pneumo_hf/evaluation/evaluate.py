@@ -30,7 +30,7 @@ from pneumo_hf.evaluation.labels import MACRO, label_metrics
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS, confusion, metrics_with_intervals, top_label_error
 from pneumo_hf.evaluation.operating_points import operating_points, predictive_values
 from pneumo_hf.evaluation.robustness import robustness as measure_robustness
-from pneumo_hf.evaluation.subgroups import subgroups
+from pneumo_hf.evaluation.subgroups import gaps, subgroups
 from pneumo_hf.inference.scorer import Scorer, probabilities, probability_of
 from pneumo_hf.inference.settings import is_positive
 from pneumo_hf.labels import NEGATIVE, Task
@@ -172,6 +172,7 @@ def evaluate_films(
         "abstention": abstention_summary(labels, rows, settings.conformal_limits),
         "shortcut_floors": baselines or {},
         "subgroups": subgroups(films, probs, settings.threshold),
+        "gaps": gaps(films, probs, settings.threshold),
         "versions": {package: version(package) for package in PACKAGES},
     }
     names = scorer.task.labels

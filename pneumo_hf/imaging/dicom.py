@@ -102,7 +102,7 @@ def dicom_facts(content: bytes) -> dict:
     """Read what a DICOM header says of a film, None where it is silent.
 
     `patient` (to be hashed, never kept), `view` (PA, AP, LATERAL, ...), `age` in years, `sex` (F or M), `body_part`,
-    `modality`, `bits` (stored).
+    `modality`, `manufacturer`, `device_model`, `patient_position` (HFS, ERECT, RECUMBENT, ...), `bits` (stored).
 
     Raises:
         ValueError: the header is damaged.
@@ -117,6 +117,9 @@ def dicom_facts(content: bytes) -> dict:
             "sex": sex if sex in ("F", "M") else None,
             "body_part": _text(film, "BodyPartExamined"),
             "modality": _text(film, "Modality"),
+            "manufacturer": _text(film, "Manufacturer"),
+            "device_model": _text(film, "ManufacturerModelName"),
+            "patient_position": _text(film, "PatientPosition") or _meaning(film, "PatientOrientationCodeSequence"),
             "bits": film.get("BitsStored"),
         }
     except DAMAGE as error:
@@ -222,8 +225,12 @@ def _refusal(film: pydicom.Dataset) -> str | None:
 
 
 def _view(film: pydicom.Dataset) -> str | None:
-    codes = film.get("ViewCodeSequence")
-    return _text(film, "ViewPosition") or (_text(codes[0], "CodeMeaning") if codes else None)
+    return _text(film, "ViewPosition") or _meaning(film, "ViewCodeSequence")
+
+
+def _meaning(film: pydicom.Dataset, name: str) -> str | None:
+    codes = film.get(name)
+    return _text(codes[0], "CodeMeaning") if codes else None
 
 
 def _shown(film: pydicom.FileDataset) -> tuple[np.ndarray, list[str]]:
