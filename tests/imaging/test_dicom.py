@@ -410,11 +410,8 @@ def test_the_facts_of_a_header_and_nothing_that_names_a_person(caplog: pytest.Lo
     assert facts == expected | device | {"body_part": "CHEST", "modality": "DX", "bits": 8}
     erect = pydicom.Dataset()
     erect.CodeMeaning = "Erect"
-    for given, position in (
-        ({"PatientPosition": "HFS"}, "HFS"),
-        ({"PatientOrientationCodeSequence": [erect]}, "ERECT"),
-    ):
-        assert dicom_facts(dicom(FILM, **given))["patient_position"] == position
+    for tag, value, position in (("Position", "HFS", "HFS"), ("OrientationCodeSequence", [erect], "ERECT")):
+        assert dicom_facts(dicom(FILM, **{f"Patient{tag}": value}))["patient_position"] == position
     assert "secret" not in (caplog.text + " ".join(str(warning.message) for warning in caught)).lower()
     ages = {"045Y": 45.0, "62": 62.0, "006W": 0.11, "010D": 0.03, "": None, "abc": None}
     assert {age: dicom_facts(dicom(FILM, PatientAge=age))["age"] for age in ages} == ages
