@@ -39,8 +39,8 @@ def doubted_labels(found: Survey, labels: Sequence[str]) -> dict:
             return {}
     if len(kinds) < 2:
         return {}
-    probs = out_of_fold(found, np.searchsorted(kinds, numbers), patients)
-    order, likelier = confident_learning(np.searchsorted(kinds, numbers), probs)
+    present = np.array([kinds.index(number) for number in numbers])
+    order, likelier = confident_learning(present, out_of_fold(found, present, patients))
     listed = [
         {
             "rank": rank,

@@ -31,6 +31,7 @@ from pneumo_hf.evaluation.metrics import FEW_PATIENTS, confusion, metrics_with_i
 from pneumo_hf.evaluation.operating_points import operating_points, predictive_values
 from pneumo_hf.evaluation.robustness import robustness as measure_robustness
 from pneumo_hf.evaluation.subgroups import gaps, subgroups
+from pneumo_hf.evaluation.verdict import verdict
 from pneumo_hf.inference.scorer import Scorer, probabilities, probability_of
 from pneumo_hf.inference.settings import is_positive
 from pneumo_hf.labels import NEGATIVE, Task
@@ -182,6 +183,8 @@ def evaluate_films(
         metrics["clinical"] = clinical_gain(scorer.clinical, labels, probs, films)
     if explain:
         metrics["explanation"] = measure_heatmaps(scorer, views, rows)
+    chosen = [point for point in settings.operating_points if point["name"] == settings.method]
+    metrics["verdict"] = verdict(metrics, chosen[0] if chosen and split != "validation" else None, scorer.task.finding)
     return Evaluation(metrics, rows, scorer, views)
 
 
@@ -245,7 +248,7 @@ def _baselines(
 def summary(evaluation: Evaluation) -> list[str]:
     """Say the main figures in a few lines, and what to beware of."""
     metrics = evaluation.metrics
-    lines = list(metrics.get("external", {}).get("words", ()))
+    lines = [*metrics["verdict"], *metrics.get("external", {}).get("words", ())]
     trained_on = any(member.settings.trained_on_kermany for member in evaluation.scorer.members)
     if metrics["split"] == "train" and trained_on and are_kermany(film_digests(evaluation.views[0].thumbnails)).all():
         lines.append("The checkpoint may have been trained on these films, the Kermany set's train: score its test.")

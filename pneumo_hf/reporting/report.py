@@ -13,7 +13,7 @@ from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS
 from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
 from pneumo_hf.reporting.checklist import checklist
-from pneumo_hf.reporting.gallery import save_galleries
+from pneumo_hf.reporting.gallery import mistakes_shown, save_galleries
 from pneumo_hf.reporting.page import write_page
 from pneumo_hf.reporting.plots import save_figures
 
@@ -99,7 +99,7 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
     write_page(
         folder,
         "report.html.jinja",
-        FIGURES,
+        {name: caption for name, caption in FIGURES.items() if name != "mistakes.png"},  # shown one by one, larger
         metrics=metrics,
         names=METRIC_NAMES,
         label_names=label_metric_name,
@@ -109,6 +109,7 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
         rejected=Counter(film["reason"] for film in rejected).most_common(),
         unreadable=len(rejected),
         mistakes=mistakes[:12],
+        shown=mistakes_shown(evaluation),
         not_chests=[row for row in numbered if row["flag"] == "not_chest_xray"][:12],
         config=config,
         checklist=checklist(metrics, config, len(rejected), scorer.task),
