@@ -44,6 +44,7 @@ REPORT_FILES = {
     "predictions_test.csv",
     "predictions_validation.csv",
     "threshold_curve.csv",
+    "checklist.md",
     "history.csv",
     "held_out.npy",
     "index.html",

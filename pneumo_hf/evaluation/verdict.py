@@ -62,8 +62,8 @@ def _heat(explanation: Mapping) -> list[str]:
         return []
     chance = 1 - explanation["by_chance"]
     return [
-        f"Of the heat over the {found['n']} surest mistakes {100 * found['outside']:.0f} % lies outside the central box "
-        f"where the lungs are ({100 * chance:.0f} % by chance), most of that at the {found['side']}."
+        f"Of the heat over the {found['n']} surest mistakes {100 * found['outside']:.0f} % lies outside the central "
+        f"box where the lungs are ({100 * chance:.0f} % by chance), most of that at the {found['side']}."
     ]
 
 

@@ -12,7 +12,8 @@ from pneumo_hf.evaluation.abstention import is_mistake, surest
 from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS
 from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
-from pneumo_hf.reporting.checklist import checklist
+from pneumo_hf.reporting.checklist import checklists
+from pneumo_hf.reporting.checklist_export import write_docx, write_markdown
 from pneumo_hf.reporting.gallery import mistakes_shown, save_galleries
 from pneumo_hf.reporting.page import write_page
 from pneumo_hf.reporting.plots import save_figures
@@ -77,13 +78,16 @@ def write_split(folder: Path, evaluation: Evaluation, suffix: str = "") -> None:
     write_csv(folder / f"predictions_{metrics['split']}.csv", evaluation.scorer.columns, evaluation.rows)
 
 
-def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | None = None) -> None:
-    """Write all of an evaluation: `write_split`, the figures, `threshold_curve.csv`, and `index.html`.
+def write_report(
+    folder: Path, evaluation: Evaluation, validation: Evaluation | None = None, docx: bool = False
+) -> None:
+    """Write all of an evaluation: `write_split`, the figures, `threshold_curve.csv`, `checklist.md` and `index.html`.
 
     The page works without a network.
 
     Args:
         validation: of the validation films, to stand beside these, where it is at hand.
+        docx: whether to write `checklist.docx`, too, which needs python-docx.
     """
     write_split(folder, evaluation)
     scorer, rows, rejected = evaluation.scorer, evaluation.rows, evaluation.rejected
@@ -96,6 +100,11 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
     # The page names no film, so that it can be published: it points to lines of the predictions.
     numbered = [{**row, "line": line} for line, row in enumerate(rows, start=2)]
     mistakes = surest([row for row in numbered if is_mistake(row)], threshold)
+    answers = checklists(metrics, config, len(rejected), scorer.task)
+    title = f"{metrics['model']} on {metrics['dataset']}, {metrics['split']}: reporting checklists"
+    write_markdown(folder / "checklist.md", answers, title)
+    if docx:
+        write_docx(folder / "checklist.docx", answers, title)
     write_page(
         folder,
         "report.html.jinja",
@@ -112,7 +121,7 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
         shown=mistakes_shown(evaluation),
         not_chests=[row for row in numbered if row["flag"] == "not_chest_xray"][:12],
         config=config,
-        checklist=checklist(metrics, config, len(rejected), scorer.task),
+        checklists=answers,
         disclaimer=DISCLAIMER,
     )
 

@@ -35,7 +35,7 @@ def test_external_validation_says_what_was_lost(tiny_run: Path, elsewhere: Path,
         "External validation",
         "Where pneumonia is rarer",
         "Without an answer",
-        "Checklist",
+        "Checklists",
         "Calibration",
     ):
         assert heading in page
