@@ -29,8 +29,8 @@ def measure_heatmaps(scorer: Scorer, views: Sequence[FilmDataset], rows: list[di
     Returns:
         `{"n", "inside_central_box", "by_chance", "inserted", "deleted", "mistakes"}`: the mean share of a heatmap in
         the central box and that of a map without meaning, the curves of `insertion_and_deletion`, and of the surest
-        mistakes how many, the mean share outside the box, at which side most, and both of each film by its row. Empty
-        where there is no such film, and where the network gives no heatmap.
+        mistakes how many have heat, its mean share outside the box, at which side most, and both of each film by its
+        row. Empty where there is no such film, and where the network gives no heatmap.
     """
     try:
         cam = GradCam(scorer)
@@ -57,14 +57,20 @@ def heat_of_mistakes(cam: GradCam, views: Sequence[FilmDataset], mistakes: list[
     """Measure where the heat over the surest mistakes lies outside the central box (see `measure_heatmaps`)."""
     if not mistakes:
         return {}
-    sides = shares_by_side(heatmaps_of(cam, views, [row["index"] for row in mistakes])[1])
+    _, maps = heatmaps_of(cam, views, [row["index"] for row in mistakes])
+    sides, hot = (
+        shares_by_side(maps),
+        np.array([heat.any() for heat in maps]),
+    )  # a film without evidence for pneumonia has no heat
     names, shares = list(sides), np.stack(list(sides.values()))  # [4, N]
     films = [
-        {"row": row["index"], "outside": float(of_sides.sum()), "side": names[of_sides.argmax()]}
-        for row, of_sides in zip(mistakes, shares.T, strict=True)
+        {"row": row["index"], "outside": float(of_sides.sum()), "side": names[of_sides.argmax()] if heat else None}
+        for row, of_sides, heat in zip(mistakes, shares.T, hot, strict=True)
     ]
-    outside, side = float(shares.sum(axis=0).mean()), names[shares.mean(axis=1).argmax()]
-    return {"n": len(mistakes), "outside": outside, "side": side, "films": films}
+    if not hot.any():
+        return {"n": 0, "films": films}
+    outside, side = float(shares[:, hot].sum(axis=0).mean()), names[shares[:, hot].mean(axis=1).argmax()]
+    return {"n": int(hot.sum()), "outside": outside, "side": side, "films": films}
 
 
 def surest_mistakes(rows: list[dict], threshold: float) -> list[dict]:

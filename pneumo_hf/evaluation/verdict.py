@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-CLOSE = 0.01  # a share of films: what validation gave is called another figure from here on
-
 
 def verdict(metrics: Mapping, on_validation: Mapping[str, float] | None, finding: str) -> list[str]:
     """Say in a few sentences what was measured.
@@ -42,8 +40,7 @@ def _share(wrong: int, films: int, what: str, key: str, interval: tuple[float, f
     if before is None or not np.isfinite(before):
         return f"{text}."
     text += f"; on validation {100 * (1 - before):.0f} %"
-    changed = not low <= before <= high and abs(1 - wrong / films - before) >= CLOSE
-    return f"{text}. The threshold does not keep its {key} here." if changed else f"{text}."
+    return f"{text}. The threshold does not keep its {key} here." if before > high else f"{text}."
 
 
 def _worth(useful: tuple[float, float] | None, finding: str) -> str:
@@ -58,12 +55,12 @@ def _worth(useful: tuple[float, float] | None, finding: str) -> str:
 
 def _heat(explanation: Mapping) -> list[str]:
     found = explanation.get("mistakes")
-    if not found:
+    if not found or not found["n"]:
         return []
     chance = 1 - explanation["by_chance"]
     return [
-        f"Of the heat over the {found['n']} surest mistakes {100 * found['outside']:.0f} % lies outside the central "
-        f"box where the lungs are ({100 * chance:.0f} % by chance), most of that at the {found['side']}."
+        f"Of the heat over {found['n']} of the surest mistakes {100 * found['outside']:.0f} % lies outside the "
+        f"central box where the lungs are ({100 * chance:.0f} % by chance), most of that at the {found['side']}."
     ]
 
 

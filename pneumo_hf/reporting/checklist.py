@@ -47,14 +47,11 @@ def _purpose(metrics: dict, config: dict, task: Task) -> dict[str, str]:
         "goal": f"{done} of a classifier of {task.finding} or normal on frontal chest films: {metrics['model']}",
         "limits": f"{_measured_limits(metrics, config)} The study's own: {PERSON}",
         "availability": "code: pneumo_hf, Apache-2.0; the model: a stock transformers checkpoint with its card. "
-        "Where these "
-        f"and the films can be had: {PERSON}",
+        f"Where these and the films can be had: {PERSON}",
         "users": "they give films by app, command or Python, choose an operating point, and read flags. What skill "
-        "they "
-        f"need: {PERSON}",
+        f"they need: {PERSON}",
         "poor_input": "films that are blank, coloured, tiny, negatives, lateral, laid out unlike a chest or unlike "
-        "those of "
-        "training get no answer but a flag with the reason; what cannot be read is listed and left out",
+        "those of training get no answer but a flag with the reason; what cannot be read is listed and left out",
     }
 
 
@@ -83,12 +80,10 @@ def _films(metrics: dict, training: dict, unreadable: int) -> dict[str, str]:
         + PERSON,
         "subsets": "none: every readable film of the split counts",
         "missing": f"{unreadable} films could not be read and are listed with their reasons; films without a label "
-        "are not "
-        "in the data; subgroups are of the films whose header or table says it",
+        "are not in the data; subgroups are of the films whose header or table says it",
         "acquisition": f"known of the films: {', '.join(taken)}" if taken else PERSON,
         "reference": f"the labels of the data set ({'physicians who read the films' if kermany else 'as given'}). "
-        "How and "
-        f"when they were set: {PERSON}",
+        f"How and when they were set: {PERSON}",
         "annotators": PERSON,
         "numbers": f"{metrics['n'] + unreadable} films found, {unreadable} not readable, {metrics['n']} of "
         f"{metrics['n_patients']} patients measured, {metrics['prevalence']:.1%} of them with the finding",
@@ -102,15 +97,13 @@ def _partitions(metrics: dict, training: dict) -> dict[str, str]:
         return dict.fromkeys(("partitions", "disjoint", "events"), unknown) | {"differences": PERSON}
     films, patients = training["films"], training["patients"]
     share = training.get("prevalence")
-    of_validation = f", {share:.1%} of validation's with the finding" if share is not None else ""
+    of_validation = f", {share:.1%} in validation" if share is not None else ""
     return {
         "partitions": f"train {films['train']} films of {patients['train']} patients, validation "
-        f"{films['validation']} "
-        f"of {patients['validation']}, by patient; the test was given and read once",
+        f"{films['validation']} of {patients['validation']}, by patient; tested on {metrics['dataset']}",
         "disjoint": "patient, film and near-duplicate: a training on films that break this is refused",
         "events": f"train {films['train']} films, validation {films['validation']}{of_validation}; here "
-        f"{metrics['n']} "
-        f"films, {metrics['prevalence']:.1%} with the finding",
+        f"{metrics['n']} films, {metrics['prevalence']:.1%} with the finding",
         "differences": f"share with the finding: {metrics['prevalence']:.1%} here{of_validation}. In setting and "
         f"patients: {PERSON}",
     }
@@ -125,8 +118,7 @@ def _model(metrics: dict, config: dict, task: Task) -> dict[str, str]:
         "preprocessing": f"one 8-bit grey image of the whole film, {resized}{clahe} by the checkpoint's image "
         "processor: the same code in training, evaluation and use. Every file was decoded and checked",
         "model": f"{config.get('model_type', metrics['model'])}; input: one film, {resized}; output: {output}; "
-        "computed by "
-        "pneumo_hf.Predictor, which agrees with the stock pipeline",
+        "computed by pneumo_hf.Predictor, which agrees with the stock pipeline",
         "output": f"{output}; {task.positive} from {_number(point['value'])} up ({point['method']}, chosen on "
         f"{point['chosen_on']})",
         "predictors": "the pixels of the film alone"
@@ -146,14 +138,14 @@ def _training(metrics: dict, config: dict) -> dict[str, str]:
     temperature = config.get("calibration_temperature")
     return {
         "training": settings if known else PERSON,
-        "initial": "model_name_or_path in recipe.yaml; the classifier is new" if known else PERSON,
+        "initial": "those of model_name_or_path in recipe.yaml" if known else PERSON,
         "imbalance": "class_weights and sampler in recipe.yaml; a temperature "
         + (f"of {temperature:.2f} " if temperature else "")
         + "was fitted on validation afterwards"
         if known
         else PERSON,
-        "selection": f"the epoch by validation, as metric_for_best_model in recipe.yaml says; the threshold by "
-        f"{point['method']}, on {point['chosen_on']}",
+        "selection": ("the epoch by metric_for_best_model of recipe.yaml, on validation; " if known else "")
+        + f"the threshold by {point['method']}, on {point['chosen_on']}",
     }
 
 
@@ -162,8 +154,7 @@ def _methods(metrics: dict) -> dict[str, str]:
     groups = ", ".join(metrics.get("gaps") or {})
     return {
         "measures": "ROC and PR AUC, sensitivity, specificity, predictive values, F1, MCC, Brier score, calibration "
-        "error, "
-        f"slope and intercept, risk against coverage{curve}; with the plots of the report",
+        f"error, slope and intercept, risk against coverage{curve}; with the plots of the report",
         "uncertainty": "95 % intervals of 2,000 bootstrap resamples of patients; Wilson's and DeLong's in "
         "metrics.json",
         "size": _size(metrics),
@@ -183,9 +174,8 @@ def _methods(metrics: dict) -> dict[str, str]:
 
 def _size(metrics: dict) -> str:
     parts = [
-        f"{name}: {one['films']:.0f} films give plus or minus {one['half_width']:.3f}; plus or minus {HALF_WIDTH} "
-        "needs "
-        f"{one['needed']:.0f} such films, {one['needed_in_all']:.0f} in all (Buderer 1996)"
+        f"{name}: {one['films']:.0f} films give plus or minus {one['half_width']:.3f}; for plus or minus {HALF_WIDTH} "
+        f"{one['needed']:.0f} such films are needed, {one['needed_in_all']:.0f} in all (Buderer 1996)"
         for name, one in sample_sizes(metrics).items()
     ]
     return f"all films that could be read. {'; '.join(parts)}. Why this size: {PERSON}"
@@ -201,8 +191,8 @@ def _results(metrics: dict) -> dict[str, str]:
         "performance": f"ROC AUC {_figure(area)}; ECE {_figure(error)}, slope {_number(calibration['slope'])}; "
         f"{groups} subgroups in the report",
         "accuracy": at_threshold,
-        "failures": f"{counts['fp']} normal films were flagged and {counts['fn']} with the finding missed; the surest "
-        "are shown in the report",
+        "failures": f"{counts['fp']} normal films were flagged and {counts['fn']} with the finding missed; the "
+        "surest are shown in the report",
         "internal": f"see the checkpoint's own report, on {external['home']['dataset']}" if external else tested,
         "external": f"{tested}: see the words on what is lost" if external else PERSON,
     }

@@ -47,7 +47,7 @@ def test_gaps_and_heat_are_said_where_there_are_any() -> None:
     assert words[3:] == [
         "Sensitivity differs by 0.21 (0.05 to 0.36) between groups by manufacturer: it is higher in FUJI than in "
         "AGFA.",
-        "Of the heat over the 6 surest mistakes 72 % lies outside the central box where the lungs are (59 % by "
+        "Of the heat over 6 of the surest mistakes 72 % lies outside the central box where the lungs are (59 % by "
         "chance), most of that at the top.",
     ]
 
@@ -89,7 +89,7 @@ def test_the_page_begins_with_the_verdict_and_shows_mistakes_large_with_their_he
     assert "; on validation " in metrics["verdict"][0]  # which the checkpoint carries
     pictures = re.findall(r'<img src="data:image/jpeg;base64,([\w+/=]+)" width="(\d+)"', page)
     found = metrics["explanation"]["mistakes"]
-    assert len(pictures) == 2 * found["n"] == 2 * len(found["films"]) and found["n"] > 3
+    assert len(pictures) == 2 * len(found["films"]) and len(found["films"]) >= found["n"] > 3
     colours = []
     for content, width in pictures:
         picture = Image.open(io.BytesIO(base64.b64decode(content)))
@@ -101,4 +101,4 @@ def test_the_page_begins_with_the_verdict_and_shows_mistakes_large_with_their_he
     ]
     assert max(colours[0::2]) < 10 < max(colours[1::2])  # a grey film, then the same under its heatmap
     said = re.findall(r"(\d+) % of the heat lies outside the central box", page)
-    assert said == [f"{100 * film['outside']:.0f}" for film in found["films"]]
+    assert said == [f"{100 * film['outside']:.0f}" for film in found["films"] if film["side"]]
