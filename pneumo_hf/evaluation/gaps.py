@@ -6,7 +6,7 @@ those gaps that could have given the observed one (test inversion). What the gro
 taken from the films: their figures drawn together, those within two standard errors of an end put on that end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import numpy as np
@@ -22,7 +22,6 @@ GRID = 41  # gaps that are tried, from 0 to the observed one
 ALIKE = 2.0  # standard errors
 WEAK, NEWTON_STEPS = 100.0, 15  # of the recalibration: a weak prior, for scores that separate the labels
 WIDER = 1.15  # the errors of calibration errors, which resampling gives somewhat too small (by simulation)
-METRICS = ("sensitivity", "specificity", "ece")
 
 
 def group_gaps(
@@ -42,29 +41,50 @@ def group_gaps(
     A group of fewer than 20 films that count for a metric is left out of it; a metric with fewer than two groups has
     no gap, a column without any is left out.
     """
-    found: dict[str, dict[str, dict]] = {}
-    right = is_positive(probs, threshold) == (labels == 1)
+    plans = []
     for column, values in groups.items():
-        names = sorted(set(values) - {""})
-        if len(names) < 2:
-            continue
-        one_hot = np.stack([values == name for name in names], axis=1)
-        films = films_that_count(labels, one_hot)
-        for metric in METRICS:
-            resampling = bootstrap_weights(patient_ids, RESAMPLES, seed)
-            kept = np.flatnonzero(films[metric] >= SMALLEST)
-            if len(kept) < 2:
-                continue
-            if metric == "ece":
-                gap = calibration_gap(labels, probs, one_hot[:, kept], list(resampling))
-            else:
-                counted = one_hot[:, kept] * (labels == (metric == "sensitivity"))[:, None]
-                blocks = [shares(right, counted, weights) for weights in resampling]
-                values = shares(right, counted, np.ones((1, len(labels))))[0]
-                gap = gap_of(values, np.concatenate(blocks), films[metric][kept])
-            ends = {end: names[kept[gap.pop(end)]] for end in ("largest", "least")}
-            found.setdefault(column, {})[metric] = gap | ends | {"groups": len(kept)}
+        names = np.array(sorted(set(values) - {""}))
+        one_hot = (
+            np.stack([values == name for name in names], axis=1) if len(names) > 1 else np.zeros((len(labels), 0))
+        )
+        for metric, films in films_that_count(labels, one_hot).items():
+            kept = films >= SMALLEST
+            if kept.sum() > 1:
+                measure = measure_of(metric, labels, probs, threshold, one_hot[:, kept])
+                plans.append((column, metric, names[kept], films[kept], measure, []))
+    for weights in bootstrap_weights(patient_ids, RESAMPLES, seed) if plans else ():
+        for *_, measure, resampled in plans:
+            resampled.append(measure(weights))
+    found: dict[str, dict[str, dict]] = {}
+    for column, metric, names, films, measure, resampled in plans:
+        once = measure(np.ones((1, len(labels))))[:, 0]
+        gap = gap_between(once, np.concatenate(resampled, axis=1), films)
+        ends = {end: str(names[gap.pop(end)]) for end in ("largest", "least")}
+        found.setdefault(column, {})[metric] = gap | ends | {"groups": len(names)}
     return found
+
+
+def measure_of(
+    metric: str, labels: np.ndarray, probs: np.ndarray, threshold: float, one_hot: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what makes of weights `[B, N]` the figures of groups `[N, G]`: `[1, B, G]`, of a calibration error three.
+
+    These are the error, the error less what chance adds, and that of the recalibration (see `CalibrationError`).
+    """
+    if metric == "ece":
+        parts = [(chosen, CalibrationError(labels[chosen], probs[chosen])) for chosen in one_hot.T > 0]
+        return lambda weights: np.stack([np.stack(error(weights[:, chosen])) for chosen, error in parts], axis=2)
+    right = is_positive(probs, threshold) == (labels == 1)
+    counted = one_hot * (labels == (metric == "sensitivity"))[:, None]
+    return lambda weights: shares(right, counted, weights)[None]
+
+
+def gap_between(once: np.ndarray, resampled: np.ndarray, films: np.ndarray) -> dict:
+    """Measure the gap (`gap_of`) from the figures that `measure_of` gives once, `[K, G]`, and resampled, `[K, B, G]`."""
+    if len(once) == 1:
+        return gap_of(once[0], resampled[0], films)
+    raised = np.nanmean(resampled[2], axis=0) - once[2]  # what resampling adds to that of the recalibration
+    return gap_of(once[0], resampled[1], corrected=once[1] - raised, wider=WIDER)
 
 
 def films_that_count(labels: np.ndarray, one_hot: np.ndarray) -> dict[str, np.ndarray]:
@@ -77,22 +97,6 @@ def shares(right: np.ndarray, one_hot: np.ndarray, weights: np.ndarray) -> np.nd
     """Compute what share `[B, G]` of the films of each group `[N, G]` is `right` `[N]`, under weights `[B, N]`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return (weights @ (one_hot * right[:, None])) / (weights @ one_hot)
-
-
-def calibration_gap(
-    labels: np.ndarray, probs: np.ndarray, one_hot: np.ndarray, resampling: Sequence[np.ndarray]
-) -> dict:
-    """Measure the gap of the calibration error between groups `[N, G]`, by blocks of weights `[B, N]` (`gap_of`)."""
-    once = np.ones((1, len(labels)))
-    values, corrected, resampled = [], [], []
-    for chosen in one_hot.T > 0:
-        error = CalibrationError(labels[chosen], probs[chosen])
-        of_blocks = np.concatenate([np.stack(error(weights[:, chosen])) for weights in resampling], axis=1)
-        (value,), (less_chance,), (fitted,) = error(once[:, chosen])
-        values.append(value)
-        corrected.append(less_chance - (np.nanmean(of_blocks[2]) - fitted))
-        resampled.append(of_blocks[1])
-    return gap_of(np.array(values), np.stack(resampled, axis=1), corrected=np.array(corrected), wider=WIDER)
 
 
 class CalibrationError:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from pneumo_hf.evaluation.gaps import calibration_gap, gap_of, group_gaps, shares
+from pneumo_hf.evaluation.gaps import gap_between, gap_of, group_gaps, measure_of, shares
 from pneumo_hf.evaluation.metrics import bootstrap_weights, metrics_with_intervals
 
 ORACLE = json.loads((Path(__file__).parent / "oracles" / "fairlearn.json").read_text())
@@ -79,7 +79,8 @@ def test_a_gap_of_calibration_errors_is_covered(shifts: tuple[float, float]) -> 
     for _ in range(RUNS):
         probs = random.uniform(0.02, 0.98, 400)
         labels = (random.random(400) < expit(logit(probs) + np.array(shifts)[group])).astype(int)
-        low, high = calibration_gap(labels, probs, np.eye(2)[group], [weights])["ci95"]
+        measure = measure_of("ece", labels, probs, 0.5, np.eye(2)[group])
+        low, high = gap_between(measure(np.ones((1, 400)))[:, 0], measure(weights), np.full(2, 200))["ci95"]
         hits += low <= abs(true[0] - true[1]) <= high
     assert 0.93 <= hits / RUNS <= 0.97
 
