@@ -43,10 +43,8 @@ def group_gaps(
     """
     plans = []
     for column, values in groups.items():
-        names = np.array(sorted(set(values) - {""}))
-        one_hot = (
-            np.stack([values == name for name in names], axis=1) if len(names) > 1 else np.zeros((len(labels), 0))
-        )
+        names = np.array(sorted(set(values) - {""}), dtype=str)
+        one_hot = values.astype(str)[:, None] == names  # [N, G]
         for metric, films in films_that_count(labels, one_hot).items():
             kept = films >= SMALLEST
             if kept.sum() > 1:
@@ -80,7 +78,7 @@ def measure_of(
 
 
 def gap_between(once: np.ndarray, resampled: np.ndarray, films: np.ndarray) -> dict:
-    """Measure the gap (`gap_of`) from the figures that `measure_of` gives once, `[K, G]`, and resampled, `[K, B, G]`."""
+    """Measure the gap (`gap_of`) from what `measure_of` gives once, `[K, G]`, and resampled, `[K, B, G]`."""
     if len(once) == 1:
         return gap_of(once[0], resampled[0], films)
     raised = np.nanmean(resampled[2], axis=0) - once[2]  # what resampling adds to that of the recalibration
