@@ -112,8 +112,7 @@ def decision_curve(found: dict | None, threshold: float, finding: str) -> str:
     step = int(np.argmin(np.abs(np.array(at) - threshold)))
 
     def points(thresholds: list[float], values: list[float]) -> str:
-        shown = np.clip(values, -0.15 * top, 1.1 * top)
-        return " ".join(f"{400 * x:.0f},{200 - 160 * y / top:.0f}" for x, y in zip(thresholds, shown, strict=True))
+        return " ".join(f"{400 * x:.0f},{200 - 160 * y / top:.0f}" for x, y in zip(thresholds, values, strict=True))
 
     model, treat_all = found["model"][step], found["treat_all"][step]
     return (
