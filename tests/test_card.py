@@ -23,6 +23,7 @@ SECTIONS = [
     "Out of scope",
     "Results",
     "Operating points",
+    "Worth using?",
     "Calibration",
     "When it does not answer",
     "Subgroups",

@@ -14,6 +14,7 @@ PACKAGE_OF = {  # of modules that are called otherwise than the package they com
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "griffe": "griffelib",
+    "docx": "python-docx",
 }
 BROUGHT = {"spaces", "mcp"}  # by the Hub's own machines, by gradio[mcp]
 

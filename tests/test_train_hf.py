@@ -44,6 +44,7 @@ REPORT_FILES = {
     "predictions_test.csv",
     "predictions_validation.csv",
     "threshold_curve.csv",
+    "checklist.md",
     "history.csv",
     "held_out.npy",
     "details_test.csv",
@@ -51,6 +52,7 @@ REPORT_FILES = {
     "index.html",
 }
 FIGURES = {
+    "decision_curve",
     "roc",
     "pr",
     "reliability",

@@ -98,7 +98,34 @@ def at_threshold(report: Report, threshold: float, prevalence: float, finding: s
         f"<table><tr><th></th><th>called normal</th><th>called {finding}</th></tr>"
         f"<tr><th>normal</th><td>{tn}</td><td>{metrics['n'] - cases - tn}</td></tr>"
         f"<tr><th>{finding}</th><td>{cases - tp}</td><td>{tp}</td></tr></table>"
+        f"{decision_curve(metrics.get('decision_curve'), threshold, finding)}"
         "<p class='hint'>On the films of the report's test: to look, not to choose by.</p>"
+    )
+
+
+def decision_curve(found: dict | None, threshold: float, finding: str) -> str:
+    """Draw the decision curve as SVG with the threshold marked, and say the net benefit there; "" of older reports."""
+    if found is None:
+        return ""
+    at, top = found["thresholds"], max(*found["treat_all"], *found["model"], 0.001)
+    low, high = (np.array(found["ci95"]).T).tolist()
+    step = int(np.argmin(np.abs(np.array(at) - threshold)))
+
+    def points(thresholds: list[float], values: list[float]) -> str:
+        return " ".join(f"{400 * x:.0f},{200 - 160 * y / top:.0f}" for x, y in zip(thresholds, values, strict=True))
+
+    model, treat_all = found["model"][step], found["treat_all"][step]
+    return (
+        "<svg viewBox='0 0 400 224' width='100%' style='max-width: 32rem' role='img' aria-label='Decision curve'>"
+        f"<polygon points='{points(at + at[::-1], low + high[::-1])}' fill='#99d5cf' opacity='.5'/>"
+        f"<polyline points='{points(at, found['treat_all'])}' fill='none' stroke='#b45309'/>"
+        "<line x1='0' x2='400' y1='200' y2='200' stroke='currentColor'/>"
+        f"<polyline points='{points(at, found['model'])}' fill='none' stroke='#0f766e' stroke-width='2'/>"
+        f"<line class='mark' x1='{400 * threshold:.0f}' x2='{400 * threshold:.0f}' y1='24' y2='224' "
+        "stroke='currentColor' stroke-dasharray='3 3'/></svg>"
+        f"<p>Decision curve (green; brown: flag every film; the line: flag none). If {threshold:.3f} is the chance of "
+        f"{finding} from which you would act, the net benefit is <b>{model:.3f}</b> per film, against {treat_all:.3f} "
+        f"of flagging every film and 0 of flagging none.</p>"
     )
 
 

@@ -10,7 +10,7 @@ HELP = "one table of several runs on the same films, with paired tests"
 DESCRIPTION = (
     "Set runs on the same films side by side: figures with intervals, DeLong's test for the ROC areas and McNemar's "
     "for the decisions against the best run, and the shortcut baselines as the last rows. Writes compare.json, "
-    "compare.md, forest.png and index.html."
+    "compare.md, forest.png, decision_curves.png and index.html."
 )
 
 

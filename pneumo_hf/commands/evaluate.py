@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also score the films darker, blurred, turned, ... at five severities: takes some 40 times as long",
     )
+    parser.add_argument(
+        "--docx", action="store_true", help="also write the checklists as a Word file; needs python-docx"
+    )
     parser.add_argument("--cache_dir", default=DataArguments.cache_dir, help="where decoded films are kept")
 
 
@@ -36,9 +39,12 @@ def run(arguments: argparse.Namespace) -> None:
     from pneumo_hf.data.labels import parse_label_map
     from pneumo_hf.data.predictions import write_csv
     from pneumo_hf.evaluation.evaluate import evaluate, summary
+    from pneumo_hf.reporting.checklist_export import assert_docx
     from pneumo_hf.reporting.report import write_report
     from pneumo_hf.runtime import end_processes
 
+    if arguments.docx:
+        assert_docx()
     names = ("split", "operating_point", "flip", "robustness", "device", "backend", "cache_dir")
     options = {name: vars(arguments)[name] for name in names}
     result = evaluate(arguments.model, arguments.data, label_map=parse_label_map(arguments.label_map), **options)
@@ -46,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     if result is None:  # another process writes
         return
     folder = Path(arguments.output_dir)
-    write_report(folder, result)
+    write_report(folder, result, docx=arguments.docx)
     write_csv(folder / "rejected.csv", ("path", "reason"), result.rejected)
     for line in summary(result):
         logger.info("%s", line)

@@ -7,8 +7,10 @@ from importlib.metadata import version
 import numpy as np
 from datasets import Dataset, IterableDataset
 
+from pneumo_hf.data.doubts import doubted_labels
 from pneumo_hf.data.duplicates import exact_groups, near_pairs
 from pneumo_hf.data.leakage import find_leaks
+from pneumo_hf.data.schema import DEVICE_COLUMNS
 from pneumo_hf.data.shortcuts import linear_baselines, region_features
 from pneumo_hf.data.survey import Survey, survey_films
 from pneumo_hf.errors import InputError
@@ -26,7 +28,7 @@ def audit(data: Mapping[str, Dataset | IterableDataset], title: str, labels: Seq
 
     Returns:
         What `audit.json` holds (counts, unreadable files, duplicates, leakage, geometry, intensity, shortcut
-        baselines), and the measurements of the films, for the figures.
+        baselines, doubted labels), and the measurements of the films, for the figures.
 
     Raises:
         InputError: no film of the set can be read.
@@ -50,6 +52,7 @@ def audit(data: Mapping[str, Dataset | IterableDataset], title: str, labels: Seq
         "leakage": leakage(found, splits, contents, near),
         **{name: by_label(found, names, labels) for name, names in GROUPS.items()},
         "shortcut_floors": shortcut_baselines(found, splits),
+        "label_doubts": doubted_labels(found, labels),
         "floors_measured_on": "test" if _has_test(found, splits) else "cross-validation",
         "versions": {package: version(package) for package in PACKAGES},
     }
@@ -62,7 +65,7 @@ def counts(found: Survey, labels: Sequence[str]) -> dict[str, dict]:
     for split, label, patient in zip(found.splits, found.labels, found.patients, strict=True):
         films[split][labels[label]] += 1
         patients[split].add(patient)
-    columns = ("subtype", "source", "view", "sex", "modality", "format", "mode", "bits")
+    columns = ("subtype", "source", "view", "sex", "modality", *DEVICE_COLUMNS, "format", "mode", "bits")
     return {
         "counts": {split: {label: films[split][label] for label in labels} for split in films},
         "patients": {split: len(ids) for split, ids in patients.items()},
@@ -181,4 +184,8 @@ def summary(audit: dict, copies: int) -> list[str]:
         f"leakage: {len(leaks['patients'])} patients, {len(leaks['exact'])} exact copies and {len(leaks['near'])} "
         f"near-duplicates in two splits; {conflicting} groups of conflicting labels"
     )
+    if doubts := audit["label_doubts"]:
+        lines.append(
+            f"{doubts['doubted']} labels of {doubts['films']} are doubted by models that had not seen the film"
+        )
     return lines + ([f"{copies} copies between the sources were left out"] if copies else [])

@@ -27,7 +27,16 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from pneumo_hf.data.labels import NUMBERS, LabelNames, is_no_label, plain
 from pneumo_hf.data.patients import names_patient, parse_file_name
-from pneumo_hf.data.schema import SPLITS, clinical_values, features, film_row, seems_split, split_of_path
+from pneumo_hf.data.schema import (
+    CLINICAL_COLUMNS,
+    DEVICE_COLUMNS,
+    SPLITS,
+    clinical_values,
+    features,
+    film_row,
+    seems_split,
+    split_of_path,
+)
 from pneumo_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -185,7 +194,7 @@ def _complete_batch(
             made = film_row({"bytes": None, "path": None}, file_name, number, source)
             if not names_patient(file_name):  # a name of no known scheme may come again in another split
                 made["patient_id"] = f"{split}/{made['patient_id']}"
-            given |= dict.fromkeys(("age", "sex", "view")) | clinical_values(given)
+            given |= dict.fromkeys((*CLINICAL_COLUMNS, *DEVICE_COLUMNS)) | clinical_values(given)
             rows.append(made | {column: value for column, value in given.items() if value is not None} | {"kept": row})
     columns = {column: [row[column] for row in rows] for column in ("kept", *features())}
     columns.pop("image")

@@ -29,7 +29,11 @@ KNOWN = {
     "view": ("PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "LPO", "RPO", "AP SUPINE", "FRONTAL"),
     "sex": ("F", "M"),
     "modality": tuple(sorted(MODALITIES - {""})),
+    "patient_position": ("HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "ERECT", "RECUMBENT", "SUPINE"),
 }
+MAKERS = re.compile(  # of X-ray machines: what else a header says there could be a hospital's name
+    r"\b(AGFA|CANON|CARESTREAM|DRTECH|FUJI|GE\b|KODAK|KONICA|PHILIPS|SAMSUNG|SHIMADZU|SIEMENS|TOSHIBA)"
+)
 OLDEST = 90  # years; a higher age names a person (45 CFR 164.514)
 
 
@@ -124,6 +128,8 @@ def _anonymous(row: dict, sources: dict[str, str]) -> dict:
         "age": row["age"] and min(row["age"], OLDEST),
         "source": sources.setdefault(row["source"], f"source-{len(sources) + 1}"),
         "subtype": row["subtype"] if row["subtype"] in ("normal", "bacteria", "virus") else "",
+        "manufacturer": maker[1] if (maker := MAKERS.search(row["manufacturer"] or "")) else None,
+        "device_model": None,
         "body_part": "CHEST" if CHEST.search(row["body_part"] or "") else None,
     }
 

@@ -21,6 +21,7 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 CLINICAL_COLUMNS = ("age", "sex", "view")  # what a header, a shard or a table may tell of a film and its patient
+DEVICE_COLUMNS = ("manufacturer", "device_model", "patient_position")  # how a film was taken
 SPLIT_WORD = re.compile(r"(train|val|valid|validation|validate|dev|test)(?:ing|set|data|list|labels?|images?|films?)?")
 HELD_OUT_WORDS = {"holdout", "heldout", "hold", "held", "eval", "evaluation", "unseen", "tst", "trn", "tune", "tuning"}
 SEXES = dict.fromkeys(("f", "female", "woman"), "F") | dict.fromkeys(("m", "male", "man"), "M")
@@ -65,7 +66,9 @@ def _words(name: str) -> list[str]:
 
 
 def clinical_values(told: Mapping[str, str | None]) -> dict[str, Any]:
-    """Read `age` in years, `sex` (F or M) and `view` as tables and shards write them, without those not known.
+    """Read `age` in years, `sex` (F or M), `view` and how a film was taken, as tables and shards write them.
+
+    What is not known is left out.
 
     >>> clinical_values({"age": "000Y", "sex": "Female", "view": "L"})
     {'age': 0.0, 'sex': 'F', 'view': 'LATERAL'}
@@ -75,6 +78,7 @@ def clinical_values(told: Mapping[str, str | None]) -> dict[str, Any]:
         "age": years(told.get("age")),
         "sex": SEXES.get((told.get("sex") or "").strip().lower()),
         "view": VIEWS.get(view, view) or None,
+        **{name: (told.get(name) or "").strip().upper() or None for name in DEVICE_COLUMNS},
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -94,6 +98,7 @@ def features(labels: Sequence[str] = LABELS) -> Features:
             "sex": Value("string"),  # F or M
             "body_part": Value("string"),
             "modality": Value("string"),
+            **{name: Value("string") for name in DEVICE_COLUMNS},
         }
     )
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from pneumo_hf.data.duplicates import Fingerprint, fingerprint
 from pneumo_hf.data.reading import in_threads, try_film
+from pneumo_hf.data.schema import DEVICE_COLUMNS
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.imaging.quality import INVERTED, THUMBNAIL, chest_correlation
 
@@ -156,7 +157,7 @@ def _note(found: Survey, split: str, row: dict, film: Film, random: np.random.Ge
     found.names.append(name)
     found.patients.append(row["patient_id"])
     found.contents.append(film.print.content)
-    for column in ("subtype", "source", "view", "sex", "modality"):
+    for column in ("subtype", "source", "view", "sex", "modality", *DEVICE_COLUMNS):
         found.counts[column][row[column] or ""] += 1
     for column, value in (("format", film.kind), ("mode", film.mode), ("bits", film.bits)):
         found.counts[column][value] += 1

@@ -32,6 +32,9 @@ COLUMNS = {  # as written without spaces, slashes, hyphens and underscores; the 
     "view": ("view", "viewposition", "projection", "appa", "frontallateral"),
     "age": ("age", "patientage"),
     "sex": ("sex", "gender", "patientsex", "patientgender", "patientsexdicom"),
+    "manufacturer": ("manufacturer", "manufacturerdicom"),
+    "device_model": ("devicemodel", "manufacturermodelname"),
+    "patient_position": ("patientposition",),
 }
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
 FLAGS = {"": 0, "nan": 0, "0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1, "-1": -1, "-1.0": -1}

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from pneumo_hf.errors import InputError
+from pneumo_hf.evaluation.decision_curve import THRESHOLDS, net_benefit
 from pneumo_hf.evaluation.metrics import delong_areas
 from pneumo_hf.inference.settings import is_positive
 from pneumo_hf.labels import NEGATIVE
@@ -85,7 +86,18 @@ def compare_runs(runs: Sequence[Run]) -> dict:
         "n": len(runs[0].paths),
         "reference": best.name,
         "runs": {run.name: _row(run, best) for run in runs},
+        "decision_curves": decision_curves(runs),
         "shortcut_floors": next((r.metrics["shortcut_floors"] for r in runs if r.metrics["shortcut_floors"]), {}),
+    }
+
+
+def decision_curves(runs: Sequence[Run]) -> dict:
+    """Compute the net benefit of every run at the same thresholds, beside treating all: `{name: [99]}` in `runs`."""
+    once, everyone = np.ones((1, len(runs[0].labels))), np.ones(len(runs[0].labels))
+    return {
+        "thresholds": THRESHOLDS.tolist(),
+        "treat_all": net_benefit(runs[0].labels, everyone, once)[0].tolist(),
+        "runs": {run.name: net_benefit(run.labels, run.probs, once)[0].tolist() for run in runs},
     }
 
 

@@ -22,6 +22,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.abstention import abstention_summary
 from pneumo_hf.evaluation.calibration import slope_and_intercept
 from pneumo_hf.evaluation.clinical import clinical_gain
+from pneumo_hf.evaluation.decision_curve import decision_curve
 from pneumo_hf.evaluation.ensembles import load_predictor
 from pneumo_hf.evaluation.external import against_home, home_metrics
 from pneumo_hf.evaluation.heatmaps import measure_heatmaps
@@ -29,7 +30,8 @@ from pneumo_hf.evaluation.labels import MACRO, label_metrics
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS, confusion, metrics_with_intervals, top_label_error
 from pneumo_hf.evaluation.operating_points import operating_points, predictive_values
 from pneumo_hf.evaluation.robustness import robustness as measure_robustness
-from pneumo_hf.evaluation.subgroups import subgroups
+from pneumo_hf.evaluation.subgroups import gaps, subgroups
+from pneumo_hf.evaluation.verdict import verdict
 from pneumo_hf.inference.scorer import Scorer, probabilities, probability_of
 from pneumo_hf.inference.settings import is_positive
 from pneumo_hf.labels import NEGATIVE, Task
@@ -167,9 +169,11 @@ def evaluate_films(
         },
         "calibration": {**slope_and_intercept(labels, probs), "top_label_ece": top_label_error(labels, probs)},
         "predictive_values": _predictive_values(values),
+        "decision_curve": decision_curve(labels, probs, films.patient_ids),
         "abstention": abstention_summary(labels, rows, settings.conformal_limits),
         "shortcut_floors": baselines or {},
         "subgroups": subgroups(films, probs, settings.threshold),
+        "gaps": gaps(films, probs, settings.threshold),
         "versions": {package: version(package) for package in PACKAGES},
     }
     names = scorer.task.labels
@@ -179,6 +183,8 @@ def evaluate_films(
         metrics["clinical"] = clinical_gain(scorer.clinical, labels, probs, films)
     if explain:
         metrics["explanation"] = measure_heatmaps(scorer, views, rows)
+    chosen = [point for point in settings.operating_points if point["name"] == settings.method]
+    metrics["verdict"] = verdict(metrics, chosen[0] if chosen and split != "validation" else None, scorer.task.finding)
     return Evaluation(metrics, rows, scorer, views)
 
 
@@ -248,7 +254,7 @@ def _baselines(
 def summary(evaluation: Evaluation) -> list[str]:
     """Say the main figures in a few lines, and what to beware of."""
     metrics = evaluation.metrics
-    lines = list(metrics.get("external", {}).get("words", ()))
+    lines = [*metrics["verdict"], *metrics.get("external", {}).get("words", ())]
     trained_on = any(member.settings.trained_on_kermany for member in evaluation.scorer.members)
     if metrics["split"] == "train" and trained_on and are_kermany(film_digests(evaluation.views[0].thumbnails)).all():
         lines.append("The checkpoint may have been trained on these films, the Kermany set's train: score its test.")

@@ -8,14 +8,15 @@ import torch
 
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.abstention import surest
-from pneumo_hf.inference.explain import GradCam, insertion_and_deletion, share_inside
+from pneumo_hf.evaluation.abstention import is_mistake, surest
+from pneumo_hf.inference.explain import GradCam, insertion_and_deletion, share_inside, shares_by_side
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.labels import NEGATIVE
 
 logger = logging.getLogger(__name__)
 
 EXPLAINED = 32  # films that the measures are taken on
+MISTAKES = 6  # that are looked at
 
 
 def measure_heatmaps(scorer: Scorer, views: Sequence[FilmDataset], rows: list[dict]) -> dict:
@@ -26,9 +27,10 @@ def measure_heatmaps(scorer: Scorer, views: Sequence[FilmDataset], rows: list[di
         rows: their predictions, in order.
 
     Returns:
-        `{"n", "inside_central_box", "by_chance", "inserted", "deleted"}`: the mean share of a heatmap in the central
-        box and that of a map without meaning, and the curves of `insertion_and_deletion`. Empty where there is no such
-        film, and where the network gives no heatmap.
+        `{"n", "inside_central_box", "by_chance", "inserted", "deleted", "mistakes"}`: the mean share of a heatmap in
+        the central box and that of a map without meaning, the curves of `insertion_and_deletion`, and of the surest
+        mistakes how many have heat, its mean share outside the box, at which side most, and both of each film by its
+        row. Empty where there is no such film, and where the network gives no heatmap.
     """
     try:
         cam = GradCam(scorer)
@@ -47,7 +49,33 @@ def measure_heatmaps(scorer: Scorer, views: Sequence[FilmDataset], rows: list[di
         "by_chance": float(share_inside(np.ones_like(maps[:1]))[0]),
         "inserted": inserted.tolist(),
         "deleted": deleted.tolist(),
+        "mistakes": heat_of_mistakes(cam, views, surest_mistakes(rows, scorer.settings.threshold)),
     }
+
+
+def heat_of_mistakes(cam: GradCam, views: Sequence[FilmDataset], mistakes: list[dict]) -> dict:
+    """Measure where the heat over the surest mistakes lies outside the central box (see `measure_heatmaps`)."""
+    if not mistakes:
+        return {}
+    _, maps = heatmaps_of(cam, views, [row["index"] for row in mistakes])
+    sides, hot = (
+        shares_by_side(maps),
+        np.array([heat.any() for heat in maps]),
+    )  # a film without evidence for pneumonia has no heat
+    names, shares = list(sides), np.stack(list(sides.values()))  # [4, N]
+    films = [
+        {"row": row["index"], "outside": float(of_sides.sum()), "side": names[of_sides.argmax()] if heat else None}
+        for row, of_sides, heat in zip(mistakes, shares.T, hot, strict=True)
+    ]
+    if not hot.any():
+        return {"n": 0, "films": films}
+    outside, side = float(shares[:, hot].sum(axis=0).mean()), names[shares[:, hot].mean(axis=1).argmax()]
+    return {"n": int(hot.sum()), "outside": outside, "side": side, "films": films}
+
+
+def surest_mistakes(rows: list[dict], threshold: float) -> list[dict]:
+    """Select the first of the answered films that were called wrong, each with its `index`, the most certain first."""
+    return [row for row in answered_films(rows, threshold) if is_mistake(row)][:MISTAKES]
 
 
 def answered_films(rows: list[dict], threshold: float) -> list[dict]:

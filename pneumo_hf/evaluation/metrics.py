@@ -156,7 +156,7 @@ def _proportions(counts: dict[str, int]) -> dict[str, tuple[int, int]]:
 
 def reliability(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute `(mean probability, share of pneumonia, films)` of each occupied bin, for the reliability diagram."""
-    bins = _bins(probs)
+    bins = bin_numbers(probs)
     used = np.unique(bins)
     return (
         np.array([probs[bins == b].mean() for b in used]),
@@ -203,10 +203,11 @@ def calibration_error(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray
     Args:
         labels: `[N]`, or `[B, N]` where they differ; probs: `[N]`; weights: `[B, N]`.
     """
-    in_bin = np.eye(CALIBRATION_BINS)[_bins(probs)]  # [N, bins]
+    in_bin = np.eye(CALIBRATION_BINS)[bin_numbers(probs)]  # [N, bins]
     gap = (weights * (probs - labels)) @ in_bin  # [B, bins]
     return np.abs(gap).sum(axis=1) / weights.sum(axis=1)
 
 
-def _bins(probs: np.ndarray) -> np.ndarray:
+def bin_numbers(probs: np.ndarray) -> np.ndarray:
+    """Return which of the equal bins of the calibration error each score `[N]` is in."""
     return np.minimum((probs * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)

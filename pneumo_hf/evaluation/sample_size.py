@@ -1,9 +1,10 @@
-"""How surely a threshold that was chosen on some films keeps its sensitivity, and how many films that takes."""
+"""How many films it takes: to know a sensitivity, and to be sure of that of a threshold chosen on these films."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import beta, norm
 
 SIZES = (50, 100, 200, 300, 500, 1000)  # films
 MARGIN = 0.05  # of an interval, to either side
@@ -72,6 +73,36 @@ def films_needed(
     both = [enough["sensitivity"], enough["specificity"]]
     enough["both"] = None if None in both else max(filter(None, both))
     return {"sizes": sizes, "margin": MARGIN, "for_margin": enough}
+
+
+def films_of_label_needed(share: float, half_width: float = MARGIN) -> int:
+    """Compute how many films of a label a 95 % interval of plus or minus `half_width` needs around a share.
+
+    Of independent films, one a patient (Buderer 1996). Divided by the share of that label, it is the size of a study.
+
+    >>> films_of_label_needed(0.9)
+    139
+    """
+    return ceil(norm.ppf(0.975) ** 2 * share * (1 - share) / half_width**2)
+
+
+def sample_sizes(metrics: Mapping) -> dict[str, dict[str, float]]:
+    """Set what a report knows beside what it would need, for sensitivity and specificity.
+
+    Returns:
+        `{metric: {"films", "half_width", "needed", "needed_in_all"}}`: films of the label, half the measured 95 %
+        interval, the films of the label that plus or minus .05 needs at the measured figure, and all films, at the
+        share that the label has here. A metric without films is left out.
+    """
+    counts, found = metrics["confusion_matrix"], {}
+    for name, right, wrong in (("sensitivity", "tp", "fn"), ("specificity", "tn", "fp")):
+        films = counts[right] + counts[wrong]
+        low, high = metrics["metrics"][name]["ci95"]
+        if films and low is not None:
+            needed = films_of_label_needed((counts[right] + 1) / (films + 2))  # a figure of 1 would need no film
+            in_all = ceil(needed * metrics["n"] / films)
+            found[name] = {"films": films, "half_width": (high - low) / 2, "needed": needed, "needed_in_all": in_all}
+    return found
 
 
 def _limits(passed: np.ndarray, films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,14 @@
-"""The same figures for parts of the films: kinds of pneumonia, sizes, and who and how, where the data tell."""
+"""The same figures for parts of the films, and how far apart they lie: who and how, where the data say."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.schema import DEVICE_COLUMNS
+from pneumo_hf.evaluation.gaps import SMALLEST, group_gaps
 from pneumo_hf.evaluation.metrics import metrics_with_intervals
 
-SMALLEST = 20  # films; of fewer, no figure is given
 SHOWN = ("roc_auc", "sensitivity", "specificity")
 AGES = {"under 18": (0, 18), "18 to 39": (18, 40), "40 to 64": (40, 65), "65 and older": (65, np.inf)}  # years
 SIDES = {"below 500": (0, 500), "500 to 999": (500, 1000), "from 1000": (1000, np.inf)}  # pixels, the shorter one
@@ -40,12 +41,12 @@ def _groups(films: FilmDataset) -> Iterator[tuple[str, np.ndarray, bool]]:
     subtypes = np.array(films.table["subtype"])
     for subtype in sorted(set(subtypes[films.labels > 0]) - {""}):
         yield subtype, (subtypes == subtype) & (films.labels > 0), True
-    for column in ("source", "sex", "view"):
-        values = np.array([value or "" for value in films.table[column]])
+    for column in ("source", "sex", "view", *DEVICE_COLUMNS):
+        values = _words(films, column)
         known = sorted(set(values) - {""})
         for value in known if len(known) > 1 else ():
-            yield f"{column} {value}", values == value, False
-    ages = np.array([np.nan if age is None else age for age in films.table["age"]], dtype=float)
+            yield f"{column.replace('_', ' ')} {value}", values == value, False
+    ages = _ages(films)
     width, height = films.sizes.T
     for column, numbers, bands in (
         ("age", ages, AGES),
@@ -56,3 +57,20 @@ def _groups(films: FilmDataset) -> Iterator[tuple[str, np.ndarray, bool]]:
         parts = {name: part for name, part in parts.items() if part.any()}
         for name, part in parts.items() if len(parts) > 1 else ():
             yield f"{column} {name}", part, False
+
+
+def gaps(films: FilmDataset, probs: np.ndarray, threshold: float) -> dict[str, dict]:
+    """Measure the largest differences between the groups of sex, age, view, manufacturer and source (`group_gaps`)."""
+    ages, bands = _ages(films), np.full(len(films), "", dtype=object)
+    for name, (low, high) in AGES.items():
+        bands[(ages >= low) & (ages < high)] = name
+    groups = {column: _words(films, column) for column in ("sex", "view", "manufacturer", "source")} | {"age": bands}
+    return group_gaps(films.endpoint, probs, threshold, films.patient_ids, groups)
+
+
+def _words(films: FilmDataset, column: str) -> np.ndarray:
+    return np.array([value or "" for value in films.table[column]])
+
+
+def _ages(films: FilmDataset) -> np.ndarray:
+    return np.array([np.nan if age is None else age for age in films.table["age"]], dtype=float)

@@ -102,7 +102,8 @@ def dicom_facts(content: bytes) -> dict:
     """Read what a DICOM header says of a film, None where it is silent.
 
     `patient` (to be hashed, never kept), `view` (PA, AP, LATERAL, ...), `age` in years, `sex` (F or M), `body_part`,
-    `modality`, `bits` (stored).
+    `modality`, `manufacturer`, `device_model`, `patient_position` (HFS, ERECT, RECUMBENT, ...), `window_center` and
+    `window_width` (the first of each), `bits` (stored).
 
     Raises:
         ValueError: the header is damaged.
@@ -117,28 +118,15 @@ def dicom_facts(content: bytes) -> dict:
             "sex": sex if sex in ("F", "M") else None,
             "body_part": _text(film, "BodyPartExamined"),
             "modality": _text(film, "Modality"),
+            "manufacturer": _text(film, "Manufacturer"),
+            "device_model": _text(film, "ManufacturerModelName"),
+            "patient_position": _text(film, "PatientPosition") or _meaning(film, "PatientOrientationCodeSequence"),
+            "window_center": _first(film, "WindowCenter"),
+            "window_width": _first(film, "WindowWidth"),
             "bits": film.get("BitsStored"),
         }
     except DAMAGE as error:
         raise ValueError("damaged DICOM: its header cannot be read") from error
-
-
-def dicom_acquisition(content: bytes) -> dict:
-    """Read `manufacturer`, `device_model`, `patient_position` and the first `window_center` and `window_width`.
-
-    What the header does not say is left out; all of a damaged one.
-    """
-    try:
-        film = _read(content, pixels=False)
-        names = {"manufacturer": "Manufacturer", "device_model": "ManufacturerModelName"}
-        names["patient_position"] = "PatientPosition"
-        said: dict[str, str | float | None] = {ours: _text(film, theirs) for ours, theirs in names.items()}
-        for part in ("Center", "Width"):
-            if (value := film.get(f"Window{part}")) is not None:
-                said[f"window_{part.lower()}"] = float(np.atleast_1d(value)[0])
-        return {name: value for name, value in said.items() if value is not None}
-    except DAMAGE:
-        return {}
 
 
 def is_lateral(view: str | None) -> bool:
@@ -240,8 +228,12 @@ def _refusal(film: pydicom.Dataset) -> str | None:
 
 
 def _view(film: pydicom.Dataset) -> str | None:
-    codes = film.get("ViewCodeSequence")
-    return _text(film, "ViewPosition") or (_text(codes[0], "CodeMeaning") if codes else None)
+    return _text(film, "ViewPosition") or _meaning(film, "ViewCodeSequence")
+
+
+def _meaning(film: pydicom.Dataset, name: str) -> str | None:
+    codes = film.get(name)
+    return _text(codes[0], "CodeMeaning") if codes else None
 
 
 def _shown(film: pydicom.FileDataset) -> tuple[np.ndarray, list[str]]:
@@ -286,6 +278,11 @@ def _refusal_of_frame(film: pydicom.Dataset) -> str | None:
     except Exception:  # a kind that has no size of its own, or one that is damaged: the decoder judges
         fits = True
     return None if fits else "damaged DICOM: its pixels are of another size than its header says"
+
+
+def _first(film: pydicom.Dataset, name: str) -> float | None:
+    value = film.get(name)
+    return None if value in (None, "") else float(np.atleast_1d(value)[0])
 
 
 def _text(film: pydicom.Dataset, name: str) -> str | None:

@@ -1,12 +1,13 @@
 """What can be said of a film beside its score: the columns by which `monitor` watches a stream of films."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from pneumo_hf.imaging.dicom import dicom_acquisition, is_dicom
+from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
 from pneumo_hf.imaging.quality import image_statistics, thumbnail
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ def details_of_film(row: Mapping[str, Any], film: Image.Image, pixels: np.ndarra
         row: what is known of it, of which `age`, `sex` and `view` are taken. film: as it was read.
         pixels: as the network is fed it, `[1, H, W]` uint8. content: the bytes of its file, where it came in one.
     """
-    said = dicom_acquisition(content) if isinstance(content, bytes) and is_dicom(content) else {}
+    said = {}
+    if isinstance(content, bytes) and is_dicom(content):
+        with suppress(ValueError):  # a damaged header, of a film that could be read all the same
+            said = {name: value for name, value in dicom_facts(content).items() if value is not None}
     statistics = image_statistics(pixels, thumbnail(film)[None])
     width, height = film.size
     return {
-        **{name: row.get(name) for name in HEADER_COLUMNS},
-        **said,
+        **{name: said.get(name) if row.get(name) is None else row[name] for name in HEADER_COLUMNS},
         **{name: rounded(float(values[0])) for name, values in statistics.items()},
         "width": width,
         "height": height,

@@ -18,6 +18,7 @@ from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.scorer import Scorer, probability_of
 
 CENTRAL_BOX = 5 / 28  # from each edge: inside lie the lungs; `pneumo_hf.data.shortcuts` measures what lies outside
+SIDES = ("top", "bottom", "left", "right")  # of the picture
 STEPS = 10  # of the insertion and deletion curves
 
 
@@ -167,6 +168,19 @@ def share_inside(heatmaps: np.ndarray) -> np.ndarray:
     top, left = round(height * CENTRAL_BOX), round(width * CENTRAL_BOX)
     inside = heatmaps[:, top : height - top, left : width - left].sum(axis=(1, 2))
     return inside / np.maximum(heatmaps.sum(axis=(1, 2)), 1e-12)
+
+
+def shares_by_side(heatmaps: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the share `[B]` of each heatmap `[B, H, W]` outside the central box at the film's four sides, by name.
+
+    A place belongs to the side that it is nearest to, in shares of height and width.
+    """
+    height, width = heatmaps.shape[1:]
+    down, across = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+    away = np.stack([down, 1 - down, across, 1 - across])  # [4, H, W]
+    nearest = np.where(away.min(axis=0) < CENTRAL_BOX, away.argmin(axis=0), -1)
+    total = np.maximum(heatmaps.sum(axis=(1, 2)), 1e-12)
+    return {side: (heatmaps * (nearest == number)).sum(axis=(1, 2)) / total for number, side in enumerate(SIDES)}
 
 
 def insertion_and_deletion(

@@ -15,6 +15,7 @@ from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, save_png, w
 
 COLORS = (SOFT, ACCENT, *(f"C{number}" for number in (1, 3, 4, 5, 6, 7, 8, 9)))  # of the labels, in their order
 GROUPS_SHOWN = 8
+DOUBTS_SHOWN = 24
 
 
 FIGURES = {
@@ -25,6 +26,7 @@ FIGURES = {
     "intensity.png": "Grey levels by label.",
     "geometry.png": "Sizes of the files and the films by label.",
     "duplicates.png": "Copies found, a group a column.",
+    "doubts.png": "The most doubted labels, with their ranks: labelled, and what models take the film for.",
 }
 
 
@@ -37,7 +39,7 @@ def write_audit(folder: Path, audit: dict, found: Survey, labels: Sequence[str])
 
 
 def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequence[str]) -> None:
-    """Write counts, montage, mean_films, floors, intensity, geometry and, if there are any, duplicates as PNG."""
+    """Write as PNG counts, montage, mean_films, floors, intensity, geometry and, if any, duplicates and doubts."""
     present = [number for number in range(len(labels)) if number in found.sums]
     save_figure(folder / "counts.png", lambda axes: counts(axes, audit["counts"], labels))
     save_figure(folder / "intensity.png", lambda axes: intensity(axes, found, labels, present))
@@ -49,6 +51,7 @@ def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequenc
     montage(folder / "montage.png", found, labels, present)
     mean_films(folder / "mean_films.png", found, labels, present)
     duplicates(folder / "duplicates.png", audit["duplicates"], found)
+    doubts(folder / "doubts.png", audit["label_doubts"], found)
 
 
 def counts(axes: Axes, films: dict[str, dict[str, int]], labels: Sequence[str]) -> None:
@@ -156,4 +159,22 @@ def duplicates(path: Path, audit: dict, found: Survey) -> None:
         for axes, name in zip(column, group["films"], strict=False):
             axes.imshow(found.thumbnails[np.array([rows[name]])][0], cmap="gray", vmin=0, vmax=255)
             axes.set_title(Path(name).stem[-18:], fontsize=5)
+    save_png(path, figure, 150)
+
+
+def doubts(path: Path, audit: dict, found: Survey) -> None:
+    """Draw the films whose labels are doubted most."""
+    path.unlink(missing_ok=True)
+    shown = audit.get("list", [])[:DOUBTS_SHOWN]
+    if not shown:
+        return
+    rows = {name: row for row, name in enumerate(found.names)}
+    figure = Figure(figsize=(9.2, 1.9 * -(-len(shown) // GROUPS_SHOWN)), layout="constrained")
+    panels = figure.subplots(-(-len(shown) // GROUPS_SHOWN), GROUPS_SHOWN, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    thumbnails = found.thumbnails[np.array([rows[film["path"]] for film in shown])]
+    for axes, film, thumbnail in zip(panels, shown, thumbnails, strict=False):
+        axes.imshow(thumbnail, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+        axes.set_title(f"{film['rank']}: {film['label']}\n{film['looks_like']}?", fontsize=6)
     save_png(path, figure, 150)

@@ -8,17 +8,22 @@ from matplotlib.axes import Axes
 
 from pneumo_hf import DISCLAIMER
 from pneumo_hf.reporting.page import ACCENT, INK, TEMPLATES, save_figure, write_page
+from pneumo_hf.reporting.plots import defaults
 
 
 def write_comparison(folder: Path, result: dict) -> str:
-    """Write compare.json, compare.md, forest.png and index.html of what `compare` found; returns the table."""
+    """Write compare.json, compare.md, the figures and index.html of what `compare` found; returns the table."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.json").write_text(json.dumps(result, indent=2) + "\n")
     texts = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
     table = texts.get_template("compare.md.jinja").render(**result)
     (folder / "compare.md").write_text(table)
     save_figure(folder / "forest.png", lambda axes: forest(axes, result))
-    captions = {"forest.png": "ROC AUC with its 95 % interval; the baselines see no lung."}
+    save_figure(folder / "decision_curves.png", lambda axes: curves(axes, result["decision_curves"]))
+    captions = {
+        "forest.png": "ROC AUC with its 95 % interval; the baselines see no lung.",
+        "decision_curves.png": "Net benefit, where a missed pneumonia is as bad as (1 - t) / t false alarms.",
+    }
     write_page(folder, "compare.html.jinja", captions, disclaimer=DISCLAIMER, **result)
     return table
 
@@ -33,3 +38,11 @@ def forest(axes: Axes, result: dict) -> None:
         axes.plot(area["value"], place, "o", color=color, markersize=4)
     axes.set_yticks(range(len(rows)), reversed(rows), fontsize=7)
     axes.set(xlabel="ROC AUC, 95 % interval")
+
+
+def curves(axes: Axes, found: dict) -> None:
+    """Draw the decision curves of all runs in one pair of axes."""
+    for name, values in found["runs"].items():
+        axes.plot(found["thresholds"], values, linewidth=1.2, label=name)
+    defaults(axes, found)
+    axes.legend(frameon=False, fontsize=7)

@@ -1,5 +1,7 @@
 """Pictures for the report: the most certain mistakes, the films without an answer, and heatmaps over them."""
 
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,12 +10,13 @@ from PIL import Image
 
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.abstention import is_mistake, surest
+from pneumo_hf.evaluation.abstention import surest
 from pneumo_hf.evaluation.evaluate import Evaluation
-from pneumo_hf.evaluation.heatmaps import answered_films, found_films, heatmaps_of
+from pneumo_hf.evaluation.heatmaps import found_films, heatmaps_of, surest_mistakes
 from pneumo_hf.inference.explain import GradCam, overlay
 
 SHOWN = 6  # films a picture
+WIDTH = 224  # pixels, at least, of a mistake's picture
 
 
 def save_galleries(folder: Path, evaluation: Evaluation) -> None:
@@ -26,11 +29,38 @@ def save_galleries(folder: Path, evaluation: Evaluation) -> None:
     numbered = surest([{**row, "index": index} for index, row in enumerate(rows)], threshold)
     found = found_films(rows, threshold)
     for name, chosen in (
-        ("mistakes.png", [row for row in answered_films(rows, threshold) if is_mistake(row)]),
+        ("mistakes.png", surest_mistakes(rows, threshold)),
         ("abstained.png", [row for row in numbered if row["flag"] in ("abstain", "not_chest_xray")]),
         ("heatmaps.png", found[:: max(1, len(found) // SHOWN)]),
     ):
         _save(folder / name, cam, evaluation.views, chosen[:SHOWN])
+
+
+def mistakes_shown(evaluation: Evaluation) -> list[dict]:
+    """Show the surest mistakes one by one: rows with `film` and `heatmap`, JPEG in base64 of 224 pixels or more.
+
+    `outside` and `side` say how much of the heat lies outside the central box, and at which side most. Empty where the
+    network gives no heatmap.
+    """
+    found = (evaluation.metrics.get("explanation") or {}).get("mistakes") or {}
+    rows = surest_mistakes(evaluation.rows, evaluation.scorer.settings.threshold)
+    if not rows or not found:
+        return []
+    pixels, maps = heatmaps_of(GradCam(evaluation.scorer), evaluation.views, [row["index"] for row in rows])
+    shown = []
+    for row, heat, film, heatmap in zip(rows, found["films"], pixels[0].numpy()[:, 0], maps, strict=True):
+        picture = Image.fromarray(film)
+        scale = max(1, -(-WIDTH // picture.width))
+        picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.BICUBIC)
+        pictures = {"film": _jpeg(picture), "heatmap": _jpeg(overlay(picture, heatmap)), "width": picture.width}
+        shown.append({**row, **heat, **pictures})
+    return shown
+
+
+def _jpeg(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _save(path: Path, cam: GradCam, views: Sequence[FilmDataset], rows: list[dict]) -> None:

@@ -38,6 +38,7 @@ def save_figures(
     save_figure(folder / "reliability.png", lambda axes: reliability_diagram(axes, labels, probs, metrics))
     save_figure(folder / "thresholds.png", lambda axes: thresholds(axes, labels, probs, metrics))
     save_figure(folder / "predictive_values.png", lambda axes: prevalence_curves(axes, metrics))
+    save_figure(folder / "decision_curve.png", lambda axes: decision_curves(axes, metrics))
     save_figure(folder / "risk_coverage.png", lambda axes: risk_against_coverage(axes, labels, probs, metrics))
     (folder / "robustness.png").unlink(missing_ok=True)  # of an earlier report
     if "robustness" in metrics:
@@ -149,6 +150,25 @@ def prevalence_curves(axes: Axes, metrics: dict) -> None:
     axes.axvline(metrics["prevalence"], color=INK, linewidth=0.8, linestyle=":", label="of these films")
     axes.set(xlabel="prevalence", ylabel="share right", title="Predictive values", ylim=(0, 1.02))
     axes.legend(frameon=False)
+
+
+def decision_curves(axes: Axes, metrics: dict) -> None:
+    """Draw net benefit with its band against treating all and none, and where the model decides."""
+    found = metrics["decision_curve"]
+    axes.fill_between(found["thresholds"], *np.transpose(found["ci95"]), color=SOFT, alpha=0.5, label="95 % band")
+    axes.plot(found["thresholds"], found["model"], color=ACCENT, label="the model")
+    defaults(axes, found)
+    axes.axvline(metrics["decision_threshold"]["value"], color=INK, linewidth=0.8, linestyle=":", label="threshold")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def defaults(axes: Axes, found: dict) -> None:
+    """Draw the net benefit of treating all and of treating none, which bound the view."""
+    axes.plot(found["thresholds"], found["treat_all"], color="#b45309", linewidth=1, label="treat all")
+    axes.axhline(0, color=INK, linewidth=1, label="treat none")
+    top = max(*found["treat_all"], 0.001)
+    axes.set(xlabel="threshold probability", ylabel="net benefit, per film", title="Decision curve")
+    axes.set(ylim=(-0.15 * top, 1.1 * top))
 
 
 def risk_against_coverage(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:

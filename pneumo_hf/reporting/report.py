@@ -19,8 +19,9 @@ from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
 from pneumo_hf.evaluation.reference import read_rows
 from pneumo_hf.inference.details import DETAIL_COLUMNS, details_file
 from pneumo_hf.inference.predictor import Predictor
-from pneumo_hf.reporting.checklist import checklist
-from pneumo_hf.reporting.gallery import save_galleries
+from pneumo_hf.reporting.checklist import checklists
+from pneumo_hf.reporting.checklist_export import write_docx, write_markdown
+from pneumo_hf.reporting.gallery import mistakes_shown, save_galleries
 from pneumo_hf.reporting.page import write_page
 from pneumo_hf.reporting.plots import save_figures
 
@@ -53,6 +54,7 @@ FIGURES = {
     "pr.png": "Precision against sensitivity.",
     "thresholds.png": "What another threshold would give on these films.",
     "predictive_values.png": "What a flag, and no flag, are worth where pneumonia is rarer or more common.",
+    "decision_curve.png": "Net benefit, where a missed pneumonia is as bad as (1 - t) / t false alarms.",
     "risk_coverage.png": "Share of errors when only the most certain films are answered.",
     "robustness.png": "ROC AUC, sensitivity and specificity at the carried threshold, as films get worse.",
     "training_curves.png": "How the training went.",
@@ -116,13 +118,16 @@ def write_details(
     return path
 
 
-def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | None = None) -> None:
-    """Write all of an evaluation: `write_split`, the figures, `threshold_curve.csv`, and `index.html`.
+def write_report(
+    folder: Path, evaluation: Evaluation, validation: Evaluation | None = None, docx: bool = False
+) -> None:
+    """Write all of an evaluation: `write_split`, the figures, `threshold_curve.csv`, `checklist.md` and `index.html`.
 
     The page works without a network.
 
     Args:
         validation: of the validation films, to stand beside these, where it is at hand.
+        docx: whether to write `checklist.docx`, too, which needs python-docx.
     """
     write_split(folder, evaluation)
     scorer, rows, rejected = evaluation.scorer, evaluation.rows, evaluation.rejected
@@ -135,10 +140,15 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
     # The page names no film, so that it can be published: it points to lines of the predictions.
     numbered = [{**row, "line": line} for line, row in enumerate(rows, start=2)]
     mistakes = surest([row for row in numbered if is_mistake(row)], threshold)
+    answers = checklists(metrics, config, len(rejected), scorer.task)
+    title = f"{metrics['model']} on {metrics['dataset']}, {metrics['split']}: reporting checklists"
+    write_markdown(folder / "checklist.md", answers, title)
+    if docx:
+        write_docx(folder / "checklist.docx", answers, title)
     write_page(
         folder,
         "report.html.jinja",
-        FIGURES,
+        {name: caption for name, caption in FIGURES.items() if name != "mistakes.png"},  # shown one by one, larger
         metrics=metrics,
         names=METRIC_NAMES,
         label_names=label_metric_name,
@@ -148,9 +158,10 @@ def write_report(folder: Path, evaluation: Evaluation, validation: Evaluation | 
         rejected=Counter(film["reason"] for film in rejected).most_common(),
         unreadable=len(rejected),
         mistakes=mistakes[:12],
+        shown=mistakes_shown(evaluation),
         not_chests=[row for row in numbered if row["flag"] == "not_chest_xray"][:12],
         config=config,
-        checklist=checklist(metrics, config, len(rejected), scorer.task),
+        checklists=answers,
         disclaimer=DISCLAIMER,
     )
 

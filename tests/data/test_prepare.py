@@ -13,6 +13,7 @@ from PIL import Image
 
 from pneumo_hf.__main__ import main
 from pneumo_hf.data.files import read_film
+from pneumo_hf.data.schema import DEVICE_COLUMNS
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.imaging.film import load_xray
 from tests.conftest import ROOT, make_film, write_films
@@ -31,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = min((folder / "train" / "PNEUMONIA").iterdir())
     Image.fromarray(make_film(500, True)).save(named, exif=exif, icc_profile=b"Secret profile", comment=b"Secret")
     tags = {"PatientName": "Secret^Person", "PatientID": "MRN-0042", "PatientAge": "094Y", "PatientSex": "F"}
+    tags |= {"Manufacturer": "GE of Secret House", "ManufacturerModelName": "Secret 3", "PatientPosition": "HFS"}
     (folder / "test" / "PNEUMONIA" / "secret-person.dcm").write_bytes(
         dicom(make_film(600, True), "MONOCHROME2", Modality="DX", **tags)
     )
@@ -63,7 +65,7 @@ def test_shards_hold_the_films_themselves_and_load_with_datasets_alone(folder: P
 def test_anonymised_shards_name_nobody_in_any_byte(folder: Path, tmp_path: Path) -> None:
     main(["prepare", str(folder), "--anonymize", "--output_dir", str(tmp_path / "set")])
     before, after = load_data(folder), load_data(tmp_path / "set")
-    secret = {"MRN-0042", "Secret", "secret", folder.name}
+    secret = {"MRN-0042", "Secret", "secret", "SECRET", folder.name}
     for films in before.values():
         secret |= {Path(name).stem for name in films["file_name"]}
         secret |= set(films["patient_id"])
@@ -79,6 +81,8 @@ def test_anonymised_shards_name_nobody_in_any_byte(folder: Path, tmp_path: Path)
         assert sorted(films["label"]) == sorted(after[split]["label"])
         pixels = [{load_xray(read_film(film["image"])).tobytes() for film in data[split]} for data in (before, after)]
         assert pixels[0] == pixels[1]
+    device = {tuple(film[name] for name in DEVICE_COLUMNS) for film in after["test"]}
+    assert device == {("GE", None, "HFS"), (None, None, None)}
     assert max(age for age in after["test"]["age"] if age) == 90
     for image in after["train"]["image"]:
         assert not Image.open(io.BytesIO(image["bytes"])).info

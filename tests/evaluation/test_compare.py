@@ -73,8 +73,13 @@ def test_runs_side_by_side(tiny_run: Path, tmp_path: Path, capsys) -> None:
     assert result["runs"]["other"]["delong"]["p"] < 0.01 and result["runs"]["other"]["mcnemar"]["p"] < 0.05
     table = (tmp_path / "compare" / "compare.md").read_text().strip().splitlines()
     assert table[-1].startswith("| baseline: ") and "| other |" in capsys.readouterr().out
+    curves, once = result["decision_curves"], json.loads((tiny_run / "report" / "metrics.json").read_text())
+    own = once["decision_curve"]
+    assert curves["runs"][tiny_run.name] == pytest.approx(own["model"], abs=1e-6)
+    assert curves["treat_all"] == pytest.approx(own["treat_all"], abs=1e-6)
+    assert max(curves["runs"]["other"][60:]) < max(curves["runs"][tiny_run.name][60:])
     page = (tmp_path / "compare" / "index.html").read_text()
-    assert "data:image/png" in page and "other" in page and "diagnos" in page
+    assert page.count("data:image/png") == 2 and "other" in page and "diagnos" in page
 
 
 def test_runs_of_one_name_are_distinguished_by_their_folders(tiny_run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from pneumo_hf.data.sources import load_data
 from pneumo_hf.evaluation.abstention import abstention_summary, risk_coverage
 from pneumo_hf.evaluation.evaluate import evaluate_films
 from pneumo_hf.evaluation.metrics import metrics_with_intervals
+from tests.conftest import make_film
+from tests.imaging.test_dicom import dicom
 
 
 def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: Path, cache_dir: Path) -> None:
@@ -24,6 +26,8 @@ def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: 
     evaluation = evaluate_films(predictor, [films], "m", "d", "test")
     probs, groups = evaluation.probs, evaluation.metrics["subgroups"]
     assert groups["age 40 to 64"] == {"n": count - 30, "note": "fewer than 20 films"}
+    gaps = evaluation.metrics["gaps"]
+    assert set(gaps) == {"sex"} and "specificity" not in gaps["sex"]  # too few normal films of either
     women = np.array(films.table["sex"]) == "F"
     expected = metrics_with_intervals(
         films.labels[women], probs[women], predictor.settings.threshold, films.patient_ids[women]
@@ -52,3 +56,24 @@ def test_risk_falls_with_coverage_when_scores_mean_something() -> None:
     coverage, risk = risk_coverage(labels, probs, 0.5)
     np.testing.assert_allclose(coverage, [0.2, 0.4, 0.6, 0.8, 1])
     np.testing.assert_allclose(risk, [0, 0, 0, 0, 0.2])
+
+
+def test_manufacturers_of_dicom_headers_are_groups_with_a_gap(tiny_run: Path, tmp_path: Path) -> None:
+    for number in range(100):
+        label, maker = number % 2, ("Fuji", "AGFA")[number // 50]
+        film = make_film(number, bool(label) and number < 80)  # what the second shows is often no pneumonia
+        folder = tmp_path / "films" / "test" / ("NORMAL", "PNEUMONIA")[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        tags = {"Manufacturer": maker, "PatientPosition": "HFS", "PatientID": str(number)}
+        (folder / f"{number}.dcm").write_bytes(dicom(film, **tags))
+    predictor = Predictor(tiny_run, device="cpu")
+    films, _ = decode_films(load_data(tmp_path / "films")["test"], predictor.image_processor, tmp_path / "cache")
+    metrics = evaluate_films(predictor, [films], "m", "d", "test", explain=False).metrics
+    by_maker = [metrics["subgroups"][f"manufacturer {maker}"] for maker in ("FUJI", "AGFA")]
+    assert [group["n"] for group in by_maker] == [50, 50]
+    assert not [name for name in metrics["subgroups"] if name.startswith("patient position")]  # of one kind all
+    found = metrics["gaps"]["manufacturer"]["sensitivity"]
+    low, high = found["ci95"]
+    assert found["value"] == pytest.approx(by_maker[0]["sensitivity"]["value"] - by_maker[1]["sensitivity"]["value"])
+    assert (found["largest"], found["least"], found["groups"]) == ("FUJI", "AGFA", 2)
+    assert 0 < low < found["value"] < high and 0.1 < found["detectable"] < 0.6

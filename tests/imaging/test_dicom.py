@@ -401,12 +401,18 @@ def test_the_facts_of_a_header_and_nothing_that_names_a_person(caplog: pytest.Lo
     person = {"PatientName": "Secret^Person", "PatientID": "MRN-0042", "PatientBirthDate": "20190101"}
     known = {"PatientSex": "F", "PatientAge": "018M", "ViewPosition": "PA", "BodyPartExamined": "CHEST"}
     place = {"Modality": "DX", "InstitutionName": "Secret Hospital", "StudyDate": "not a date"}
-    tags = person | known | place
+    tags = person | known | place | {"Manufacturer": "Philips", "ManufacturerModelName": "DigitalDiagnost"}
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.DEBUG):
         facts = dicom_facts(dicom(FILM, **tags))
         load_xray(dicom(FILM, **tags))
     expected = {"patient": "MRN-0042", "view": "PA", "age": 1.5, "sex": "F"}
-    assert facts == expected | {"body_part": "CHEST", "modality": "DX", "bits": 8}
+    device = {"manufacturer": "PHILIPS", "device_model": "DIGITALDIAGNOST", "patient_position": None}
+    device |= {"window_center": None, "window_width": None}
+    assert facts == expected | device | {"body_part": "CHEST", "modality": "DX", "bits": 8}
+    erect = pydicom.Dataset()
+    erect.CodeMeaning = "Erect"
+    for tag, value, position in (("Position", "HFS", "HFS"), ("OrientationCodeSequence", [erect], "ERECT")):
+        assert dicom_facts(dicom(FILM, **{f"Patient{tag}": value}))["patient_position"] == position
     assert "secret" not in (caplog.text + " ".join(str(warning.message) for warning in caught)).lower()
     ages = {"045Y": 45.0, "62": 62.0, "006W": 0.11, "010D": 0.03, "": None, "abc": None}
     assert {age: dicom_facts(dicom(FILM, PatientAge=age))["age"] for age in ages} == ages

@@ -35,7 +35,7 @@ def test_external_validation_says_what_was_lost(tiny_run: Path, elsewhere: Path,
         "External validation",
         "Where pneumonia is rarer",
         "Without an answer",
-        "Checklist",
+        "Checklists",
         "Calibration",
     ):
         assert heading in page
@@ -52,7 +52,8 @@ def test_another_operating_point_decides(
 ) -> None:
     points = {point["name"]: point["threshold"] for point in Predictor(tiny_run).settings.operating_points}
     options = ["--data", str(films_folder), "--output_dir", str(tmp_path), "--cache_dir", str(cache_dir)]
-    main(["evaluate", "--model", str(tiny_run), "--operating_point", "specificity@0.95", *options])
+    main(["evaluate", "--model", str(tiny_run), "--operating_point", "specificity@0.95", "--docx", *options])
+    assert (tmp_path / "checklist.docx").read_bytes().startswith(b"PK")  # a zip, as Word's files are
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["decision_threshold"]["value"] == points["specificity@0.95"]
     assert metrics["decision_threshold"]["method"] == "specificity@0.95"
