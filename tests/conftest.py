@@ -1,5 +1,6 @@
 """Films that the tests make themselves: pneumonia is a bright patch in a lung, so that a tiny network learns it."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def make_trainer(model, image_processor, arguments, films: dict, **options):
     sets = {"train_dataset": films["train"], "eval_dataset": films["validation"]}
     plain = {"prepare": Normalize(image_processor), "augment": None, "class_weights": None}
     return XrayTrainer(model=model, args=arguments, **(sets | plain | options))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_for_good() -> None:
+    """Leave the libraries out of garbage collection: each training asks for it, and a million objects of torch take
+    a third of a second to go through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
