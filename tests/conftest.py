@@ -1,7 +1,9 @@
 """Films that the tests make themselves: pneumonia is a bright patch in a lung, so that a tiny network learns it."""
 
 import gc
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -125,6 +127,31 @@ def tiny_run(tiny_recipe: list[str], tmp_path_factory: pytest.TempPathFactory) -
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     main([*tiny_recipe, "--output_dir", str(run)])
+    return run
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> Callable[..., tuple[int, str]]:
+    """Run `train_hf.py ...` or a command of `python -m pneumo_hf` here: the exit code, and what was said.
+
+    A process of its own would first import for 5 to 7 seconds.
+    """
+    from pneumo_hf.__main__ import main
+    from pneumo_hf.errors import one_line_errors
+    from train_hf import main as train
+
+    def run(name: str, *arguments: object) -> tuple[int, str]:
+        given, code = list(map(str, arguments)), 0
+        caplog.set_level(logging.INFO)
+        caplog.clear()
+        try:
+            with one_line_errors():
+                train(given) if name == "train_hf.py" else main([name, *given])
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out + caplog.text + printed.err
+
     return run
 
 

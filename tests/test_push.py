@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import pickle
 import re
 import shutil
@@ -20,7 +19,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pneumo_hf import __version__
-from pneumo_hf.__main__ import main
 from pneumo_hf.data.digests import HELD_OUT
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub.push import push, space_files
@@ -42,24 +40,17 @@ Push = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def pushed(monkeypatch: pytest.MonkeyPatch, capsys, caplog) -> Push:
+def pushed(monkeypatch: pytest.MonkeyPatch, command: Callable) -> Push:
     """Run `push` in this process, to the Hub at an address: the exit code, and what was said."""
 
     def push(run: Path, address: str, *options: str, token: str = TOKEN) -> tuple[int, str]:
         reach(address, monkeypatch, token)
-        caplog.set_level(logging.INFO)
-        caplog.clear()
-        code = 0
-        try:
-            main(["push", "--model", str(run), *options])
-        except SystemExit as stop:
-            code = stop.code
-        return code, caplog.text + capsys.readouterr().err
+        return command("push", "--model", run, *options)
 
     return push
 
 
-def command(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
+def process(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
     done = subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
@@ -71,7 +62,7 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(
     with running_hub() as (hub, address):
         asked = ("--repo_id", "tester/pneumonia", "--private", "--films_are_public", "--space", "tester/demo")
         own = environment(address, str(tmp_path / "here"))
-        done = command(own, "-m", "pneumo_hf", "push", "--model", str(tiny_run), *asked)
+        done = process(own, "-m", "pneumo_hf", "push", "--model", str(tiny_run), *asked)
         assert "secret HF_TOKEN" in done.stderr
         first = {repo: dict(files) for repo, files in hub.files.items()}
         assert pushed(tiny_run, address, *asked)[0] == 0 and hub.files == first
@@ -90,7 +81,7 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(
         with (tiny_run / "report" / "predictions_test.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))[::7]
         films = [str(films_folder / row["path"]) for row in rows]
-        scored = command(environment(address, str(tmp_path / "elsewhere")), "-c", SCORE, *films)
+        scored = process(environment(address, str(tmp_path / "elsewhere")), "-c", SCORE, *films)
         assert json.loads(scored.stdout) == pytest.approx([float(row["probability"]) for row in rows], abs=1e-5)
 
         space = hub.files["space", "tester/demo"]
