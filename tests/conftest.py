@@ -15,6 +15,12 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+LONG = {"test_train_hf", "test_families", "test_scale_out", "test_visitors", "test_fuzz"}  # a minute or two each
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a worker that begins one at the end would leave the other without work."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def make_film(seed: int, pneumonia: bool, size: tuple[int, int] = (80, 96)) -> np.ndarray:

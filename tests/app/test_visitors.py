@@ -122,7 +122,8 @@ def p95_while(url: str, film: Path, others: Path, others_error: str) -> float:
 def test_ten_slow_films_hold_nobody_up(url: str, films_folder: Path, tmp_path: Path) -> None:
     good = next((films_folder / "test" / "NORMAL").iterdir())
     (tmp_path / "scans.jpg").write_bytes(jpeg_of_scans(800))
-    usual = [p95_while(url, good, good, "") for _ in range(2)][1]  # the first warms it
+    Client(url, verbose=False).predict(handle_file(good), api_name="/predict")  # warms it
+    usual = p95_while(url, good, good, "")
     busy = p95_while(url, good, tmp_path / "scans.jpg", "100 scans")
     assert busy < 2 * usual, f"{usual:.3f} s, then {busy:.3f} s"
 
