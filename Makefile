@@ -25,7 +25,7 @@ setup: .venv/.installed
 	touch $@
 
 test: setup  ## everything that can run without the network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-oldest:  ## a few minutes of tests with the lowest versions that are declared; torch 2.11 comes with CUDA, 5 GB
 	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest

@@ -1,6 +1,9 @@
 """Films that the tests make themselves: pneumonia is a bright patch in a lung, so that a tiny network learns it."""
 
+import gc
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -12,6 +15,12 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+LONG = {"test_train_hf", "test_families", "test_scale_out", "test_visitors", "test_fuzz"}  # a minute or two each
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a worker that begins one at the end would leave the other without work."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def make_film(seed: int, pneumonia: bool, size: tuple[int, int] = (80, 96)) -> np.ndarray:
@@ -80,6 +89,14 @@ def make_trainer(model, image_processor, arguments, films: dict, **options):
     return XrayTrainer(model=model, args=arguments, **(sets | plain | options))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def imported_for_good() -> None:
+    """Leave the libraries out of garbage collection: each training asks for it, and a million objects of torch take
+    a third of a second to go through."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def films_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_films(tmp_path_factory.mktemp("films"), {"train": (40, 72), "test": (16, 24)})
@@ -116,6 +133,31 @@ def tiny_run(tiny_recipe: list[str], tmp_path_factory: pytest.TempPathFactory) -
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     main([*tiny_recipe, "--output_dir", str(run)])
+    return run
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> Callable[..., tuple[int, str]]:
+    """Run `train_hf.py ...` or a command of `python -m pneumo_hf` here: the exit code, and what was said.
+
+    A process of its own would first import for 5 to 7 seconds.
+    """
+    from pneumo_hf.__main__ import main
+    from pneumo_hf.errors import one_line_errors
+    from train_hf import main as train
+
+    def run(name: str, *arguments: object) -> tuple[int, str]:
+        given, code = list(map(str, arguments)), 0
+        caplog.set_level(logging.INFO)
+        caplog.clear()
+        try:
+            with one_line_errors():
+                train(given) if name == "train_hf.py" else main([name, *given])
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out + caplog.text + printed.err
+
     return run
 
 

@@ -16,9 +16,8 @@ from scipy.special import softmax
 from transformers import AutoImageProcessor
 
 from pneumo_hf.__main__ import main
-from tests.hub import environment, running_hub
+from tests.hub import environment, reach, running_hub
 
-ROOT = Path(__file__).parents[1]
 REPO_ID = "tester/pneumonia"
 # What the README and the card teach, by someone who has transformers and nothing of ours.
 STOCK = """
@@ -76,12 +75,12 @@ def reported(run: Path, films_folder: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def hub(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, bytes], str]]:
+def hub(run: Path) -> Iterator[tuple[dict[str, bytes], str]]:
     """The run pushed to a Hub: its files there, and the Hub's address."""
     with running_hub() as (hub, address):
-        asked = [sys.executable, "-m", "pneumo_hf", "push", "--model", str(run), "--repo_id", REPO_ID]
-        env = environment(address, str(tmp_path_factory.mktemp("here")))
-        subprocess.run(asked, env=env, cwd=ROOT, check=True, capture_output=True)
+        with pytest.MonkeyPatch.context() as here:
+            reach(address, here)
+            main(["push", "--model", str(run), "--repo_id", REPO_ID])
         yield hub.files["model", REPO_ID], address
 
 

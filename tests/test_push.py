@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from pneumo_hf.data.digests import HELD_OUT
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub.push import push, space_files
 from pneumo_hf.hub.scan import what_must_not_leave
-from tests.hub import TOKEN, environment, running_hub
+from tests.hub import TOKEN, environment, reach, running_hub
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "models" / "pneumo-efficientnet"
@@ -35,18 +36,36 @@ print(json.dumps([next(s["score"] for s in a if s["label"] == "PNEUMONIA") for a
 """
 
 
-def command(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True)
+Push = Callable[..., tuple[int, str]]
 
 
-def test_pushed_and_read_by_the_stock_pipeline_elsewhere(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def pushed(monkeypatch: pytest.MonkeyPatch, command: Callable) -> Push:
+    """Run `push` in this process, to the Hub at an address: the exit code, and what was said."""
+
+    def push(run: Path, address: str, *options: str, token: str = TOKEN) -> tuple[int, str]:
+        reach(address, monkeypatch, token)
+        return command("push", "--model", run, *options)
+
+    return push
+
+
+def process(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_pushed_and_read_by_the_stock_pipeline_elsewhere(
+    tiny_run: Path, films_folder: Path, pushed: Push, tmp_path: Path
+) -> None:
     with running_hub() as (hub, address):
-        env = environment(address, str(tmp_path / "here"))
-        asked = ("-m", "pneumo_hf", "push", "--model", str(tiny_run), "--repo_id", "tester/pneumonia", "--private")
-        for _ in range(2):  # the second changes nothing
-            done = command(env, *asked, "--films_are_public", "--space", "tester/demo")
-            assert done.returncode == 0, done.stderr
+        asked = ("--repo_id", "tester/pneumonia", "--private", "--films_are_public", "--space", "tester/demo")
+        own = environment(address, str(tmp_path / "here"))
+        done = process(own, "-m", "pneumo_hf", "push", "--model", str(tiny_run), *asked)
         assert "secret HF_TOKEN" in done.stderr
+        first = {repo: dict(files) for repo, files in hub.files.items()}
+        assert pushed(tiny_run, address, *asked)[0] == 0 and hub.files == first
         assert hub.private["model", "tester/pneumonia"]
         files = hub.files["model", "tester/pneumonia"]
         assert {"config.json", "model.safetensors", "chest_detector.safetensors", "report/index.html"} <= set(files)
@@ -62,8 +81,7 @@ def test_pushed_and_read_by_the_stock_pipeline_elsewhere(tiny_run: Path, films_f
         with (tiny_run / "report" / "predictions_test.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))[::7]
         films = [str(films_folder / row["path"]) for row in rows]
-        scored = command(environment(address, str(tmp_path / "elsewhere")), "-c", SCORE, *films)
-        assert scored.returncode == 0, scored.stderr
+        scored = process(environment(address, str(tmp_path / "elsewhere")), "-c", SCORE, *films)
         assert json.loads(scored.stdout) == pytest.approx([float(row["probability"]) for row in rows], abs=1e-5)
 
         space = hub.files["space", "tester/demo"]
@@ -97,7 +115,9 @@ def test_a_gpu_without_a_space_is_refused(tiny_run: Path) -> None:
         push(tiny_run, "tester/pneumonia", False, ROOT, None, "zero-a10g")
 
 
-def test_pictures_of_films_are_pushed_of_the_public_set_alone_or_on_request(tiny_run: Path, tmp_path: Path) -> None:
+def test_pictures_of_films_are_pushed_of_the_public_set_alone_or_on_request(
+    tiny_run: Path, pushed: Push, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)  # whose films are called as the public set's
     shutil.copy(run / "report" / "mistakes.png", run / "report" / "Doe.png")
@@ -107,15 +127,15 @@ def test_pictures_of_films_are_pushed_of_the_public_set_alone_or_on_request(tiny
     pictures = {f"report/{name}" for name in ("heatmaps.png", "mistakes.png", "index.html")}
     with running_hub() as (hub, address):
         asked = ("--repo_id", "tester/ward")
-        done = pushed(run, address, tmp_path / "here", *asked)
-        assert done.returncode == 0 and "stay at home" in done.stderr
+        code, said = pushed(run, address, *asked)
+        assert code == 0 and "stay at home" in said
         files = set(hub.files["model", "tester/ward"])
         assert "report/roc.png" in files and not (pictures | {"report/Doe.png"}) & files
-        assert pushed(run, address, tmp_path / "here", *asked, "--films_are_public").returncode == 0
+        assert pushed(run, address, *asked, "--films_are_public")[0] == 0
         assert pictures <= set(hub.files["model", "tester/ward"])
         shutil.copy(SHIPPED / HELD_OUT, run / HELD_OUT)
-        done = pushed(run, address, tmp_path / "here", "--repo_id", "tester/public")
-        assert done.returncode == 0 and "stay at home" not in done.stderr
+        code, said = pushed(run, address, "--repo_id", "tester/public")
+        assert code == 0 and "stay at home" not in said
         files = set(hub.files["model", "tester/public"])
         assert pictures <= files and HELD_OUT not in files
 
@@ -184,72 +204,66 @@ def test_a_space_gets_the_package_and_nothing_that_lies_in_it(tmp_path: Path) ->
     assert {"pneumo_hf/imaging/mean_chest.png", "pneumo_hf/app/case_report.html.jinja"} <= files
 
 
-def test_private_does_not_publish_into_a_public_repository(tiny_run: Path, tmp_path: Path) -> None:
+def test_private_does_not_publish_into_a_public_repository(tiny_run: Path, pushed: Push) -> None:
     with running_hub() as (hub, address):
-        env = environment(address, str(tmp_path / "here"))
-        asked = ("-m", "pneumo_hf", "push", "--model", str(tiny_run), "--repo_id", "tester/open")
-        assert command(env, *asked).returncode == 0
+        assert pushed(tiny_run, address, "--repo_id", "tester/open")[0] == 0
         before = dict(hub.commits)
-        refused = command(env, *asked, "--private")
-        assert refused.returncode == 2 and "and public" in refused.stderr and hub.commits == before
+        code, said = pushed(tiny_run, address, "--repo_id", "tester/open", "--private")
+        assert code == 2 and "and public" in said and hub.commits == before
 
 
-def pushed(run: Path, address: str, home: Path, *options: str, token: str = TOKEN) -> subprocess.CompletedProcess:
-    env = environment(address, str(home), token)
-    return command(env, "-m", "pneumo_hf", "push", "--model", str(run), *options)
+def assert_refused(done: tuple[int, str], reason: str) -> None:
+    code, said = done
+    last = said.strip().splitlines()[-1]  # behind the bars of what was uploaded before
+    assert code == 2 and last.startswith("error: ") and reason in last
 
 
-def assert_refused(done: subprocess.CompletedProcess, reason: str) -> None:
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    last = done.stderr.strip().splitlines()[-1]  # behind the bars of what was uploaded before
-    assert last.startswith("error: ") and reason in last
-
-
-def test_what_the_hub_refuses_is_said_in_one_line(tiny_run: Path, tmp_path: Path) -> None:
+def test_what_the_hub_refuses_is_said_in_one_line(tiny_run: Path, pushed: Push) -> None:
+    mine = ("--repo_id", "tester/pneumonia")
     with running_hub() as (hub, address):
-        unknown = pushed(tiny_run, address, tmp_path, "--repo_id", "tester/pneumonia", token="expired")
+        unknown = pushed(tiny_run, address, *mine, token="expired")
         assert_refused(unknown, "does not know the token: log in with `hf auth login`")
-        foreign = pushed(tiny_run, address, tmp_path, "--repo_id", "google/pneumonia")
+        foreign = pushed(tiny_run, address, "--repo_id", "google/pneumonia")
         assert_refused(foreign, "google/pneumonia: the token may not write there")
         theirs = "model", "google/pneumonia"
         hub.files[theirs], hub.private[theirs] = {"report/metrics.json": b"{}"}, False  # and made by push
-        assert_refused(pushed(tiny_run, address, tmp_path, "--repo_id", "google/pneumonia"), "may not write there")
-        space = pushed(tiny_run, address, tmp_path, "--repo_id", "tester/pneumonia", "--space", "google/demo")
+        assert_refused(pushed(tiny_run, address, "--repo_id", "google/pneumonia"), "may not write there")
+        space = pushed(tiny_run, address, *mine, "--space", "google/demo")
         assert_refused(space, "google/demo: the token may not write there")  # names what failed
         for name in ("a b/c", "pneumonia"):
-            assert_refused(pushed(tiny_run, address, tmp_path, "--repo_id", name), "is no name for a repository")
-    assert_refused(pushed(tiny_run, address, tmp_path, "--repo_id", "tester/pneumonia"), "is there a network?")
+            assert_refused(pushed(tiny_run, address, "--repo_id", name), "is no name for a repository")
+    assert_refused(pushed(tiny_run, address, *mine), "is there a network?")
 
 
-def test_a_name_taken_by_something_else_is_left_alone(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_name_taken_by_something_else_is_left_alone(tiny_run: Path, pushed: Push) -> None:
     theirs = {"README.md": b"my thesis", "weights.bin": b"years of work"}
     with running_hub() as (hub, address):
         hub.files["model", "tester/thesis"], hub.private["model", "tester/thesis"] = dict(theirs), False
-        done = pushed(tiny_run, address, tmp_path, "--repo_id", "tester/thesis")
+        done = pushed(tiny_run, address, "--repo_id", "tester/thesis")
         assert_refused(done, "tester/thesis is taken: it holds something else (README.md)")
         assert hub.files["model", "tester/thesis"] == theirs
 
 
-def test_a_card_that_the_hub_would_refuse_is_said_so(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_card_that_the_hub_would_refuse_is_said_so(tiny_run: Path, pushed: Push, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     card = run / "README.md"
     card.write_text(re.sub("type: films\\w*", "type: films of two wards", card.read_text()))
     with running_hub() as (_, address):
-        done = pushed(run, address, tmp_path / "home", "--repo_id", "tester/pneumonia")
+        done = pushed(run, address, "--repo_id", "tester/pneumonia")
     assert_refused(done, "tester/pneumonia: the Hub refuses: Invalid metadata in README.md. - dataset.type")
 
 
-def test_pushed_again_the_tag_and_the_files_are_those_of_today(tiny_run: Path, tmp_path: Path) -> None:
+def test_pushed_again_the_tag_and_the_files_are_those_of_today(tiny_run: Path, pushed: Push, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     model = ("model", "tester/pneumonia")
     with running_hub() as (hub, address):
-        assert pushed(run, address, tmp_path / "home", "--repo_id", "tester/pneumonia").returncode == 0
+        assert pushed(run, address, "--repo_id", "tester/pneumonia")[0] == 0
         first = hub.tags[model]
         assert first == {f"v{__version__}": hub.sha(model)}
         (run / "report" / "roc.png").unlink()
-        assert pushed(run, address, tmp_path / "home", "--repo_id", "tester/pneumonia").returncode == 0
+        assert pushed(run, address, "--repo_id", "tester/pneumonia")[0] == 0
         assert "report/roc.png" not in hub.files[model] and "report/pr.png" in hub.files[model]
         assert hub.tags[model] == {f"v{__version__}": hub.sha(model)}
 

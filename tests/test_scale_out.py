@@ -16,13 +16,14 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
+from pneumo_hf.__main__ import main
 from tests.conftest import as_options, write_films
 from tests.data.test_listing import write_shard
 from tests.training.families import tiny_checkpoint
+from train_hf import main as train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "accelerate"
-ALONE = (sys.executable,)
 TWO = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2.yaml"))
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
 SAME_SUMS = {  # what keeps the sums of two half batches those of one: nothing drawn, no statistics of a batch
@@ -89,7 +90,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
         **SAME_SUMS,
     )
     (folder / "rank.py").write_text(RANK_1)
-    run(*ALONE, "train_hf.py", *recipe, "--per_device_train_batch_size", 16, "--output_dir", folder / "alone")
+    train([*recipe, "--per_device_train_batch_size", "16", "--output_dir", str(folder / "alone")])
     run(*TORCHRUN, folder / "rank.py", folder / "rank_", *recipe, "--per_device_train_batch_size", 8)
     return folder / "alone", folder / "rank_0", folder / "rank_1"
 
@@ -142,8 +143,8 @@ def scored(part: Path) -> int:
 def test_two_processes_killed_and_launched_again_score_every_film_once(
     tiny_run: Path, shards: Path, tmp_path: Path
 ) -> None:
-    options = ("predict", "--model", tiny_run, "--device", "cpu", shards, "--output")
-    run(*ALONE, "-m", "pneumo_hf", *options, tmp_path / "alone.csv")
+    options = ["predict", "--model", str(tiny_run), "--device", "cpu", str(shards), "--output"]
+    main([*options, str(tmp_path / "alone.csv")])
     two = (*TWO, "-m", "pneumo_hf", *options, tmp_path / "two.csv")
     process, parts = start(*two), [tmp_path / "two.csv.parts" / f"{rank}-of-2.jsonl" for rank in range(2)]
     while not all(map(scored, parts)) and process.poll() is None:
@@ -165,8 +166,9 @@ def test_evaluate_over_two_processes_gives_the_figures_of_one(
     tiny_run: Path, films_folder: Path, tmp_path: Path
 ) -> None:
     folder = write_films(tmp_path / "films", {"test": (40, 41)})
-    options = ("evaluate", "--model", tiny_run, "--device", "cpu", "--data", folder, "--cache_dir", tmp_path / "cache")
-    run(*ALONE, "-m", "pneumo_hf", *options, "--output_dir", tmp_path / "alone")
+    data = ["--data", str(folder), "--cache_dir", str(tmp_path / "cache")]
+    options = ["evaluate", "--model", str(tiny_run), "--device", "cpu", *data]
+    main([*options, "--output_dir", str(tmp_path / "alone")])
     run(*TWO, "-m", "pneumo_hf", *options, "--output_dir", tmp_path / "two")
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "two"))
     assert one["n"] == 81

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +17,10 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.ensembles import load_predictor
-from tests.app.test_app import serving
+from tests.app.conftest import serving
 from tests.conftest import as_options, make_film
-from tests.hub import environment, running_hub
+from tests.hub import reach, running_hub
 
-ROOT = Path(__file__).parents[1]
 NAMES = ("NORMAL", "PNEUMONIA", "COVID19")
 COLUMNS = [f"probability_{name}" for name in NAMES]
 
@@ -175,16 +172,17 @@ def test_ensembles_and_teachers_know_the_labels(run, recipe, tiny_run, films, tm
     assert json.loads((student / "config.json").read_text())["id2label"]["2"] == "COVID19"
 
 
-def test_it_is_exported_and_pushed(run: Path, films: Path, cache_dir: Path, tmp_path: Path) -> None:
+def test_it_is_exported_and_pushed(
+    run: Path, films: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ["--data", str(films), "--cache_dir", str(cache_dir), "--output_dir", str(tmp_path)]
     main(["export", "--model", str(run), *options])
     pictures = sorted((films / "test").rglob("*.png"))[:6]
     for ours, theirs in zip(Predictor(run)(pictures), Predictor(tmp_path, backend="onnx")(pictures), strict=True):
         assert [theirs[column] for column in COLUMNS] == pytest.approx([ours[column] for column in COLUMNS], abs=1e-4)
     with running_hub() as (hub, address):
-        asked = [sys.executable, "-m", "pneumo_hf", "push", "--model", str(run), "--repo_id", "tester/three"]
-        env = environment(address, str(tmp_path / "home"))
-        subprocess.run(asked, env=env, cwd=ROOT, check=True, capture_output=True)
+        reach(address, monkeypatch)
+        main(["push", "--model", str(run), "--repo_id", "tester/three"])
         pushed = hub.files["model", "tester/three"]
     assert json.loads(pushed["config.json"])["task"]["labels"] == list(NAMES)
 

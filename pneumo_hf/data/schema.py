@@ -119,9 +119,10 @@ def film_row(image: dict, file_name: str, label: int | None, source: str, dicom:
             facts = dicom_facts(dicom)
         except ValueError:  # damaged: whoever decodes the film lists it
             return row
-        patient = facts.pop("patient")
-        facts.pop("bits")
-        row |= facts | ({"patient_id": keyed_hash(patient)} if patient else {})
+        patient = facts["patient"]
+        row |= {name: value for name, value in facts.items() if name in row} | (
+            {"patient_id": keyed_hash(patient)} if patient else {}
+        )
     return row
 
 

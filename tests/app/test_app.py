@@ -4,18 +4,12 @@ import asyncio
 import csv
 import gzip
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
-import sys
-import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,41 +19,13 @@ from PIL import Image
 
 from pneumo_hf import Predictor
 from pneumo_hf.app.model_tab import at_threshold, read_report
+from tests.app.conftest import serving
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-@contextmanager
-def serving(run: Path, *options: str, log=None, **environment: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The app with a checkpoint on a free port: its address and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "app.py", "--model", str(run), "--port", str(port), *options]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).read()
-                break
-            except OSError:
-                assert process.poll() is None, "the app ended"
-                time.sleep(0.25)
-        yield address, process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def url(tiny_run: Path) -> Iterator[str]:
-    with serving(tiny_run) as (address, _):
-        yield address
 
 
 def test_the_endpoint_gives_the_predictors_score(url: str, tiny_run: Path, films_folder: Path) -> None:
@@ -150,7 +116,7 @@ def test_it_asks_for_a_password_where_it_has_one(tiny_run: Path, films_folder: P
         assert client.predict(handle_file(film), api_name="/predict")["probability"] is not None
 
 
-def test_its_endpoints_are_mcp_tools_on_request(tiny_run: Path, films_folder: Path) -> None:
+def test_its_endpoints_are_mcp_tools_on_request(url: str) -> None:
     pytest.importorskip("mcp")
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
@@ -165,8 +131,7 @@ def test_its_endpoints_are_mcp_tools_on_request(tiny_run: Path, films_folder: Pa
             answer = await session.call_tool("threshold", {"threshold": 0.5, "prevalence": 0.2})
             return tools, answer.content[0].text
 
-    with serving(tiny_run, "--mcp") as (address, _):
-        names, text = asyncio.run(ask(address))
+    names, text = asyncio.run(ask(url))
     assert {"predict", "predict_base64", "explain", "case_report", "threshold"} == names and "sensitivity" in text
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.app.test_app import serving
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
 
@@ -35,12 +34,6 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
 ]
-
-
-@pytest.fixture(scope="module")
-def url(tiny_run: Path) -> Iterator[str]:
-    with serving(tiny_run) as (address, _):
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from pneumo_hf import Predictor
 from pneumo_hf.app.files import KEPT, SWEEP, download_path, sweep, uploads_folder
 from pneumo_hf.data.files import close_archives, list_zip
 from pneumo_hf.errors import InputError
-from tests.app.test_app import serving
+from tests.app.conftest import App, serving
 from tests.imaging.test_bounds import jpeg_of_scans
 from tests.imaging.test_dicom import dicom
 
@@ -119,33 +119,35 @@ def p95_while(url: str, film: Path, others: Path, others_error: str) -> float:
 
 
 @pytest.mark.slow
-def test_ten_slow_films_hold_nobody_up(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+def test_ten_slow_films_hold_nobody_up(url: str, films_folder: Path, tmp_path: Path) -> None:
     good = next((films_folder / "test" / "NORMAL").iterdir())
     (tmp_path / "scans.jpg").write_bytes(jpeg_of_scans(800))
-    with serving(tiny_run) as (url, _):
-        usual = [p95_while(url, good, good, "") for _ in range(2)][1]  # the first warms it
-        busy = p95_while(url, good, tmp_path / "scans.jpg", "100 scans")
+    Client(url, verbose=False).predict(handle_file(good), api_name="/predict")  # warms it
+    usual = p95_while(url, good, good, "")
+    busy = p95_while(url, good, tmp_path / "scans.jpg", "100 scans")
     assert busy < 2 * usual, f"{usual:.3f} s, then {busy:.3f} s"
 
 
 @pytest.mark.slow
-def test_a_film_that_is_slow_in_another_way_is_ended(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+def test_a_film_that_is_slow_in_another_way_is_ended(url: str, films_folder: Path, tmp_path: Path) -> None:
     good = next((films_folder / "test" / "NORMAL").iterdir())
     (tmp_path / "slow.dcm").write_bytes(slow_dicom())
-    with serving(tiny_run) as (url, process):
-        client = Client(url, verbose=False)
-        client.predict(handle_file(good), api_name="/predict")
-        start = time.perf_counter()
-        job = Client(url, verbose=False).submit(handle_file(tmp_path / "slow.dcm"), api_name="/predict")
-        while not job.done():
-            asked = time.perf_counter()
-            assert client.predict(handle_file(good), api_name="/predict")["probability"] is not None
-            assert time.perf_counter() - asked < 3
-        assert "not in time" in job.result()["error"]
-        assert 5 < time.perf_counter() - start < 60
-        # and the page's own ways
-        table = client.predict([handle_file(tmp_path / "slow.dcm"), handle_file(good)], api_name="/predict_batch")[0]
-        assert [bool(row[-1]) for row in table["data"]] == [False, True]
+    client = Client(url, verbose=False)
+    client.predict(handle_file(good), api_name="/predict")
+    start = time.perf_counter()
+    slow, worklist = handle_file(tmp_path / "slow.dcm"), [handle_file(tmp_path / "slow.dcm"), handle_file(good)]
+    jobs = [  # by the API, and by the page's own way
+        Client(url, verbose=False).submit(slow, api_name="/predict"),
+        Client(url, verbose=False).submit(worklist, api_name="/predict_batch"),
+    ]
+    while not all(job.done() for job in jobs):
+        asked = time.perf_counter()
+        assert client.predict(handle_file(good), api_name="/predict")["probability"] is not None
+        assert time.perf_counter() - asked < 3
+        time.sleep(0.2)
+    assert "not in time" in jobs[0].result()["error"]
+    assert 5 < time.perf_counter() - start < 60
+    assert [bool(row[-1]) for row in jobs[1].result()[0]["data"]] == [False, True]
 
 
 @pytest.mark.slow
@@ -166,36 +168,31 @@ def test_sigterm_during_slow_requests_ends_the_app(tiny_run: Path, tmp_path: Pat
         assert not files_in(temporary)
 
 
-def test_a_restart_sweeps_what_a_killed_app_left(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
-    film = next((films_folder / "test" / "NORMAL").iterdir())
-    with serving(tiny_run, TMPDIR=str(tmp_path)) as (alive, _):
-        Client(alive, verbose=False).predict(handle_file(film), api_name="/predict")
-        of_the_living = files_in(tmp_path)
-        with serving(tiny_run, TMPDIR=str(tmp_path)) as (url, process):
-            Client(url, verbose=False).predict(handle_file(film), api_name="/predict")
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert len(files_in(tmp_path)) > len(of_the_living)
-        with serving(tiny_run, TMPDIR=str(tmp_path)):
-            left = {path.relative_to(tmp_path).parts[0].removesuffix(".lock") for path in files_in(tmp_path)}
-            assert len(left) == 2  # of the living, and its own
-            assert all(path.exists() for path in of_the_living)
-    assert not files_in(tmp_path)
+def test_a_restart_sweeps_what_a_killed_app_left(app: App, tiny_run: Path, films_folder: Path) -> None:
+    film, folder = next((films_folder / "test" / "NORMAL").iterdir()), app.temporary
+    Client(app.url, verbose=False).predict(handle_file(film), api_name="/predict")
+    of_the_living = set(files_in(folder))
+    with serving(tiny_run, TMPDIR=str(folder)) as (url, process):
+        Client(url, verbose=False).predict(handle_file(film), api_name="/predict")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(files_in(folder)) > len(of_the_living)
+    with serving(tiny_run, TMPDIR=str(folder)):
+        left = {path.relative_to(folder).parts[0].removesuffix(".lock") for path in files_in(folder)}
+        assert len(left) == 2  # of the living, and its own
+        assert all(path.exists() for path in of_the_living)
+    assert set(files_in(folder)) == of_the_living
 
 
-def test_an_upload_that_was_broken_off_is_swept(tiny_run: Path, tmp_path: Path) -> None:
-    with serving(tiny_run, TMPDIR=str(tmp_path)) as (url, process):
-        port = int(url.rpartition(":")[2])
-        before = set(files_in(tmp_path))
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n"
-            part = '--b\r\nContent-Disposition: form-data; name="files"; filename="Doe.png"\r\n\r\n'
-            connection.sendall(
-                f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n{part}".encode() + bytes(9999)
-            )
-            time.sleep(1)
-        (left,) = set(files_in(tmp_path)) - before
-        assert left.parent.name == "uploads"  # where the sweep below finds it
+def test_an_upload_that_was_broken_off_is_swept(app: App) -> None:
+    port, before = int(app.url.rpartition(":")[2]), set(files_in(app.temporary))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n"
+        part = '--b\r\nContent-Disposition: form-data; name="files"; filename="Doe.png"\r\n\r\n'
+        connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n{part}".encode() + bytes(9999))
+        time.sleep(1)
+    (left,) = set(files_in(app.temporary)) - before
+    assert left.parent.name == "uploads"  # where the sweep below finds it
     folder, now = uploads_folder(), time.time()
     ages = {folder / "tmp_of_now": 0, folder / "tmp_broken_off": SWEEP + 9, folder / "a" / "film.png": SWEEP + 9}
     ages |= {folder / "b" / "Doe.png": KEPT + 9, folder / "c" / "figure.png": KEPT + 9, download_path("x"): KEPT + 9}
@@ -235,46 +232,40 @@ def test_mcp_asks_for_the_password_and_stores_nothing_without(
     assert not files_in(tmp_path)
 
 
-def test_films_sent_to_mcp_as_data_urls_lie_in_the_upload_folder(
-    tiny_run: Path, films_folder: Path, tmp_path: Path
-) -> None:
+def test_films_sent_to_mcp_as_data_urls_lie_in_the_upload_folder(app: App, films_folder: Path) -> None:
     film = next((films_folder / "test" / "PNEUMONIA").iterdir())
-    with serving(tiny_run, "--mcp", TMPDIR=str(tmp_path)) as (url, process):
-        before = set(files_in(tmp_path))
-        assert "probability" in call_tool(url, "predict", {"film": as_data_url(film), "operating_point": ""})[1]
-        stored = set(files_in(tmp_path)) - before
-        assert stored and all("uploads" in path.relative_to(tmp_path).parts for path in stored)
-    assert not files_in(tmp_path)
+    before = set(files_in(app.temporary))
+    assert "probability" in call_tool(app.url, "predict", {"film": as_data_url(film), "operating_point": ""})[1]
+    stored = set(files_in(app.temporary)) - before
+    assert stored and all("uploads" in path.relative_to(app.temporary).parts for path in stored)
 
 
-def test_a_film_in_base64_gets_its_score(tiny_run: Path, films_folder: Path) -> None:
+def test_a_film_in_base64_gets_its_score(url: str, tiny_run: Path, films_folder: Path) -> None:
     film = next((films_folder / "test" / "PNEUMONIA").iterdir())
     expected = Predictor(tiny_run, device="cpu")([film])[0]["probability"]
     wrapped = base64.encodebytes(film.read_bytes()).decode()  # in lines, as base64 prints it
-    with serving(tiny_run) as (url, _):
-        client = Client(url, verbose=False)
-        for sent in (as_data_url(film), wrapped):
-            answer = client.predict(sent, "", api_name="/predict_base64")
-            assert answer["probability"] == pytest.approx(expected, abs=1e-6)
-        assert "base64" in client.predict("no film!", "", api_name="/predict_base64")["error"]
-        assert client.predict("", "", api_name="/predict_base64")["error"] == "empty file"
+    client = Client(url, verbose=False)
+    for sent in (as_data_url(film), wrapped):
+        answer = client.predict(sent, "", api_name="/predict_base64")
+        assert answer["probability"] == pytest.approx(expected, abs=1e-6)
+    assert "base64" in client.predict("no film!", "", api_name="/predict_base64")["error"]
+    assert client.predict("", "", api_name="/predict_base64")["error"] == "empty file"
 
 
 @pytest.mark.slow
-def test_a_zip_of_countless_names_costs_nothing(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+def test_a_zip_of_countless_names_costs_nothing(app: App, films_folder: Path, tmp_path: Path) -> None:
     good = next((films_folder / "test" / "NORMAL").iterdir())
     (tmp_path / "names.zip").write_bytes(many_names(400_000))
-    with serving(tiny_run) as (url, process):
-        client, app = Client(url, verbose=False), psutil.Process(process.pid)
+    client, process = Client(app.url, verbose=False), psutil.Process(app.process.pid)
 
-        def memory() -> int:
-            return sum(one.memory_info().rss for one in (app, *app.children(recursive=True)))
+    def memory() -> int:
+        return sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
 
-        client.predict([handle_file(good)], api_name="/predict_batch")
-        before, start = memory(), time.perf_counter()
-        table = client.predict([handle_file(tmp_path / "names.zip"), handle_file(good)], api_name="/predict_batch")[0]
-        assert time.perf_counter() - start < UNHURRIED
-        assert memory() - before < 100 << 20
+    client.predict([handle_file(good)], api_name="/predict_batch")
+    before, start = memory(), time.perf_counter()
+    table = client.predict([handle_file(tmp_path / "names.zip"), handle_file(good)], api_name="/predict_batch")[0]
+    assert time.perf_counter() - start < UNHURRIED
+    assert memory() - before < 100 << 20
     assert [row[-1] for row in table["data"]] == ["", "the zip holds more than 10000 files: send it in parts"]
 
 
@@ -288,22 +279,21 @@ def test_the_names_of_a_zip_are_bounded_and_it_is_let_go(tmp_path: Path) -> None
     assert not [file for file in psutil.Process().open_files() if file.path == str(path)]
 
 
-def test_a_failed_call_is_not_named_in_the_log(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
-    log, good = tmp_path / "log", next((films_folder / "test" / "NORMAL").iterdir())
-    with log.open("w") as file, serving(tiny_run, "--mcp", log=file) as (url, _):
-        about = {"meta": {"_type": "gradio.FileData"}, "orig_name": "Doe_Jane.png"}
-        for path in ("/etc/Doe_Jane.png", "Doe_Jane.png", "http://127.0.0.1:9/Doe_Jane.png", "Doe\0Jane", 7):
-            for film in ({"path": path, "orig_name": "Doe_Jane"}, {"path": path, **about}):
-                for name in ("predict", "explain", "case_report"):
-                    assert "error" in call(url, name, [film, 0.5])
-                assert "error" in call(url, "predict_batch", [[film]])
-        Client(url, verbose=False).predict(handle_file(good), {"Doe": "Jane"}, api_name="/predict")
-        call_tool(url, "predict", {"film": "/home/Doe_Jane.png", "operating_point": ""})
-    said = log.read_text()
+def test_a_failed_call_is_not_named_in_the_log(app: App, films_folder: Path) -> None:
+    url, start, good = app.url, app.log.stat().st_size, next((films_folder / "test" / "NORMAL").iterdir())
+    about = {"meta": {"_type": "gradio.FileData"}, "orig_name": "Doe_Jane.png"}
+    for path in ("/etc/Doe_Jane.png", "Doe_Jane.png", "http://127.0.0.1:9/Doe_Jane.png", "Doe\0Jane", 7):
+        for film in ({"path": path, "orig_name": "Doe_Jane"}, {"path": path, **about}):
+            for name in ("predict", "explain", "case_report"):
+                assert "error" in call(url, name, [film, 0.5])
+            assert "error" in call(url, "predict_batch", [[film]])
+    Client(url, verbose=False).predict(handle_file(good), {"Doe": "Jane"}, api_name="/predict")
+    call_tool(url, "predict", {"film": "/home/Doe_Jane.png", "operating_point": ""})
+    said = app.log.read_bytes()[start:].decode()
     assert "Doe" not in said and "Traceback" not in said and "a call failed (InvalidPathError)" in said
 
 
-def test_no_cell_of_a_worklist_is_a_formula(tiny_run: Path, films_folder: Path, tmp_path: Path) -> None:
+def test_no_cell_of_a_worklist_is_a_formula(url: str, films_folder: Path, tmp_path: Path) -> None:
     film = next((films_folder / "test" / "NORMAL").iterdir()).read_bytes()
     evil = ["=HYPERLINK(1).png", "+1.png", "-1.png", "@SUM(1).png", "plain.png"]
     for name in evil:
@@ -311,9 +301,8 @@ def test_no_cell_of_a_worklist_is_a_formula(tiny_run: Path, films_folder: Path, 
     with zipfile.ZipFile(tmp_path / "-2.zip", "w") as archive:
         archive.writestr("film.png", film)
     given = [handle_file(tmp_path / name) for name in (*evil, "-2.zip")]
-    with serving(tiny_run) as (url, _):
-        written = Client(url, verbose=False).predict(given, api_name="/predict_batch")[2]
-        with open(written, newline="") as file:
-            rows = list(csv.DictReader(file))
+    written = Client(url, verbose=False).predict(given, api_name="/predict_batch")[2]
+    with open(written, newline="") as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 6 and {row["path"] for row in rows} >= {"plain.png", "'-2.zip: film.png"}
     assert not [value for row in rows for value in row.values() if value.startswith(("=", "+", "-", "@"))]

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from pneumo_hf.__main__ import main
 from pneumo_hf.data.duplicates import near_pairs
 from pneumo_hf.data.leakage import assert_no_leaks, find_leaks
-from pneumo_hf.data.shortcuts import linear_baselines, region_features
+from pneumo_hf.data.shortcuts import RESAMPLES, linear_baselines, region_features
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.quality import MEAN_CHEST, thumbnail
 from tests.conftest import make_film, write_films
@@ -154,6 +158,20 @@ def test_baselines_are_high_where_the_border_shows_the_label_and_half_where_it_d
         noise = linear_baselines({"noise": random.normal(size=(300, 5))}, labels, patients, test)["noise"]
         assert 0.3 < noise["value"] < 0.7
         assert noise["ci95"][0] < noise["value"] < noise["ci95"][1]
+
+
+def test_the_area_of_a_baseline_is_scikit_learns_in_every_resample() -> None:
+    random, patients = np.random.default_rng(0), np.arange(60) // 2
+    labels, values = (patients % 3 > 0).astype(int), random.integers(0, 5, (120, 1)).astype(float)  # with ties
+    found = linear_baselines({"grey": values}, np.tile(labels, 2), np.tile(patients, 2), np.arange(120) >= 60)["grey"]
+    ridge = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1000.0, class_weight="balanced"))
+    scores = ridge.fit(values[:60], labels).decision_function(values[60:])
+    assert found["value"] == pytest.approx(roc_auc_score(labels, scores))
+    random, areas = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(random.integers(30, size=30), minlength=30)[patients]
+        areas.append(roc_auc_score(labels, scores, sample_weight=weights))
+    assert found["ci95"] == pytest.approx(np.percentile(areas, [2.5, 97.5]).tolist())
 
 
 def test_near_duplicates_are_the_pairs_that_all_pairs_would_give() -> None:

@@ -9,6 +9,7 @@ import torch
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
 from pneumo_hf.app.answers import verdict_html
+from pneumo_hf.app.answers import Answers
 from pneumo_hf.app.interface import build_app
 from pneumo_hf.app.reader import read_film_file, report_film_file
 from pneumo_hf.evaluation.calibration import fit_temperature
@@ -134,7 +135,7 @@ def test_a_mirrored_film_has_the_same_score_with_flip(tiny_run: Path) -> None:
 
 def test_several_models_are_served_by_the_app(tiny_run: Path, second_run: Path) -> None:
     ensemble = load_predictor([tiny_run, second_run], device="cpu")
-    build_app(ensemble, Path("nowhere"))
+    build_app(ensemble, Path("nowhere"), Answers(ensemble))
     path = tiny_run.parent / "film.png"
     load_xray(FILMS[0]).save(path)
     result, _ = read_film_file(ensemble, str(path))

@@ -106,7 +106,7 @@ def shipped() -> tuple[Predictor, torch.Tensor]:
 
 
 def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predictor, torch.Tensor]) -> None:
-    predictor, pixels = shipped
+    predictor, pixels = shipped[0], shipped[1][::3]
     maps = np.concatenate([GradCam(predictor)(part) for part in pixels.split(8)])
     inserted, deleted = insertion_and_deletion(predictor, maps, pixels)
     cold = deleted[::-1]  # what is left without the hottest are the coldest
