@@ -34,13 +34,6 @@ def test_most_of_5_percent_flipped_labels_of_the_embedded_films_are_on_the_list(
     assert len(planted & set(listed)) > 0.6 * len(planted)
     top = listed[: len(planted) // 2]
     assert len(planted & set(top)) > 0.8 * len(top)  # the most doubted are the surest
-    print(
-        seed,
-        len(listed),
-        len(planted & set(listed)) / len(planted),
-        len(planted & set(top)) / len(top),
-        len(planted & set(listed[: len(planted)])) / len(planted),
-    )
     assert found["films"] == len(sample.names) and found["doubted"] == len(listed) < 0.1 * len(sample.names)
 
 
