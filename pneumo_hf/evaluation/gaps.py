@@ -208,7 +208,7 @@ def _interval(
 
 
 def _drawn_to_the_ends(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Put the groups that cannot be told from the largest or the least figure on it, the nearer one."""
+    """Put the groups that do not differ from the largest or the least figure for certain on it, the nearer one."""
     top, bottom = values.argmax(), values.argmin()
     below = (values[top] - values) / np.hypot(errors, errors[top]).clip(1e-12)
     above = (values - values[bottom]) / np.hypot(errors, errors[bottom]).clip(1e-12)
