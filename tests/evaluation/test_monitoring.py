@@ -137,6 +137,22 @@ def test_without_details_scores_and_flags_are_watched_and_it_is_said(reference: 
     assert "bare.csv was written without --details: scores and flags alone" in found["message"]
 
 
+@pytest.mark.parametrize("how", ["no values", "no column"])
+def test_a_column_that_vanishes_is_named_and_no_longer_watched(how: str, tmp_path: Path) -> None:
+    films = hospital(200, seed=1) | {"distance": np.ones(200)}
+    if how == "no values":
+        films["sharpness"] = np.full(200, np.nan)
+    week = write_week(tmp_path / "week.csv", films)
+    if how == "no column":
+        week.write_text(week.read_text().replace("sharpness", "keenness", 1))
+    known = write_week(tmp_path / "known.csv", hospital(600, seed=0) | {"distance": np.ones(600)})
+    found = monitor([week], known)
+    assert "sharpness" not in found["watched"] and {"distance", "age", "manufacturer"} <= {*found["watched"]}
+    assert found["missing"] == f"no values of sharpness in {week} or a batch before it"
+    assert not found["alarm"] and found["missing"] in found["message"]
+    assert monitor([known], known)["missing"] == ""
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [
