@@ -8,7 +8,6 @@ from tqdm.auto import tqdm
 
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.drift import (
-    CATEGORIES,
     FLAG,
     FLAGS,
     NUMBERS,
@@ -25,6 +24,7 @@ from pneumo_hf.evaluation.drift import (
     number_patients,
 )
 from pneumo_hf.evaluation.reference import read_films, read_reference
+from pneumo_hf.inference.details import CATEGORIES
 
 RATES = (0.001, 0.5)
 SHOWN = 3  # columns that the message names

@@ -9,8 +9,8 @@ import numpy as np
 
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.drift import CATEGORIES, FLAG, NUMBERS, PATIENT, SCORE, Films
-from pneumo_hf.inference.details import details_file
+from pneumo_hf.evaluation.drift import FLAG, NUMBERS, PATIENT, SCORE, Films
+from pneumo_hf.inference.details import CATEGORIES, details_file
 
 LEAST_FILMS = 50  # of a reference
 NEEDED = ("path", SCORE, FLAG)
