@@ -14,13 +14,7 @@ if TYPE_CHECKING:
     from pneumo_hf.data.pixels import FilmDataset  # as in scorer.py
 
 IMAGE_COLUMNS = ("distance", "mean", "contrast", "sharpness", "layout", "width", "height")
-CATEGORIES = (
-    "sex",
-    "view",
-    "patient_position",
-    "manufacturer",
-    "device_model",
-)  # texts; all other columns are numbers
+CATEGORIES = ("sex", "view", "patient_position", "manufacturer", "device_model")  # texts; the others are numbers
 HEADER_COLUMNS = ("age", *CATEGORIES, "window_center", "window_width")
 DETAIL_COLUMNS = IMAGE_COLUMNS + HEADER_COLUMNS
 DIGITS = 5
