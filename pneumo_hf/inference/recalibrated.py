@@ -27,10 +27,10 @@ def write_recalibrated(
     What is of the scores as they were is left out: reports, ONNX files and `clinical.json`.
 
     Raises:
-        InputError: the architecture has no place for them, or the folder holds another checkpoint.
+        InputError: the architecture has no place for them, or the folder holds this checkpoint or another.
     """
+    assert_no_other_checkpoint(folder, predictor.name)
     model = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format).eval()
-    assert_no_other_checkpoint(folder)
     size = predictor.image_processor.size
     noise = torch.rand(2, 3, size["height"], size["width"], generator=torch.Generator().manual_seed(0))
     fold_recalibration(model, offset, slope, predictor.order[0], noise)
@@ -46,9 +46,11 @@ def write_recalibrated(
             shutil.copy(source, folder / name)
 
 
-def assert_no_other_checkpoint(folder: Path) -> None:
-    """Refuse to write over a checkpoint that is not a recalibrated one."""
+def assert_no_other_checkpoint(folder: Path, checkpoint: str) -> None:
+    """Refuse to write over the checkpoint that is recalibrated, or over one that is not a recalibrated one."""
     config = folder / "config.json"
+    if folder.resolve() == Path(checkpoint).resolve():
+        raise InputError(f"{folder} holds the checkpoint that is recalibrated: choose another --output_dir")
     if config.exists() and f'"{KEYS["recalibration"]}"' not in config.read_text():
         raise InputError(f"{folder} holds another checkpoint: choose another --output_dir")
 

@@ -37,7 +37,7 @@ def write_recalibration(folder: str | Path, result: Recalibration) -> None:
         InputError: the folder holds another checkpoint.
     """
     folder = Path(folder)
-    assert_no_other_checkpoint(folder)
+    assert_no_other_checkpoint(folder, result.scorer.name)
     if not result.refused:
         result.save(folder)
     report, found = folder / "report", without_nan(result.report)

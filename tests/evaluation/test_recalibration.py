@@ -208,6 +208,21 @@ def test_what_would_be_meaningless_is_refused_in_one_line(
     assert "at least 20 of each" in found["refused"] and found["metrics"]["sensitivity"]["after"]["ci95"]
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_recalibrated_checkpoint_is_not_written_over_itself(
+    ours: Path, local: Path, cache_dir: Path, tmp_path: Path, capsys
+) -> None:
+    copy, link = Path(shutil.copytree(ours, tmp_path / "copy")), tmp_path / "link"
+    link.symlink_to(copy)
+    before = contents(copy)
+    line = said(capsys, "--model", link, "--data", local, "--cache_dir", cache_dir, "--output_dir", copy)
+    assert "copy holds the checkpoint that is recalibrated: choose another --output_dir" in line
+    assert contents(copy) == before
+
+
 def test_scores_that_order_nothing_are_refused(tiny_run: Path) -> None:
     labels, nothing = np.arange(60) % 2, np.full(60, np.nan)
     logits = np.stack([np.zeros(60), np.where(labels, -1.0, 1.0) + 0.01 * np.arange(60)], axis=1)
