@@ -29,7 +29,7 @@ def write_recalibrated(
     Raises:
         InputError: the architecture has no place for them, or the folder holds this checkpoint or another.
     """
-    assert_no_other_checkpoint(folder, predictor.name)
+    _assert_no_other_checkpoint(folder, predictor.name)
     model = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format).eval()
     size = predictor.image_processor.size
     noise = torch.rand(2, 3, size["height"], size["width"], generator=torch.Generator().manual_seed(0))
@@ -46,7 +46,7 @@ def write_recalibrated(
             shutil.copy(source, folder / name)
 
 
-def assert_no_other_checkpoint(folder: Path, checkpoint: str) -> None:
+def _assert_no_other_checkpoint(folder: Path, checkpoint: str) -> None:
     """Refuse to write over the checkpoint that is recalibrated, or over one that is not a recalibrated one."""
     config = folder / "config.json"
     if folder.resolve() == Path(checkpoint).resolve():

@@ -199,8 +199,8 @@ def test_what_would_be_meaningless_is_refused_in_one_line(
         line = said(capsys, *model, "--data", films_folder, *split, *options)
         assert "may have been trained on" in line and "--split test" in line
     assert "recalibrate takes one checkpoint" in said(capsys, *model, *model, "--data", local, *options)
-    other = [*options[:-1], tiny_run]
-    assert "holds another checkpoint" in said(capsys, *model, "--data", local, *other)
+    other = Path(shutil.copytree(tiny_run, tmp_path / "other", ignore=shutil.ignore_patterns("report")))
+    assert "holds another checkpoint" in said(capsys, *model, "--data", local, *options[:-1], other)
     assert not (tmp_path / "to").exists()
     main(["recalibrate", *map(str, [*model, "--data", few, *options, "--report_only"])])
     assert {path.name for path in (tmp_path / "to").iterdir()} == {"report"}
@@ -220,6 +220,16 @@ def test_a_recalibrated_checkpoint_is_not_written_over_itself(
     before = contents(copy)
     line = said(capsys, "--model", link, "--data", local, "--cache_dir", cache_dir, "--output_dir", copy)
     assert "copy holds the checkpoint that is recalibrated: choose another --output_dir" in line
+    assert contents(copy) == before
+
+
+def test_a_report_alone_does_not_replace_that_of_a_checkpoint(
+    tiny_run: Path, ours: Path, local: Path, cache_dir: Path, tmp_path: Path, capsys
+) -> None:
+    copy = Path(shutil.copytree(ours, tmp_path / "copy"))
+    before = contents(copy)
+    options = ["--data", local, "--report_only", "--cache_dir", cache_dir, "--output_dir", copy]
+    assert "copy holds a checkpoint, and this is a report alone" in said(capsys, "--model", tiny_run, *options)
     assert contents(copy) == before
 
 
