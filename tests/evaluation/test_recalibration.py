@@ -1,6 +1,7 @@
 """A checkpoint at other hospitals: what is wrong with its scores there is found, mended exactly, and said."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.data.predictions import read_predictions
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.before_after import LocalFilms, of_calibrated
+from pneumo_hf.evaluation.metrics import metrics_with_intervals
 from pneumo_hf.evaluation.operating_points import choose_thresholds
 from pneumo_hf.evaluation.recalibration import fit_recalibration, recalibrate_scores
 from pneumo_hf.hub.card import write_card
@@ -66,6 +68,26 @@ def test_no_film_is_measured_by_a_fit_that_saw_its_patient(tiny_run: Path) -> No
     chance = of_calibrated(np.full(240, 0.5))  # one bin: the mean error of a share is sqrt(2 / pi) standard errors
     assert chance["mean"] == pytest.approx(np.sqrt(2 / np.pi * 0.25 / 240), rel=0.1)
     assert chance["up_to"] == pytest.approx(1.96 * np.sqrt(0.25 / 240), rel=0.15)
+
+
+def test_answers_before_and_after_have_intervals_over_patients(tiny_run: Path) -> None:
+    random, scorer = np.random.default_rng(0), Predictor(tiny_run, device="cpu")
+    labels, odds = films_of("slope", 240, random)
+    patients, distances = np.arange(240) // 2, np.where(np.arange(240) % 40, np.nan, 2.0)
+    films = LocalFilms(["f"] * 240, labels, np.stack([0 * odds, odds], axis=1), patients, distances, [""] * 240)
+    result = recalibrate_scores(scorer, films, "ours", "all")
+    for when, scored in (("before", result.before), ("after", result.after)):
+        decided = [one.decide(p, d) for one, p, d in zip(scored.settings, scored.probs, distances, strict=True)]
+        found, flags = result.report["abstention"][when], np.array([row["flag"] for row in decided])
+        answered = ~np.isin(flags, ["abstain", "not_chest_xray"])
+        shares = {"answered": answered, "abstained": flags == "abstain", "not_chest_xray": flags == "not_chest_xray"}
+        for name, share in shares.items():
+            accuracy = metrics_with_intervals(share.astype(int), np.ones(240), 0.5, patients)["accuracy"]
+            assert (found[name]["value"], found[name]["ci95"]) == (share.mean(), pytest.approx(accuracy["ci95"]))
+        right = (labels == 1) == [row["prediction"] == "PNEUMONIA" for row in decided]
+        low, high = found["accuracy_of_the_answered"]["ci95"]
+        assert low < found["accuracy_of_the_answered"]["value"] == right[answered].mean() < high
+    assert found["abstained"]["value"] > 0 and found["not_chest_xray"]["value"] == 6 / 240
 
 
 def write_local(root: Path, normal: int, pneumonia: int, first: int = 50_000) -> Path:
@@ -150,6 +172,7 @@ def test_the_card_and_the_page_say_both(tiny_run: Path, ours: Path) -> None:
     assert "recalibrated on ours" in card and f"before: from {threshold:.3f}" in card
     assert "trained on films" in card and "36 NORMAL, 44 PNEUMONIA" in card
     assert ModelCard.load(ours / "README.md").data.eval_results is None
+    assert re.search(r"<td>Answered<td>[.\d]+ \([.\d]+ to [.\d]+\)<td>[.\d]+ \([.\d]+ to [.\d]+\)", page)
     assert "How many films do I need?" in page and page.count("data:image/png;base64") == 2
     (ours / "README.md").unlink()
     write_card(ours)  # as for any run
