@@ -31,6 +31,7 @@ class LocalFilms:
     distances: np.ndarray  # [N], of the detector; NaN where there is none
     issues: Sequence[str]  # [N], of `quality_issue`
     rejected: list[dict] = field(default_factory=list)  # `{"path", "reason"}` of the films that could not be read
+    details: list[dict] = field(default_factory=list)  # [N], DETAIL_COLUMNS; empty of scores alone
 
     @property
     def odds(self) -> np.ndarray:

@@ -36,8 +36,9 @@ def write_recalibrated(
     fold_recalibration(model, offset, slope, predictor.order[0], noise)
     for key, value in settings.to_config().items():
         setattr(model.config, key, value)
-    for stale in (*folder.glob("onnx/*.onnx"), *folder.glob("clinical.json")):  # of an earlier one here
-        stale.unlink()
+    for pattern in ("onnx/*.onnx", "clinical.json", "report/details_*.csv"):  # of an earlier one here
+        for stale in folder.glob(pattern):
+            stale.unlink()
     model.save_pretrained(folder)
     _keep_unchanged(predictor.name, folder / WEIGHTS)
     for name in COPIED:

@@ -292,5 +292,23 @@ def test_the_manuals_walk_through_a_strange_hospital(
     shutil.make_archive("ours", "zip", write_local(tmp_path / "films", 36, 44))
     write_local(tmp_path / "new_films", 6, 6, first=60_000)
     for command in commands:
-        main(shlex.split(command)[3:])
+        try:
+            main(shlex.split(command)[3:])
+        except SystemExit as stop:
+            assert (stop.code, " monitor " in command) == (3, True), command
     assert Path("runs/ours/README.md").exists() and len(Path("week.csv").read_text().splitlines()) == 13
+    watched = json.loads(Path("watched/monitor.json").read_text())  # beside the films that it was recalibrated on
+    assert (watched["reference"], watched["films"], watched["missing"]) == ("runs/ours", 80, "")
+    assert {"distance", "sharpness", "width"} <= set(watched["watched"])
+
+
+def test_a_recalibration_on_scores_leaves_no_details_of_other_films(
+    tiny_run: Path, ours: Path, tmp_path: Path
+) -> None:
+    odds, labels = np.linspace(-2, 2, 80), np.arange(80) % 8 // 4
+    unknown, logits = np.full(80, np.nan), np.stack([0 * odds, odds + 2 * labels], axis=1)
+    films = LocalFilms(list(map(str, range(80))), labels, logits, np.arange(80), unknown, [""] * 80)
+    folder = Path(shutil.copytree(ours, tmp_path / "ours"))
+    assert (folder / "report" / "details_validation.csv").exists()
+    recalibrate_scores(Predictor(tiny_run, device="cpu"), films, "scores", "all").save(folder)
+    assert not (folder / "report" / "details_validation.csv").exists()
