@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -143,4 +142,3 @@ def test_uploads_are_bounded(tiny_run: Path, tmp_path: Path, monkeypatch: pytest
     films = zipped(write_local(tmp_path / "many", 2, 2), tmp_path / "many.zip")
     with pytest.raises(local_tab.InputError, match="4 films are too many at once: at most 3"):
         local_tab.read_films(scorer, str(films))
-    assert np.isfinite(scorer.settings.threshold)
