@@ -28,12 +28,12 @@ from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.audit import audit
 from pneumo_hf.data.duplicates import copy_pairs
 from pneumo_hf.data.patients import patient_group
-from pneumo_hf.data.predictions import write_csv
+from pneumo_hf.data.predictions import log_odds, write_csv
 from pneumo_hf.data.shortcuts import SIDE, linear_baselines, region_features
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.data.splits import split_by_patient
 from pneumo_hf.errors import InputError, one_line_errors
-from pneumo_hf.evaluation.before_after import as_odds, of_calibrated
+from pneumo_hf.evaluation.before_after import of_calibrated
 from pneumo_hf.evaluation.compare import Run, compare_runs, delong, mcnemar
 from pneumo_hf.evaluation.metrics import weighted_metrics
 from pneumo_hf.evaluation.operating_points import choose_thresholds
@@ -365,7 +365,7 @@ def official_test_in_parts(patients: int = 100, draws: int = 200) -> dict:
     """
     rows = read_rows(MODEL / "report" / "predictions_test.csv")
     labels, ids = (np.array([row[name] for row in rows]) for name in ("label", "patient_id"))
-    labels, odds = (labels != "NORMAL").astype(int), as_odds(np.array([float(row["probability"]) for row in rows]))
+    labels, odds = (labels != "NORMAL").astype(int), log_odds(np.array([float(row["probability"]) for row in rows]))
     own, random, figures = Predictor(MODEL, device="cpu").settings, np.random.default_rng(0), []
     for _ in range(draws):
         local = np.isin(ids, random.choice(np.unique(ids), patients, replace=False))

@@ -24,9 +24,10 @@ from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.leakage import assert_new_to
 from pneumo_hf.data.patients import parse_file_name
+from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.data.reading import ReadFilm, in_batches, in_threads
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.before_after import LocalFilms, as_odds
+from pneumo_hf.evaluation.before_after import LocalFilms
 from pneumo_hf.evaluation.evaluate import endpoint_labels
 from pneumo_hf.evaluation.recalibration import Recalibration, recalibrate_scores, why_too_few
 from pneumo_hf.imaging.film import PICTURE_SUFFIXES
@@ -188,7 +189,7 @@ def read_scores(predictor: Scorer, path: str) -> LocalFilms:
         raise InputError(f"{path}: a probability is not between 0 and 1")
     films = [row.get("path") or f"row {number}" for number, row in enumerate(rows, start=2)]
     patients = [row.get("patient_id") or parse_file_name(film)[0] for row, film in zip(rows, films, strict=True)]
-    logits = np.stack([np.zeros(len(rows)), as_odds(probs)], axis=1)
+    logits = np.stack([np.zeros(len(rows)), log_odds(probs)], axis=1)
     unknown = np.full(len(rows), np.nan)
     labels = np.array([row["number"] for row in rows])
     details = rows if all(name in rows[0] for name in DETAIL_COLUMNS) else []

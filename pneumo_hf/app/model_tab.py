@@ -16,7 +16,7 @@ from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
 
 class Report(NamedTuple):
     """What was measured of a checkpoint: its `metrics.json`, and `[K, 2]` sensitivity and specificity at K thresholds
-    from 0 to 1, where an older report lacks them None."""
+    from 0 to 1, None where an older report is without them."""
 
     metrics: dict
     curve: Any  # [K, 2], or None

@@ -19,6 +19,7 @@ from pneumo_hf.imaging.quality import THUMBNAIL
 FOLDS, SEED = 5, 0
 FEWEST = 20  # films, and FOLDS patients, that each label needs
 FITTED_TO = 6_000  # films a fold, drawn at random: they bound time and memory
+OF_EACH = 200  # films of a label that are drawn in any case, as far as there are so many
 AT_ONCE = 4_096
 POOL = 4  # pixels of a thumbnail
 PENALTY = 0.002  # C, which is 1 / the ridge
@@ -84,7 +85,9 @@ def out_of_fold(found: Survey, labels: np.ndarray, patients: np.ndarray) -> np.n
     random = np.random.default_rng(SEED)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=SEED).split(labels, labels, patients)
     for others, held_out in folds:
-        chosen = np.sort(random.permutation(others)[:FITTED_TO])
+        drawn = random.permutation(others)
+        of_each = (drawn[labels[drawn] == label][:OF_EACH] for label in range(probs.shape[1]))
+        chosen = np.unique(np.concatenate([drawn[:FITTED_TO], *of_each]))
         model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=300))
         model.fit(thumbnail_features(found.thumbnails[chosen]), labels[chosen])
         for start in range(0, len(held_out), AT_ONCE):

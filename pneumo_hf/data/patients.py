@@ -77,7 +77,7 @@ def keyed_hash(name: str) -> str:
     """Hash a name to 16 hexadecimal digits of keyed BLAKE2b.
 
     The key is drawn once and kept in `~/.cache/pneumo_hf/patient.key`, so that one patient has one id on this machine,
-    and nobody who lacks the key can try names until one fits.
+    and nobody without the key can try names until one fits.
     """
     return hashlib.blake2b(name.encode(), digest_size=8, key=_key(Path.home())).hexdigest()
 

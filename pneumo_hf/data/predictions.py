@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from math import log
 from pathlib import Path
 
+import numpy as np
 from transformers.utils import cached_file
 
 from pneumo_hf.errors import InputError
@@ -25,6 +26,16 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict]) -> None:
         writer = csv.DictWriter(file, list(columns), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def log_odds(probs: np.ndarray | float, least: float = EPSILON) -> np.ndarray:
+    """Return the log odds of probabilities, which are first brought to `least` or more from 0 and 1.
+
+    >>> log_odds(np.array([0.25, 0.75, 1.0]), least=1e-7).round(4).tolist()
+    [-1.0986, 1.0986, 16.1181]
+    """
+    inside = np.clip(np.asarray(probs, np.float64), least, 1 - least)
+    return np.log(inside) - np.log1p(-inside)
 
 
 def read_predictions(
@@ -65,5 +76,4 @@ def _logits(row: dict[str, str], columns: list[str]) -> list[float]:
         raise ValueError(f"{row['probability']} is no probability")
     if columns:
         return [log(max(float(row[column]), EPSILON)) for column in columns]
-    probability = min(max(float(row["probability"]), EPSILON), 1 - EPSILON)
-    return [0.0, log(probability / (1 - probability))]
+    return [0.0, float(log_odds(float(row["probability"])))]

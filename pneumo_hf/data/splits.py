@@ -122,7 +122,7 @@ def split_by_patient(
     else:
         blocks = [_block(groups, labels == label, folds, (seed + fold) % folds) for label in present]
         candidates = [np.flatnonzero(np.isin(groups, np.concatenate(blocks)))]
-    for held_out in candidates:  # of folds so uneven that one lacks a label, the next is taken
+    for held_out in candidates:  # of folds so uneven that a label is missing in one, the next is taken
         rest = np.setdiff1d(np.arange(len(labels)), held_out)
         if len(np.unique(labels[rest])) == len(np.unique(labels[held_out])) == len(present):
             return rest, held_out

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import logit
 
 from pneumo_hf.config.arguments import target_of
+from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.evaluation.abstention import answer_shares
 from pneumo_hf.evaluation.metrics import RESAMPLES, bootstrap_weights, calibration_error, metrics_with_intervals
 from pneumo_hf.evaluation.sample_size import coverage_interval, design_effect, films_needed
@@ -15,7 +15,6 @@ from pneumo_hf.inference.scorer import probabilities, probability_of
 from pneumo_hf.inference.settings import CheckpointSettings, is_positive
 from pneumo_hf.labels import NEGATIVE, Task, column_of
 
-EPSILON = 1e-12  # of a probability that says 0 or 1
 DRAWS = 500  # of labels, for the calibration error of calibrated scores
 LABEL_OF = {"sensitivity": 1, "specificity": 0}
 
@@ -36,7 +35,7 @@ class LocalFilms:
     @property
     def odds(self) -> np.ndarray:
         """Log odds of not being NORMAL, `[N]`."""
-        return as_odds(probability_of(self.logits))
+        return log_odds(probability_of(self.logits))
 
     def rows(self, logits: np.ndarray, settings: Sequence[CheckpointSettings], task: Task) -> list[dict]:
         """Make the rows of a predictions CSV: each film by its logits `[N, C]` and decided by its settings `[N]`."""
@@ -73,11 +72,6 @@ class Scored:
         return is_positive(self.probs, self.thresholds(name))
 
 
-def as_odds(probs: np.ndarray) -> np.ndarray:
-    """Return the log odds of probabilities, of 0 and 1 large ones."""
-    return logit(np.clip(probs, EPSILON, 1 - EPSILON))
-
-
 def before_and_after(films: LocalFilms, before: Scored, after: Scored, final: Scored) -> dict:
     """Measure films before recalibration and after it, with 95 % intervals by a bootstrap over patients.
 
@@ -93,7 +87,7 @@ def before_and_after(films: LocalFilms, before: Scored, after: Scored, final: Sc
     called, one_normal = after.passed(), np.zeros(len(labels))
     effects = [design_effect((called == label)[labels == label], patients[labels == label]) for label in (1, 0)]
     decided = {
-        when: films.rows(np.stack([one_normal, as_odds(scored.probs)], axis=1), scored.settings, task)
+        when: films.rows(np.stack([one_normal, log_odds(scored.probs)], axis=1), scored.settings, task)
         for when, scored in (("before", before), ("after", after))
     }
     limits = {"before": before.settings[0].conformal_limits, "after": final.settings[0].conformal_limits}

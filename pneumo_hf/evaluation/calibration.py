@@ -8,6 +8,8 @@ from scipy.special import expit, log_softmax, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from pneumo_hf.data.predictions import log_odds
+
 LIMITS = (0.05, 20.0)
 EPSILON = 1e-7
 
@@ -34,7 +36,7 @@ def slope_and_intercept(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
     """
     if len(np.unique(labels)) < 2:
         return {"slope": np.nan, "intercept": np.nan}
-    odds, slope = logit(np.clip(probs, EPSILON, 1 - EPSILON)), np.nan
+    odds, slope = log_odds(probs, EPSILON), np.nan
     if odds[labels == 1].min() < odds[labels == 0].max():
         slope = float(LogisticRegression(C=np.inf, max_iter=1000).fit(odds[:, None], labels).coef_[0, 0])
     return {"slope": slope, "intercept": fit_offset(labels, odds)}
@@ -45,7 +47,7 @@ def prevalence_of_scores(labels: np.ndarray, probs: np.ndarray) -> float:
 
     Of validation films with both labels. Temperature scaling leaves it as training made it.
     """
-    odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
+    odds = log_odds(probs, EPSILON)
     return float(expit(logit(labels.mean()) - fit_offset(labels, odds)))
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
 from pneumo_hf.data.pixels import FilmDataset
+from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.compare import delong
@@ -83,7 +83,7 @@ def fit_clinical(
         columns: those to take.
         method: that the threshold is chosen by.
     """
-    odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
+    odds = log_odds(probs, EPSILON)
     center, spread = float(odds.mean()), float(odds.std()) or 1.0
     features, describe = [(odds - center) / spread], []  # of one scale with the columns, for the ridge on them all
     for name in columns:

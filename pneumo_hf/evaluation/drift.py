@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2, kstwobign, norm
 
+from pneumo_hf.inference.details import CATEGORIES, DETAIL_COLUMNS
+
 SCORE, FLAG, PATIENT = "probability", "flag", "patient_id"
-NUMBERS = (
-    *(SCORE, "distance", "mean", "contrast", "sharpness", "layout", "width", "height"),
-    *("age", "window_center", "window_width"),
-)
-CATEGORIES = ("sex", "view", "patient_position", "manufacturer", "device_model")
+NUMBERS = (SCORE, *(name for name in DETAIL_COLUMNS if name not in CATEGORIES))
 FLAGS = ("review", "abstain", "not_chest_xray", "unreadable")
 BINS = 10  # of the population stability index: deciles of the reference
 RARE = 0.02  # of the reference: rarer categories are counted together

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from itertools import permutations
 
 import numpy as np
-from scipy.special import expit, logit, ndtr
+from scipy.special import expit, ndtr
 from scipy.stats import norm
 
+from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.evaluation.metrics import CALIBRATION_BINS, EPSILON, RESAMPLES, bin_numbers, bootstrap_weights
 from pneumo_hf.inference.settings import is_positive
 
@@ -109,7 +110,7 @@ class CalibrationError:
     """
 
     def __init__(self, labels: np.ndarray, probs: np.ndarray):
-        odds = logit(np.clip(probs, EPSILON, 1 - EPSILON))
+        odds = log_odds(probs, EPSILON)
         terms, as_it_is = np.stack([np.ones(len(odds)), odds], axis=1), np.array([0.0, 1.0])
         line = as_it_is.copy()  # intercept and slope of the log odds
         for _ in range(NEWTON_STEPS):
@@ -208,7 +209,7 @@ def _interval(
 
 
 def _drawn_to_the_ends(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Put the groups that cannot be told from the largest or the least figure on it, the nearer one."""
+    """Put the groups that do not differ from the largest or the least figure for certain on it, the nearer one."""
     top, bottom = values.argmax(), values.argmin()
     below = (values[top] - values) / np.hypot(errors, errors[top]).clip(1e-12)
     above = (values - values[bottom]) / np.hypot(errors, errors[bottom]).clip(1e-12)

@@ -1,4 +1,4 @@
-"""Figures of more than two labels: which is taken for which, and how well each is told from the rest."""
+"""Figures of more than two labels: which is taken for which, and how well each is distinguished from the rest."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ MACRO = ("accuracy", "macro_sensitivity", "macro_f1", "macro_roc_auc")
 
 
 def label_metrics(names: Sequence[str], labels: np.ndarray, probs: np.ndarray, patient_ids: np.ndarray) -> dict:
-    """Measure how well C labels are told apart, a film being called by its likeliest.
+    """Measure how well C labels are distinguished, a film being called by its likeliest.
 
     Macro figures are means over the labels, however rare each is. Intervals are 95 %, by a bootstrap over patients;
     resamples in which a label is missing do not count for the figures that need it.

@@ -8,7 +8,6 @@ from tqdm.auto import tqdm
 
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.drift import (
-    CATEGORIES,
     FLAG,
     FLAGS,
     NUMBERS,
@@ -25,6 +24,7 @@ from pneumo_hf.evaluation.drift import (
     number_patients,
 )
 from pneumo_hf.evaluation.reference import read_films, read_reference
+from pneumo_hf.inference.details import CATEGORIES
 
 RATES = (0.001, 0.5)
 SHOWN = 3  # columns that the message names
@@ -86,20 +86,28 @@ def monitor(batches: Sequence[str | Path], reference: str | Path, false_alarms: 
             grid = Grid.of(against, columns)
             found[key] = grid, find_limits(against, grid, sizes, false_alarms)
         judged.append({"name": path.stem, **judge(parts, against, *found[key])})
-    grid = found[key][0]
+    watched = _with_values(films[-1], found[key][0])
+    lost = [name for name in _with_values(against, Grid.of(against, list(against))) if name not in watched]
     if not missing and "distance" not in films[-1]:
         missing = f"{paths[-1]} was written without --details: scores and flags alone are watched"
+    elif not missing and lost:
+        missing = f"no values of {', '.join(lost)} in {paths[-1]} or a batch before it"
     result = {
         "reference": str(reference),
         "films": len(against[FLAG]),
         "patients": int(number_patients(against[PATIENT]).max()) + 1,
         "false_alarms": false_alarms,
-        "watched": [*grid.numbers, *FLAGS, *grid.categories],
+        "watched": watched,
         "missing": missing,
         "alarm": judged[-1]["alarm"],
         "batches": judged,
     }
     return result | {"message": _message(result)}
+
+
+def _with_values(films: Films, grid: Grid) -> list[str]:
+    """What of a grid is watched of films: numbers that any of them has, flags and texts."""
+    return [*(name for name in grid.numbers if np.isfinite(films[name]).any()), *FLAGS, *grid.categories]
 
 
 def judge(parts: Sequence[Films], reference: Films, grid: Grid, limits: Limits) -> dict:

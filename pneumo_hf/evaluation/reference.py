@@ -9,8 +9,8 @@ import numpy as np
 
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.drift import CATEGORIES, FLAG, NUMBERS, PATIENT, SCORE, Films
-from pneumo_hf.inference.details import details_file
+from pneumo_hf.evaluation.drift import FLAG, NUMBERS, PATIENT, SCORE, Films
+from pneumo_hf.inference.details import CATEGORIES, details_file
 
 LEAST_FILMS = 50  # of a reference
 NEEDED = ("path", SCORE, FLAG)
@@ -104,7 +104,10 @@ def as_films(path: Path, rows: Sequence[dict[str, str]]) -> Films:
         films = {name: np.array([float(value or "nan") for value in texts[name]]) for name in NUMBERS if name in texts}
     except ValueError as error:
         raise InputError(f"{path}: a column of numbers holds something else ({error})") from error
-    films |= {name: np.array(texts[name]) for name in CATEGORIES if name in texts}
+    for name in CATEGORIES:
+        if name in texts:
+            films[name] = np.array(texts[name])
+            _assert_utf8(path, name, texts[name])
     if SCORE in films:
         outside = films[SCORE][np.isfinite(films[SCORE])]
         if ((outside < 0) | (outside > 1)).any():
@@ -112,3 +115,11 @@ def as_films(path: Path, rows: Sequence[dict[str, str]]) -> Films:
         films[FLAG] = np.where(np.isfinite(films[SCORE]), np.array(texts[FLAG]), "unreadable")
         films[PATIENT] = np.array(texts.get(PATIENT, [""] * len(rows)))
     return films
+
+
+def _assert_utf8(path: Path, column: str, texts: Sequence[str]) -> None:
+    """Refuse names of another encoding, which no page can show; a film's path may be of any."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: {column} is not in UTF-8: save the table as CSV in UTF-8") from error

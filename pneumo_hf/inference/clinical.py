@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import cached_file
 
+from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.settings import is_positive
@@ -43,8 +44,7 @@ class ClinicalModel:
 
     def fuse(self, probability: float, values: Mapping[str, Any]) -> float:
         """Fuse a score with what is known of the film, if anything is: on one scale for all films."""
-        inside = min(max(probability, EPSILON), 1 - EPSILON)
-        odds = math.log(inside) - math.log(1 - inside)
+        odds = float(log_odds(probability, EPSILON))
         parts = sum(self._part(name, value) for name, value in self.known(values).items())
         total = self.intercept + self.weight * odds + parts
         return 1 / (1 + math.exp(-min(max(total, -LARGEST_ODDS), LARGEST_ODDS)))

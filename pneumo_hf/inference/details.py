@@ -14,16 +14,8 @@ if TYPE_CHECKING:
     from pneumo_hf.data.pixels import FilmDataset  # as in scorer.py
 
 IMAGE_COLUMNS = ("distance", "mean", "contrast", "sharpness", "layout", "width", "height")
-HEADER_COLUMNS = (
-    "age",
-    "sex",
-    "view",
-    "patient_position",
-    "manufacturer",
-    "device_model",
-    "window_center",
-    "window_width",
-)
+CATEGORIES = ("sex", "view", "patient_position", "manufacturer", "device_model")  # texts; the others are numbers
+HEADER_COLUMNS = ("age", *CATEGORIES, "window_center", "window_width")
 DETAIL_COLUMNS = IMAGE_COLUMNS + HEADER_COLUMNS
 DIGITS = 5
 FILMS_AT_ONCE = 64

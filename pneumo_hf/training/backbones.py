@@ -50,7 +50,7 @@ def embedded_checkpoint(cache_dir: str | Path) -> Path:
 def convert(weights: str | Path) -> EfficientNetForImageClassification:
     """Convert Lite0 (Tan and Le 2019, without squeeze-excite, ReLU6) to the stock EfficientNet.
 
-    The squeeze-excite layers that Lite0 lacks are given a constant gate, sigmoid(3), which the projection's weights
+    The squeeze-excite layers, missing in Lite0, are given a constant gate, sigmoid(3), which the projection's weights
     are divided by: the outputs are the original's, and the gates can still learn.
     """
     config = EfficientNetConfig(

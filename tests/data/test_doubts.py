@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumo_hf.data.doubts import confident_learning, doubted_labels
+from pneumo_hf.data.doubts import confident_learning, doubted_labels, out_of_fold
 from pneumo_hf.data.sources import load_data
 from pneumo_hf.data.survey import Survey, survey_films
 from pneumo_hf.labels import LABELS
@@ -34,13 +34,6 @@ def test_most_of_5_percent_flipped_labels_of_the_embedded_films_are_on_the_list(
     assert len(planted & set(listed)) > 0.6 * len(planted)
     top = listed[: len(planted) // 2]
     assert len(planted & set(top)) > 0.8 * len(top)  # the most doubted are the surest
-    print(
-        seed,
-        len(listed),
-        len(planted & set(listed)) / len(planted),
-        len(planted & set(top)) / len(top),
-        len(planted & set(listed[: len(planted)])) / len(planted),
-    )
     assert found["films"] == len(sample.names) and found["doubted"] == len(listed) < 0.1 * len(sample.names)
 
 
@@ -50,6 +43,23 @@ def test_confident_learning_by_hand() -> None:
     doubted, likelier = confident_learning(labels, np.stack([first, 1 - first], axis=1))
     assert doubted.tolist() == [2, 5] and likelier.tolist() == [1, 1, 1, 0, 0, 0]
     assert confident_learning(labels, np.full((6, 2), 0.5))[0].tolist() == []  # the models know nothing
+
+
+@pytest.mark.parametrize("kinds", [2, 3])
+def test_every_fold_has_films_of_a_rare_label(kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw of 12 of 480 films would mostly be without the rare label's 16."""
+    monkeypatch.setattr("pneumo_hf.data.doubts.FITTED_TO", 12)
+    random, survey = np.random.default_rng(0), Survey()
+    labels = np.append(np.arange(580) % (kinds - 1), np.full(20, kinds - 1))
+    marked = np.append(labels[:-1], 0)  # the last of the rare label looks like the first
+    for label in marked:
+        film = random.integers(0, 60, (56, 56), np.uint8)
+        film[:, 16 * label : 16 * label + 12] += 150
+        survey.thumbnails.append(film)
+    probs = out_of_fold(survey, labels, np.arange(600))
+    assert (probs > 0).all() and probs.sum(axis=1) == pytest.approx(1)
+    assert (probs.argmax(axis=1) == marked).mean() > 0.97
+    assert confident_learning(labels, probs)[0][:1].tolist() == [599]
 
 
 def test_a_misplaced_film_is_listed_by_rank_without_scores_and_shown(tmp_path: Path) -> None:

@@ -137,6 +137,22 @@ def test_without_details_scores_and_flags_are_watched_and_it_is_said(reference: 
     assert "bare.csv was written without --details: scores and flags alone" in found["message"]
 
 
+@pytest.mark.parametrize("how", ["no values", "no column"])
+def test_a_column_that_vanishes_is_named_and_no_longer_watched(how: str, tmp_path: Path) -> None:
+    films = hospital(200, seed=1) | {"distance": np.ones(200)}
+    if how == "no values":
+        films["sharpness"] = np.full(200, np.nan)
+    week = write_week(tmp_path / "week.csv", films)
+    if how == "no column":
+        week.write_text(week.read_text().replace("sharpness", "keenness", 1))
+    known = write_week(tmp_path / "known.csv", hospital(600, seed=0) | {"distance": np.ones(600)})
+    found = monitor([week], known)
+    assert "sharpness" not in found["watched"] and {"distance", "age", "manufacturer"} <= {*found["watched"]}
+    assert found["missing"] == f"no values of sharpness in {week} or a batch before it"
+    assert not found["alarm"] and found["missing"] in found["message"]
+    assert monitor([known], known)["missing"] == ""
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [
@@ -145,6 +161,7 @@ def test_without_details_scores_and_flags_are_watched_and_it_is_said(reference: 
         ("empty", "is no CSV of predict"),
         ("no number", "a column of numbers holds something else"),
         ("no probability", "a probability is not between 0 and 1"),
+        ("Latin-1", "Latin-1.csv: manufacturer is not in UTF-8: save the table as CSV in UTF-8"),
         ("a run without report", "has no predictions to watch films against"),
         ("no reference", "has no predictions to watch films against: give a run folder"),
         ("a small reference", "has 49 films with a score: a reference needs 50"),
@@ -164,6 +181,8 @@ def test_bad_input_is_one_line_and_exit_code_2(case: str, message: str, referenc
         week.write_text(text.replace("224.0", "wide", 1))
     elif case == "no probability":
         week.write_text("path,probability,flag\na.png,1.5,review\n")
+    elif case == "Latin-1":
+        week.write_text(text.replace(",B", ",Siémens"), encoding="latin-1")
     elif case == "a run without report":
         against = tmp_path
     elif case == "no reference":
@@ -177,6 +196,12 @@ def test_bad_input_is_one_line_and_exit_code_2(case: str, message: str, referenc
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert re.search(message, error)
+
+
+def test_names_of_films_may_be_of_any_encoding(reference: Path, tmp_path: Path) -> None:
+    week = write_week(tmp_path / "week.csv", hospital(200, seed=1))
+    week.write_text(week.read_text().replace("1.png", "é.png"), encoding="latin-1")
+    assert not monitor([week], reference)["alarm"]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
