@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 ASKED = (
     "Films of your hospital: a zip of folders that are called by their labels (`NORMAL/...`, `PNEUMONIA/...`), or a "
     "CSV of `label` and `probability` that this model's `predict` wrote. The level and slope of its scores and its "
-    "thresholds are fitted to them, and measured by fits that saw other patients."
+    "thresholds are fitted to them, and measured by fits that saw other patients. Take films that the model was not "
+    "trained on: that is noticed only of films of its own data beside held-out ones, and of a CSV never."
 )
 MOST_BYTES = 20_000_000  # of a CSV
 MOST_SCORES = 5000  # rows of it: some seconds of a core
