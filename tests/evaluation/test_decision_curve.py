@@ -42,12 +42,32 @@ def test_the_useless_model_is_treating_all_below_its_score_and_none_above() -> N
     assert curve["useful"] is None
 
 
+@pytest.mark.parametrize("prevalence", [0.1, 0.3])
+@pytest.mark.parametrize("scores", ["about the prevalence", "uniform", "of patients with five films"])
+def test_scores_without_information_are_seldom_called_useful(
+    scores: str, prevalence: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At one threshold or other of the 99 they seem to be worth something in every sample."""
+    monkeypatch.setattr("pneumo_hf.evaluation.decision_curve.RESAMPLES", 200)
+    called = 0
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        patients = np.arange(300) // (5 if "patients" in scores else 1)
+        labels = (random.random(300) < prevalence).astype(int)[patients]
+        odds = np.log(prevalence / (1 - prevalence)) + 0.5 * random.standard_normal(300)[patients]
+        probs = random.random(300) if scores == "uniform" else 1 / (1 + np.exp(-odds))
+        called += decision_curve(labels, probs, patients)["useful"] is not None
+    assert called <= 3  # 2.5 % of 40, and at most three by chance in 98 of 100 tests
+
+
 def test_a_good_model_is_worth_using_and_one_that_is_too_sure_is_worth_less() -> None:
+    low, high = decision_curve(*simulated(300, apart=3.0), np.arange(300))["useful"]
+    assert low < 0.1 and high > 0.9
     labels, probs = simulated(2000)
     patients = np.arange(2000)
     curve = decision_curve(labels, probs, patients)
     low, high = curve["useful"]
-    assert low < 0.2 and high > 0.7
+    assert low < 0.05 and high > 0.8
     inside = (low <= THRESHOLDS) & (high >= THRESHOLDS)
     assert (np.array(curve["gain_ci95"])[inside, 0] > 0).all()
     too_sure = 1 / (1 + ((1 - probs) / probs) ** 4)
