@@ -84,8 +84,8 @@ def before_and_after(films: LocalFilms, before: Scored, after: Scored, final: Sc
     first: dict[str, Any] = metrics_with_intervals(labels, before.probs, before.settings[0].threshold, patients)
     then: dict[str, Any] = metrics_with_intervals(labels, after.probs, after.thresholds(), patients)
     then |= {name: first[name] for name in ("roc_auc", "pr_auc")}  # of the order of films, which stays
-    called, one_normal = after.passed(), np.zeros(len(labels))
-    effects = [design_effect((called == label)[labels == label], patients[labels == label]) for label in (1, 0)]
+    sensitivity, specificity = (then[name] for name in LABEL_OF)
+    effects, one_normal = [sensitivity["design_effect"], specificity["design_effect"]], np.zeros(len(labels))
     decided = {
         when: films.rows(np.stack([one_normal, log_odds(scored.probs)], axis=1), scored.settings, task)
         for when, scored in (("before", before), ("after", after))
@@ -100,9 +100,7 @@ def before_and_after(films: LocalFilms, before: Scored, after: Scored, final: Sc
         },
         "operating_points": _operating_points(films, before, after, final),
         "abstention": {when: _answers(films, rows) | {"limits": limits[when]} for when, rows in decided.items()},
-        "films_needed": films_needed(
-            float(labels.mean()), then["sensitivity"]["value"], then["specificity"]["value"], effects
-        ),
+        "films_needed": films_needed(float(labels.mean()), sensitivity["value"], specificity["value"], effects),
     }
 
 
