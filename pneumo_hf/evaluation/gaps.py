@@ -17,7 +17,7 @@ from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.evaluation.metrics import CALIBRATION_BINS, EPSILON, RESAMPLES, bin_numbers, bootstrap_weights
 from pneumo_hf.inference.settings import is_positive
 
-SMALLEST = 20  # films that a group needs, of pneumonia for sensitivity, normal ones for specificity
+SMALLEST = 20  # patients that a group needs, of pneumonia for sensitivity, normal ones for specificity
 ERROR, POWER = 0.05, 0.8
 GRID = 41  # gaps that are tried, from 0 to the observed one
 ALIKE = 2.0  # standard errors
@@ -39,15 +39,15 @@ def group_gaps(
         labels: `[N]`, 1 for pneumonia; probs: `[N]`; threshold: of the decision; patient_ids: `[N]`.
         groups: `{column: [N]}`, the group of each film by name, "" where it is not known.
 
-    A group of fewer than 20 films that count for a metric is left out of it; a metric with fewer than two groups has
-    no gap, a column without any is left out.
+    A group of fewer than 20 patients (`effective_patients`) whose films count for a metric is left out of it; a metric
+    with fewer than two groups has no gap, a column without any is left out.
     """
     plans = []
     for column, values in groups.items():
         names = np.array(sorted(set(values) - {""}), dtype=str)
         one_hot = values.astype(str)[:, None] == names  # [N, G]
-        for metric, films in films_that_count(labels, one_hot).items():
-            kept = films >= SMALLEST
+        for metric, counted in films_that_count(labels, one_hot).items():
+            kept, films = effective_patients(counted, patient_ids) >= SMALLEST, counted.sum(axis=0)
             if kept.sum() > 1:
                 measure = measure_of(metric, labels, probs, threshold, one_hot[:, kept])
                 plans.append((column, metric, names[kept], films[kept], measure, []))
@@ -87,9 +87,23 @@ def gap_between(once: np.ndarray, resampled: np.ndarray, films: np.ndarray) -> d
 
 
 def films_that_count(labels: np.ndarray, one_hot: np.ndarray) -> dict[str, np.ndarray]:
-    """Count the films `[G]` that each group `[N, G]` has for each metric."""
-    cases, controls = labels @ one_hot, (1 - labels) @ one_hot
-    return {"sensitivity": cases, "specificity": controls, "ece": cases + controls}
+    """Return which films of the groups `[N, G]` count for each metric, `[N, G]` of 0 and 1."""
+    cases = one_hot * (labels == 1)[:, None]
+    return {"sensitivity": cases, "specificity": one_hot * (labels == 0)[:, None], "ece": one_hot * 1}
+
+
+def effective_patients(counted: np.ndarray, patient_ids: np.ndarray) -> np.ndarray:
+    """Count the patients of the films `[N, G]` of 0 and 1: `[G]`, as if they had equally many films (Kish 1965).
+
+    Where one has most of the films, the others add little.
+
+    >>> effective_patients(np.ones((6, 1)), np.array([1, 1, 1, 1, 2, 3])).tolist()
+    [2.0]
+    """
+    patients, inverse = np.unique(patient_ids, return_inverse=True)
+    films = np.zeros((len(patients), counted.shape[1]))
+    np.add.at(films, inverse, counted)
+    return films.sum(axis=0) ** 2 / np.maximum((films**2).sum(axis=0), 1)
 
 
 def shares(right: np.ndarray, one_hot: np.ndarray, weights: np.ndarray) -> np.ndarray:

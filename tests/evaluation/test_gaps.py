@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from pneumo_hf.evaluation.gaps import gap_between, gap_of, group_gaps, measure_of, shares
+from pneumo_hf.evaluation.gaps import effective_patients, gap_between, gap_of, group_gaps, measure_of, shares
 from pneumo_hf.evaluation.metrics import bootstrap_weights, metrics_with_intervals
 
 ORACLE = json.loads((Path(__file__).parent / "oracles" / "fairlearn.json").read_text())
@@ -99,3 +99,14 @@ def test_groups_that_are_too_small_or_unknown_are_left_out() -> None:
     assert low == 0 and high < 0.3 and found["sex"]["ece"]["groups"] == 2
     all_right = group_gaps(labels, labels.astype(float), 0.5, np.arange(300), groups)["sex"]["sensitivity"]
     assert all_right["value"] == 0 and all_right["ci95"][0] == 0 and 0.01 < all_right["ci95"][1] < 0.1
+
+
+def test_a_group_of_few_patients_with_many_films_is_left_out() -> None:
+    """Films of one child are alike: thirty of five children would seem to differ in a third of samples."""
+    random = np.random.default_rng(0)
+    labels, probs = np.ones(230, int), random.random(230)
+    patients = np.concatenate([np.arange(200), 1000 + np.arange(30) % 5])
+    groups = {"sex": np.where(np.arange(230) < 100, "F", "M"), "view": np.where(np.arange(230) < 200, "PA", "AP")}
+    found = group_gaps(labels, probs, 0.5, patients, groups)
+    assert set(found) == {"sex"} and found["sex"]["sensitivity"]["groups"] == 2
+    assert effective_patients(np.ones((31, 1)), np.array([0] * 30 + [1]))[0] < 1.1
