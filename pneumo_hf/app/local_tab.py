@@ -34,7 +34,7 @@ from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.imaging.quality import quality_issue
 from pneumo_hf.inference.details import DETAIL_COLUMNS, details_of_film, rounded
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.reporting.recalibration import SHOWN, write_recalibration
+from pneumo_hf.reporting.recalibration import SHOWN, write_recalibration_report
 from pneumo_hf.reporting.report import METRIC_NAMES
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,9 @@ def write_files(result: Recalibration) -> tuple[list[tuple[str, str]], str | Non
     place = download_path("recalibrated.zip")
     with tempfile.TemporaryDirectory(dir=place.parent) as name:
         folder = Path(name) / "recalibrated"
-        write_recalibration(folder, result)
+        if not result.refused:
+            in_model_thread(result.save)(folder)  # runs the network, to see that it gives the recalibrated scores
+        write_recalibration_report(folder, result)
         figures = []
         for caption, file in (("Before and after", "reliability.png"), ("How many films?", "films_needed.png")):
             shutil.copy(folder / "report" / file, place.with_name(file))

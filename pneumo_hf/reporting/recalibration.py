@@ -41,6 +41,11 @@ def write_recalibration(folder: str | Path, result: Recalibration) -> None:
         result.save(folder)
     elif (folder / "config.json").exists():  # whose card is made of the report that would be replaced
         raise InputError(f"{folder} holds a checkpoint, and this is a report alone: choose another --output_dir")
+    write_recalibration_report(folder, result)
+
+
+def write_recalibration_report(folder: Path, result: Recalibration) -> None:
+    """Write all of `write_recalibration` but the checkpoint, which is there unless it was refused."""
     report, found = folder / "report", without_nan(result.report)
     report.mkdir(parents=True, exist_ok=True)
     (folder / REPORT).write_text(json.dumps(found, indent=2) + "\n")

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pneumo_hf import Predictor, recalibrate
 from pneumo_hf.__main__ import main
 from pneumo_hf.app import local_tab
+from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.inference.details import DETAIL_COLUMNS
 from tests.app.test_app import serving
 from tests.conftest import make_film
@@ -127,6 +130,16 @@ def test_dicom_headers_say_who_is_on_a_film(tiny_run: Path, tmp_path: Path) -> N
     first, second, third = films.patient_ids
     assert first == second != third and "Doe" not in first and len(films.logits) == 3
     assert [row["manufacturer"] for row in films.details] == ["ACME"] * 3 and "Doe" not in str(films.details)
+
+
+def test_the_network_runs_in_the_model_thread_alone(tiny_run: Path, local: Path, tmp_path: Path) -> None:
+    scorer, used = Predictor(tiny_run, device="cpu"), set()
+    noted = register_module_forward_pre_hook(lambda module, _: used.add(threading.get_ident()))
+    try:
+        archive = local_tab.recalibrate_upload(scorer, str(zipped(local, tmp_path / "films.zip")))[2]
+    finally:
+        noted.remove()
+    assert archive and used == {in_model_thread(threading.get_ident)()}
 
 
 def test_uploads_are_bounded(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

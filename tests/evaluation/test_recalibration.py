@@ -26,6 +26,7 @@ from pneumo_hf.evaluation.operating_points import choose_thresholds
 from pneumo_hf.evaluation.recalibration import fit_recalibration, recalibrate_scores
 from pneumo_hf.hub.card import write_card
 from pneumo_hf.hub.push import NEEDED
+from pneumo_hf.inference.conformal import conformal_limits
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.reporting.recalibration import write_recalibration
 from tests.conftest import make_film
@@ -46,19 +47,23 @@ def test_of_few_films_the_offset_alone_unless_the_slope_is_plainly_another() -> 
 
 
 def test_no_film_is_measured_by_a_fit_that_saw_its_patient(tiny_run: Path) -> None:
-    """Pairs of films of one patient, the labels random: to see one of a pair is to know the other's threshold."""
+    """Pairs of films of one patient: each fold fitted again by hand, to the films of all other patients."""
     random, scorer = np.random.default_rng(0), Predictor(tiny_run, device="cpu")
     labels, odds = films_of("corrupted films", 240, random)
     unknown = np.full(240, np.nan)
     logits = np.stack([np.zeros(240), odds], axis=1)
     films = LocalFilms(list("f" * 240), labels, logits, np.arange(240) // 2, unknown, [""] * 240)
-    result = recalibrate_scores(scorer, films, "ours", "all")
-    seen = {}
-    for film, (probability, settings) in enumerate(zip(result.after.probs, result.after.settings, strict=True)):
-        own = seen.setdefault(films.patient_ids[film], settings)
-        assert own is settings  # both films by one fit
-        assert probability != expit(result.offset + result.slope * odds[film])
-    assert len({id(settings) for settings in seen.values()}) == result.report["folds"] == 10
+    result, odds = recalibrate_scores(scorer, films, "ours", "all"), films.odds  # to the last bit
+    fold_of = np.array([id(settings) for settings in result.after.settings])
+    assert len(set(fold_of)) == result.report["folds"] == 10 and (fold_of[::2] == fold_of[1::2]).all()
+    for fold in set(fold_of):
+        held_out, others = fold_of == fold, fold_of != fold
+        offset, slope = fit_recalibration(labels[others], odds[others], films.patient_ids[others])
+        assert result.after.probs[held_out] == pytest.approx(expit(offset + slope * odds[held_out]), abs=1e-12)
+        settings = result.after.settings[int(np.argmax(held_out))]
+        probs = expit(offset + slope * odds[others])
+        assert settings.thresholds == choose_thresholds(labels[others], probs, list(settings.thresholds))
+        assert settings.conformal_limits == conformal_limits(labels[others], probs)
     found = result.report["metrics"]
     assert found["roc_auc"]["before"] == found["roc_auc"]["after"]
     assert found["ece"]["before"]["value"] > 1.5 * found["ece"]["after"]["value"]
