@@ -1,4 +1,4 @@
-# The app on a CPU: docker build -t pneumo_hf . && docker compose up. Not yet built: no machine of ours has Docker.
+# The app on a CPU: docker build -t pneumo_hf . && docker compose up. Linted, not yet built.
 FROM python:3.11-slim-bookworm
 
 ENV PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \

@@ -34,6 +34,8 @@ def main(arguments: argparse.Namespace) -> None:
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
     if auth and len(auth) != 2:
         raise InputError("--auth is USER:PASSWORD")
+    if arguments.token and not auth:
+        raise InputError("--token alone would leave the page and its endpoints open: give --auth USER:PASSWORD, too")
     if arguments.mcp and find_spec("mcp") is None:
         raise InputError("--mcp needs gradio's extra: pip install 'gradio[mcp]'")
     if not 0 < arguments.port < 2**16:
@@ -89,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token",
         default=environment("PNEUMO_HF_TOKEN"),
-        help="what programs send in place of user and password, as Authorization: Bearer TOKEN (or $PNEUMO_HF_TOKEN)",
+        help="with --auth: what programs send in place of it, as Authorization: Bearer TOKEN (or $PNEUMO_HF_TOKEN)",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="offer the endpoints as MCP tools: pip install 'gradio[mcp]'"

@@ -30,9 +30,9 @@ def test_the_pushed_folder_answers_as_the_predictor_does(tiny_run: Path, tmp_pat
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(content, folder / name)
     film, predictor = dicom(make_film(4, True)), Predictor(tiny_run, device="cpu")
-    sent = base64.b64encode(film).decode()
+    sent = base64.encodebytes(film).decode()  # in lines, as the command `base64` writes it
     requests = [
-        {"inputs": [sent, "no base64!"]},
+        {"inputs": [sent, "no base64!", "é", {"path": "film.dcm"}, 7, None], "parameters": "youden"},
         {"inputs": sent, "parameters": {"operating_point": "youden"}},
         {"inputs": sent, "parameters": {"operating_point": "best"}},
     ]
@@ -44,6 +44,7 @@ def test_the_pushed_folder_answers_as_the_predictor_does(tiny_run: Path, tmp_pat
     (expected,) = predictor([film])
     assert first[0]["probability"] == pytest.approx(expected["probability"], abs=1e-6)
     assert first[0]["flag"] == expected["flag"] and "not a diagnosis" in first[0]["notice"]
-    assert "not in base64" in first[1]["error"]
+    assert ["not in base64" in row["error"] for row in first[1:3]] == [True, True]
+    assert all(row["error"] and row["probability"] is None for row in first[1:])
     assert second[0]["threshold"] == predictor.settings.thresholds["youden"]
     assert "no operating point of that name" in third[0]["error"]

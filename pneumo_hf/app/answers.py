@@ -18,7 +18,7 @@ from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, in_model_thread
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
-from pneumo_hf.imaging.film import describe
+from pneumo_hf.imaging.film import describe, from_base64
 from pneumo_hf.imaging.quality import NOTES
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import is_positive
@@ -90,10 +90,9 @@ def build_api(predictor: Scorer, answers: Answers) -> None:
             operating_point: one of the model's by name; empty for its own.
         """
         try:
-            content = base64.b64decode("".join(film[film.find(",") + 1 :].split()), validate=True)
-        except ValueError:
-            return predictor.unread("the film is not in base64")
-        return answer_to(content, operating_point)
+            return answer_to(from_base64(film), operating_point)
+        except InputError as error:
+            return predictor.unread(str(error))
 
     film, point = gr.File(label="film", visible=False), gr.Textbox(label="operating_point", value="", visible=False)
     answer = gr.JSON(label="answer", visible=False)

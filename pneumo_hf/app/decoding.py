@@ -175,13 +175,13 @@ def list_zipped_films(archive: str) -> list[tuple[str, str]]:
     return call(_list_zipped_films, str(archive))
 
 
-def patient_in_header(image: dict) -> str | None:
-    """Return the keyed hash of who is on a film by its DICOM header; None where it has none, or does not say."""
+def facts_in_header(image: dict) -> dict:
+    """Return `dicom_facts` of a film, `patient` as a keyed hash; nothing where it has no such header."""
     try:
-        patient = call(_patient_in_header, image)
-        return keyed_hash(patient) if patient else None
+        facts = call(_facts_in_header, image)
     except (ValueError, TooSlowError, *UNREADABLE):  # whoever decodes the film says so
-        return None
+        return {}
+    return facts | {"patient": facts["patient"] and keyed_hash(facts["patient"])} if facts else {}
 
 
 def end_processes() -> None:
@@ -198,6 +198,6 @@ def _list_zipped_films(archive: str) -> list[tuple[str, str]]:
     return list(only_films(list_zip(Path(archive), MOST_NAMES)[1]))
 
 
-def _patient_in_header(image: dict) -> str | None:
+def _facts_in_header(image: dict) -> dict:
     content = read_film(image)
-    return dicom_facts(content)["patient"] if is_dicom(content) else None
+    return dicom_facts(content) if is_dicom(content) else {}

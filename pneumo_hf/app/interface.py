@@ -143,7 +143,8 @@ class Guard:
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         path = scope.get("path", "")
-        asked = path.startswith(("/v1/", "/metrics")) and path not in DESCRIPTIONS
+        # wherever the app is mounted: a root path stands before these
+        asked = ("/v1/" in path and not path.endswith(DESCRIPTIONS)) or path.endswith("/metrics")
         if asked or f"{API_PREFIX}/mcp" in path:
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not any(secrets.compare_digest(given, known.encode()) for known in self.expected):

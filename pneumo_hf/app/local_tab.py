@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pneumo_hf.app.decoding import TooSlowError, decode, list_zipped_films, patient_in_header
+from pneumo_hf.app.decoding import TooSlowError, decode, facts_in_header, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
 from pneumo_hf.app.worklist import DECODED_AT_ONCE, MOST_FILMS
@@ -32,8 +32,9 @@ from pneumo_hf.evaluation.evaluate import endpoint_labels
 from pneumo_hf.evaluation.recalibration import Recalibration, recalibrate_scores, why_too_few
 from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.imaging.quality import quality_issue
+from pneumo_hf.inference.details import DETAIL_COLUMNS, details_of_film, rounded
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.reporting.recalibration import SHOWN, write_recalibration
+from pneumo_hf.reporting.recalibration import SHOWN, write_recalibration_report
 from pneumo_hf.reporting.report import METRIC_NAMES
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ logger = logging.getLogger(__name__)
 ASKED = (
     "Films of your hospital: a zip of folders that are called by their labels (`NORMAL/...`, `PNEUMONIA/...`), or a "
     "CSV of `label` and `probability` that this model's `predict` wrote. The level and slope of its scores and its "
-    "thresholds are fitted to them, and measured by fits that saw other patients."
+    "thresholds are fitted to them, and measured by fits that saw other patients. Take films that the model was not "
+    "trained on: that is noticed only of films of its own data beside held-out ones, and of a CSV never."
 )
 MOST_BYTES = 20_000_000  # of a CSV
 MOST_SCORES = 5000  # rows of it: some seconds of a core
@@ -105,12 +107,13 @@ def read_films(predictor: Scorer, path: str, progress=None) -> LocalFilms:
     read, scores, rejected = [], [], []
     for batch in in_batches(rows, MOST_AT_ONCE):  # one at a time, so that others who wait get their turn
         found = []
-        for row, (film, patient) in in_threads(read_film_of, batch, DECODED_AT_ONCE):
+        for row, (film, facts) in in_threads(read_film_of, batch, DECODED_AT_ONCE):
             if film.film is None:
                 rejected.append({"path": row["name"], "reason": film.reason})
             else:
-                known = {"patient": patient or row["patient"]}
-                found.append((row | known | looked_at(film.film), predictor.resize(film.film)))
+                resized = predictor.resize(film.film)
+                known = {"patient": facts.get("patient") or row["patient"]}
+                found.append((row | known | kept_of(film.film, resized[0], facts), resized))
         if found:
             kept, resized = zip(*found, strict=True)
             scores.append(score(*(torch.from_numpy(np.stack(part)) for part in zip(*resized, strict=True))))
@@ -124,7 +127,9 @@ def read_films(predictor: Scorer, path: str, progress=None) -> LocalFilms:
     assert_new_to(predictor.name, digests, {"local": np.array(names)}, predictor.settings.trained_on_kermany)
     logits, distances = (np.concatenate(part) for part in zip(*scores, strict=True))
     labels, patients = np.array([row["label"] for row in read]), np.array([row["patient"] for row in read])
-    return LocalFilms(names, labels, logits, patients, distances, [row["issue"] for row in read], rejected)
+    issues = [row["issue"] for row in read]
+    details = [row["details"] | {"distance": rounded(one)} for row, one in zip(read, distances, strict=True)]
+    return LocalFilms(names, labels, logits, patients, distances, issues, rejected, details)
 
 
 def labelled_films(predictor: Scorer, path: str) -> list[dict]:
@@ -150,15 +155,16 @@ def labelled_films(predictor: Scorer, path: str) -> list[dict]:
     return rows
 
 
-def read_film_of(row: dict) -> tuple[ReadFilm, str | None]:
-    """Read a film, and who is on it by its DICOM header."""
+def read_film_of(row: dict) -> tuple[ReadFilm, dict]:
+    """Read a film, and what its DICOM header says."""
     is_picture = PurePosixPath(row["name"]).suffix.lower() in PICTURE_SUFFIXES
-    return decode(row["image"]), None if is_picture else patient_in_header(row["image"])
+    return decode(row["image"]), {} if is_picture else facts_in_header(row["image"])
 
 
-def looked_at(film: Image.Image) -> dict:
-    """What is kept of a film once it is scored."""
-    return {"issue": quality_issue(film), "thumbnail": fingerprint(film).thumbnail}
+def kept_of(film: Image.Image, pixels: np.ndarray, facts: dict) -> dict:
+    """What is kept of a film, resized to `[1, H, W]` uint8, once it is scored."""
+    details = details_of_film(facts, film, pixels, content=None)
+    return {"issue": quality_issue(film), "thumbnail": fingerprint(film).thumbnail, "details": details}
 
 
 def read_scores(predictor: Scorer, path: str) -> LocalFilms:
@@ -187,7 +193,8 @@ def read_scores(predictor: Scorer, path: str) -> LocalFilms:
     logits = np.stack([np.zeros(len(rows)), log_odds(probs)], axis=1)
     unknown = np.full(len(rows), np.nan)
     labels = np.array([row["number"] for row in rows])
-    return LocalFilms(films, labels, logits, np.array(patients), unknown, [""] * len(rows))
+    details = rows if all(name in rows[0] for name in DETAIL_COLUMNS) else []
+    return LocalFilms(films, labels, logits, np.array(patients), unknown, [""] * len(rows), details=details)
 
 
 def write_files(result: Recalibration) -> tuple[list[tuple[str, str]], str | None]:
@@ -195,7 +202,9 @@ def write_files(result: Recalibration) -> tuple[list[tuple[str, str]], str | Non
     place = download_path("recalibrated.zip")
     with tempfile.TemporaryDirectory(dir=place.parent) as name:
         folder = Path(name) / "recalibrated"
-        write_recalibration(folder, result)
+        if not result.refused:
+            in_model_thread(result.save)(folder)  # runs the network, to see that it gives the recalibrated scores
+        write_recalibration_report(folder, result)
         figures = []
         for caption, file in (("Before and after", "reliability.png"), ("How many films?", "films_needed.png")):
             shutil.copy(folder / "report" / file, place.with_name(file))

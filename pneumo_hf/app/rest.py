@@ -1,18 +1,18 @@
 """The app for programs: films by HTTP, answers as JSON, figures for Prometheus; `/v1/docs` describes it."""
 
-import hashlib
+import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute, BaseRoute, Mount
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
 
@@ -20,12 +20,17 @@ from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.app.answers import Answers
 from pneumo_hf.app.reader import explain_content
 from pneumo_hf.errors import InputError
+from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer
 
 MOST_FILMS = 64  # of one request
-MOST_WAITING = 256  # films of all requests; more are told to come again
+MOST_WAITING = 512  # films of all requests; more are asked to come again
+MOST_REQUESTS = 256  # at once
 LARGEST_BODY = 200_000_000  # bytes of a request
+MOST_HELD = 1_000_000_000  # bytes of all requests at once
 TOO_LARGE = f"a request has at most {LARGEST_BODY // 10**6} MB"
+TOO_MANY = "too much is waiting to be answered: send this again"
+LATER = {"Retry-After": "2"}
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # upper ends of the histogram of latencies
 
 
@@ -44,7 +49,7 @@ class Scores(BaseModel):
 
     request_id: str
     model: str
-    model_version: str = Field(description="of the weights: the first 12 digits of their SHA-256")
+    model_version: str = Field(description="a digest of the weights: other weights, another version")
     operating_point: str
     threshold: float = Field(description="a probability at or above it is flagged")
     films: list[Film]
@@ -59,11 +64,12 @@ class Refusal(BaseModel):
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "a body that cannot be read"},
     401: {"model": Refusal, "description": "no token, or a wrong one"},
     413: {"model": Refusal, "description": f"more than {LARGEST_BODY // 10**6} MB, or more than {MOST_FILMS} films"},
     415: {"model": Refusal, "description": "not multipart/form-data"},
     422: {"model": Refusal, "description": "no film, no such operating point, or a film that cannot be explained"},
-    429: {"model": Refusal, "description": "too many films are waiting; Retry-After says when to come again"},
+    429: {"model": Refusal, "description": "too much is waiting; Retry-After says when to come again"},
 }
 
 
@@ -72,10 +78,10 @@ def make_routes(predictor: Scorer, answers: Answers) -> list[BaseRoute]:
     figures = Figures()
     about = {"status": "ok", "ready": True, "model": Path(predictor.name).name}
 
-    def health(_: Request) -> Response:
+    async def health(_: Request) -> Response:
         return JSONResponse(about)
 
-    def metrics(_: Request) -> Response:
+    async def metrics(_: Request) -> Response:
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
     return [
@@ -86,7 +92,7 @@ def make_routes(predictor: Scorer, answers: Answers) -> list[BaseRoute]:
 
 
 class Figures:
-    """What Prometheus is told; no label of it names a film, a file or a caller."""
+    """What Prometheus reads; no label of it names a film, a file or a caller."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -103,28 +109,27 @@ class Figures:
 
 def make_api(predictor: Scorer, answers: Answers, figures: Figures) -> FastAPI:
     """Make the application that is mounted at `/v1`."""
-    api = FastAPI(title="pneumo_hf", version=__version__, description=DISCLAIMER)
-    places, threads = BoundedSemaphore(MOST_WAITING), ThreadPoolExecutor(MOST_FILMS, "films")
-    name, version = Path(predictor.name).name, weights_version(predictor)
+    token = Depends(HTTPBearer(auto_error=False))  # for the description: `Guard` asks for it
+    api = FastAPI(title="pneumo_hf", version=__version__, description=DISCLAIMER, dependencies=[token])
+    threads, waiting = ThreadPoolExecutor(MOST_FILMS, "films"), 0
+    name = Path(predictor.name).name
+    version = "-".join(weights_digest(member.model)[:12] for member in predictor.members)
 
-    def answer_all(function: Callable, films: Iterable[tuple]) -> list:
-        """Answer to all films, or to none where too many wait already."""
-        films, taken = list(films), 0
+    async def answer_all(function: Callable, films: Sequence[tuple]) -> list:
+        """Answer to all films, in threads of their own, or to none where too many wait already."""
+        nonlocal waiting
+        if waiting + len(films) > MOST_WAITING:
+            raise HTTPException(429, TOO_MANY, LATER)
+        waiting, loop = waiting + len(films), asyncio.get_running_loop()
+        figures.waiting.set(waiting)
         try:
-            while taken < len(films) and places.acquire(blocking=False):
-                taken += 1
-            if taken < len(films):
-                raise HTTPException(429, "too many films are waiting: send these again", {"Retry-After": "2"})
-            figures.waiting.inc(taken)
-            return list(threads.map(lambda film: function(*film), films)) if taken > 1 else [function(*films[0])]
+            return await asyncio.gather(*(loop.run_in_executor(threads, function, *film) for film in films))
         finally:
-            if taken == len(films):
-                figures.waiting.dec(taken)
-            for _ in range(taken):
-                places.release()
+            waiting -= len(films)
+            figures.waiting.set(waiting)
 
     @api.post("/score", responses=REFUSALS)
-    def score(
+    async def score(
         request: Request,
         files: Annotated[list[UploadFile], File(description="PNG, JPEG, TIFF, WebP or DICOM")],
         operating_point: Annotated[str, Form(description="one of the model's by name; empty for its own")] = "",
@@ -133,7 +138,7 @@ def make_api(predictor: Scorer, answers: Answers, figures: Figures) -> FastAPI:
         if len(files) > MOST_FILMS:
             raise HTTPException(413, f"{len(files)} films in one request, and {MOST_FILMS} are the most")
         point = answers.point(operating_point)
-        rows = answer_all(lambda file: answers(file.file.read(), point), ((file,) for file in files))
+        rows = await answer_all(lambda file: answers(file.file.read(), point), [(file,) for file in files])
         for row in rows:
             figures.films.labels(row["flag"] or ("unread" if row["probability"] is None else "none")).inc()
         return Scores(
@@ -147,14 +152,14 @@ def make_api(predictor: Scorer, answers: Answers, figures: Figures) -> FastAPI:
         )
 
     @api.post("/explain", responses=REFUSALS | {200: {"content": {"image/png": {}}}}, response_class=Response)
-    def explain(
+    async def explain(
         file: Annotated[UploadFile, File(description="PNG, JPEG, TIFF, WebP or DICOM")],
         opacity: Annotated[
             float, Form(ge=0, le=1, description="of the heatmap; 0 gives the film as it is read")
         ] = 0.5,
     ) -> Response:
         """Lay the Grad-CAM heatmap over a film: a PNG picture."""
-        (picture,) = answer_all(explain_content, [(predictor, file.file.read(), opacity)])
+        (picture,) = await answer_all(explain_content, [(predictor, await file.read(), opacity)])
         return Response(picture, media_type="image/png")
 
     _add_errors(api)
@@ -175,6 +180,10 @@ def _add_errors(api: FastAPI) -> None:
     for kind in (HTTPException, 404, 405):  # the last two are raised by the router
         api.add_exception_handler(kind, refuse)
 
+    @api.exception_handler(Exception)
+    def failed(request: Request, _: Exception) -> Response:
+        return refusal(request.state.id, 500, "this failed here: the app's log names the kind of error")
+
     @api.exception_handler(InputError)
     def cannot(request: Request, error: InputError) -> Response:
         return refusal(request.state.id, 422, str(error))
@@ -188,25 +197,17 @@ def _add_errors(api: FastAPI) -> None:
         return refusal(request.state.id, 422, said)
 
 
-def weights_version(predictor: Scorer) -> str:
-    """Digest the weights of a checkpoint, or of all members of an ensemble: 12 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for member in predictor.members:
-        for name, values in sorted(member.model.state_dict().items()):
-            digest.update(name.encode() + values.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def refusal(request_id: str, status: int, words: str, headers: Any = None) -> JSONResponse:
     """Make the answer to a request that is refused."""
     return JSONResponse({"request_id": request_id, "error": words}, status, headers)
 
 
 class Bounded:
-    """Gives each request an id, ends bodies that are too large while they come in, and measures the time taken."""
+    """Gives each request an id, refuses what is too much before it is read, and measures the time taken."""
 
     def __init__(self, app: Callable, figures: Figures):
         self.app, self.figures = app, figures
+        self.requests = self.held = 0
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
@@ -217,9 +218,12 @@ class Bounded:
         async def counted() -> dict:
             nonlocal seen
             message = await receive()
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen, self.held = seen + size, self.held + size
             if seen > LARGEST_BODY:
                 raise HTTPException(413, TOO_LARGE)
+            if self.held > MOST_HELD:
+                raise HTTPException(429, TOO_MANY, LATER)
             return message
 
         async def noted(message: MutableMapping[str, Any]) -> None:
@@ -227,13 +231,17 @@ class Bounded:
             status = message.get("status", status)
             await send(message)
 
+        self.requests += 1
         try:
             length = dict(scope["headers"]).get(b"content-length", b"0")
             if length.isdigit() and int(length) > LARGEST_BODY:
                 await refusal(scope["state"]["id"], 413, TOO_LARGE)(scope, receive, noted)
+            elif self.requests > MOST_REQUESTS:
+                await refusal(scope["state"]["id"], 429, TOO_MANY, LATER)(scope, receive, noted)
             else:
                 await self.app(scope, counted, noted)
         finally:
+            self.requests, self.held = self.requests - 1, self.held - seen
             path = scope["path"].rsplit("/", 1)[-1]
             path = path if path in ("score", "explain") else "other"  # never what a caller wrote
             self.figures.latency.labels(path, str(status)).observe(time.perf_counter() - start)

@@ -93,7 +93,10 @@ def assert_held_out(checkpoints: Sequence[str], films: Mapping[str, FilmDataset]
 def assert_new_to(
     checkpoint: str, digests: Mapping[str, np.ndarray], names: Mapping[str, np.ndarray], kermany: bool
 ) -> None:
-    """Stop where a checkpoint may have been trained on the films that it is to be recalibrated on.
+    """Stop where a checkpoint is seen to have been trained on the films that it is to be recalibrated on.
+
+    It carries digests of what it held out alone: films of its training without a held-out one beside them pass, unless
+    they are of the public set.
 
     Args:
         digests: `[N, 32]` of the films by split; those of `local` are to be recalibrated on.

@@ -5,6 +5,8 @@ import numpy as np
 from pneumo_hf.inference.settings import is_positive
 from pneumo_hf.labels import NEGATIVE
 
+OF_THE_ANSWERED = ("accuracy", "sensitivity", "specificity")
+
 
 def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, float] | None) -> dict:
     """Count flags, and measure accuracy, sensitivity and specificity of the films that get an answer.
@@ -14,28 +16,44 @@ def abstention_summary(labels: np.ndarray, rows: list[dict], limits: dict[str, f
         rows: of the predictions CSV, in the same order.
         limits: of `conformal_limits`; with them, how often each label was possible where it is true.
     """
-    flags = np.array([row["flag"] for row in rows])
-    called = np.array([row["prediction"] != NEGATIVE for row in rows])
-    answered = ~np.isin(flags, ("abstain", "not_chest_xray"))
-    right = called == (labels == 1)
+    shares = answer_shares(labels, rows)
     summary = {
-        "answered": float(answered.mean()),
-        "abstained": int(np.sum(flags == "abstain")),
-        "not_chest_xray": int(np.sum(flags == "not_chest_xray")),
-        "of_the_answered": {
-            "accuracy": _share(right[answered]),
-            "sensitivity": _share(right[answered & (labels == 1)]),
-            "specificity": _share(right[answered & (labels == 0)]),
-        },
+        "answered": _share(*shares["answered"]),
+        "abstained": int(shares["abstained"][0].sum()),
+        "not_chest_xray": int(shares["not_chest_xray"][0].sum()),
+        "of_the_answered": {name: _share(*shares[f"{name}_of_the_answered"]) for name in OF_THE_ANSWERED},
     }
     if limits:
         probs = np.array([row["probability"] for row in rows])
         summary["limits"] = limits
         summary["label_possible"] = {
-            "NORMAL": _share(probs[labels == 0] <= limits["normal_up_to"]),
-            "PNEUMONIA": _share(probs[labels == 1] >= limits["pneumonia_from"]),
+            "NORMAL": _share(probs <= limits["normal_up_to"], labels == 0),
+            "PNEUMONIA": _share(probs >= limits["pneumonia_from"], labels == 1),
         }
     return summary
+
+
+def answer_shares(labels: np.ndarray, rows: list[dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return, of each share that a summary gives, the films that count and the films that they are a part of, `[N]`.
+
+    Args:
+        labels: `[N]`, 1 for pneumonia.
+        rows: of the predictions CSV, in the same order.
+    """
+    flags = np.array([row["flag"] for row in rows])
+    called = np.array([row["prediction"] != NEGATIVE for row in rows])
+    answered, right, every = (
+        ~np.isin(flags, ("abstain", "not_chest_xray")),
+        called == (labels == 1),
+        np.ones(len(rows), bool),
+    )
+    whose = dict(zip(OF_THE_ANSWERED, (every, labels == 1, labels == 0), strict=True))
+    return {
+        "answered": (answered, every),
+        "abstained": (flags == "abstain", every),
+        "not_chest_xray": (flags == "not_chest_xray", every),
+        **{f"{name}_of_the_answered": (right, answered & films) for name, films in whose.items()},
+    }
 
 
 def risk_coverage(labels: np.ndarray, probs: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -65,5 +83,5 @@ def surest(rows: list[dict], threshold: float) -> list[dict]:
     return [rows[index] for index in order]
 
 
-def _share(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+def _share(counted: np.ndarray, films: np.ndarray) -> float:
+    return float(counted[films].mean()) if films.any() else float("nan")

@@ -8,7 +8,7 @@ import numpy as np
 
 from pneumo_hf.config.arguments import target_of
 from pneumo_hf.data.predictions import log_odds
-from pneumo_hf.evaluation.abstention import abstention_summary
+from pneumo_hf.evaluation.abstention import answer_shares
 from pneumo_hf.evaluation.metrics import RESAMPLES, bootstrap_weights, calibration_error, metrics_with_intervals
 from pneumo_hf.evaluation.sample_size import coverage_interval, design_effect, films_needed
 from pneumo_hf.inference.scorer import probabilities, probability_of
@@ -30,6 +30,7 @@ class LocalFilms:
     distances: np.ndarray  # [N], of the detector; NaN where there is none
     issues: Sequence[str]  # [N], of `quality_issue`
     rejected: list[dict] = field(default_factory=list)  # `{"path", "reason"}` of the films that could not be read
+    details: list[dict] = field(default_factory=list)  # [N], DETAIL_COLUMNS; empty of scores alone
 
     @property
     def odds(self) -> np.ndarray:
@@ -83,8 +84,8 @@ def before_and_after(films: LocalFilms, before: Scored, after: Scored, final: Sc
     first: dict[str, Any] = metrics_with_intervals(labels, before.probs, before.settings[0].threshold, patients)
     then: dict[str, Any] = metrics_with_intervals(labels, after.probs, after.thresholds(), patients)
     then |= {name: first[name] for name in ("roc_auc", "pr_auc")}  # of the order of films, which stays
-    called, one_normal = after.passed(), np.zeros(len(labels))
-    effects = [design_effect((called == label)[labels == label], patients[labels == label]) for label in (1, 0)]
+    sensitivity, specificity = (then[name] for name in LABEL_OF)
+    effects, one_normal = [sensitivity["design_effect"], specificity["design_effect"]], np.zeros(len(labels))
     decided = {
         when: films.rows(np.stack([one_normal, log_odds(scored.probs)], axis=1), scored.settings, task)
         for when, scored in (("before", before), ("after", after))
@@ -98,12 +99,8 @@ def before_and_after(films: LocalFilms, before: Scored, after: Scored, final: Sc
             "after": {"value": final.settings[0].threshold, "method": final.settings[0].method},
         },
         "operating_points": _operating_points(films, before, after, final),
-        "abstention": {
-            when: abstention_summary(labels, rows, None) | {"limits": limits[when]} for when, rows in decided.items()
-        },
-        "films_needed": films_needed(
-            float(labels.mean()), then["sensitivity"]["value"], then["specificity"]["value"], effects
-        ),
+        "abstention": {when: _answers(films, rows) | {"limits": limits[when]} for when, rows in decided.items()},
+        "films_needed": films_needed(float(labels.mean()), sensitivity["value"], specificity["value"], effects),
     }
 
 
@@ -142,18 +139,30 @@ def _expected(films: LocalFilms, passed: np.ndarray, rate: str) -> dict:
     return {"value": float(right.mean()), "ci95": coverage_interval(right.sum(), len(right), effect)}
 
 
+def _answers(films: LocalFilms, rows: list[dict]) -> dict[str, dict]:
+    """Shares of films that get an answer or none, and how right the answers are, with intervals."""
+    shares = answer_shares(films.labels, rows)
+    counted, of = (np.stack(part) for part in zip(*shares.values(), strict=True))
+    return dict(zip(shares, _shares(films.patient_ids, counted, of), strict=True))
+
+
 def _rates(films: LocalFilms, passed: np.ndarray) -> list[dict]:
     """Sensitivity and specificity, with intervals, of K ways to call films, `[K, N]` bool."""
-    found: list[dict] = [{} for _ in passed]
-    blocks = [np.ones((1, len(films.labels))), *bootstrap_weights(films.patient_ids, RESAMPLES, 0)]
+    rates = {}
     for rate, label in LABEL_OF.items():
-        right = ((passed == label) & (films.labels == label)).T  # [N, K]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares = [(w @ right) / (w @ (films.labels == label))[:, None] for w in blocks]
-        resampled = np.concatenate(shares[1:])
-        resampled = resampled[np.isfinite(resampled).all(axis=1)]
-        for row, value, interval in zip(
-            found, shares[0][0], np.percentile(resampled, [2.5, 97.5], axis=0).T, strict=True
-        ):
-            row[rate] = {"value": float(value), "ci95": interval.tolist()}
+        of = np.broadcast_to(films.labels == label, passed.shape)
+        rates[rate] = _shares(films.patient_ids, passed == label, of)
+    return [dict(zip(rates, both, strict=True)) for both in zip(*rates.values(), strict=True)]
+
+
+def _shares(patient_ids: np.ndarray, counted: np.ndarray, of: np.ndarray) -> list[dict]:
+    """K shares, of the films `of` those that are `counted`, `[K, N]` bool, with 95 % intervals over patients."""
+    blocks = [np.ones((1, len(patient_ids))), *bootstrap_weights(patient_ids, RESAMPLES, 0)]
+    with np.errstate(invalid="ignore"):
+        shares = np.concatenate([(w @ (counted & of).T) / (w @ of.T) for w in blocks])
+    found = []
+    for value, *resampled in shares.T:
+        defined = np.array(resampled)[np.isfinite(resampled)]
+        interval = np.percentile(defined, [2.5, 97.5]).tolist() if len(defined) else [np.nan, np.nan]
+        found.append({"value": float(value), "ci95": interval})
     return found

@@ -11,7 +11,7 @@ from itertools import permutations
 
 import numpy as np
 from scipy.special import expit, ndtr
-from scipy.stats import norm, t
+from scipy.stats import norm
 
 from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.evaluation.metrics import CALIBRATION_BINS, EPSILON, RESAMPLES, bin_numbers, bootstrap_weights
@@ -47,53 +47,49 @@ def group_gaps(
         names = np.array(sorted(set(values) - {""}), dtype=str)
         one_hot = values.astype(str)[:, None] == names  # [N, G]
         for metric, counted in films_that_count(labels, one_hot).items():
-            patients = effective_patients(counted, patient_ids)
-            kept = patients >= SMALLEST
+            kept, films = effective_patients(counted, patient_ids) >= SMALLEST, counted.sum(axis=0)
             if kept.sum() > 1:
-                measure = measure_of(metric, labels, probs, threshold, counted[:, kept], patient_ids)
-                sizes = counted.sum(axis=0)[kept], patients[kept]
-                plans.append((column, metric, names[kept], sizes, measure, []))
+                measure = measure_of(metric, labels, probs, threshold, one_hot[:, kept])
+                plans.append((column, metric, names[kept], films[kept], measure, []))
     for weights in bootstrap_weights(patient_ids, RESAMPLES, seed) if plans else ():
         for *_, measure, resampled in plans:
             resampled.append(measure(weights))
     found: dict[str, dict[str, dict]] = {}
-    for column, metric, names, sizes, measure, resampled in plans:
+    for column, metric, names, films, measure, resampled in plans:
         once = measure(np.ones((1, len(labels))))[:, 0]
-        gap = gap_between(once, np.concatenate(resampled, axis=1), *sizes)
+        gap = gap_between(once, np.concatenate(resampled, axis=1), films)
         ends = {end: str(names[gap.pop(end)]) for end in ("largest", "least")}
         found.setdefault(column, {})[metric] = gap | ends | {"groups": len(names)}
     return found
 
 
 def measure_of(
-    metric: str, labels: np.ndarray, probs: np.ndarray, threshold: float, counted: np.ndarray, patient_ids: np.ndarray
+    metric: str, labels: np.ndarray, probs: np.ndarray, threshold: float, one_hot: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what makes of weights `[B, N]` the figures of groups: `[1, B, G]`, of a calibration error three.
+    """Return what makes of weights `[B, N]` the figures of groups `[N, G]`: `[1, B, G]`, of a calibration error three.
 
-    Of the films `counted` `[N, G]` for the metric (`films_that_count`). The three are the error, the error less what
-    chance adds, and that of the recalibration (see `CalibrationError`).
+    These are the error, the error less what chance adds, and that of the recalibration (see `CalibrationError`).
     """
     if metric == "ece":
-        parts = [
-            (chosen, CalibrationError(labels[chosen], probs[chosen], patient_ids[chosen])) for chosen in counted.T > 0
-        ]
+        parts = [(chosen, CalibrationError(labels[chosen], probs[chosen])) for chosen in one_hot.T > 0]
         return lambda weights: np.stack([np.stack(error(weights[:, chosen])) for chosen, error in parts], axis=2)
     right = is_positive(probs, threshold) == (labels == 1)
+    counted = one_hot * (labels == (metric == "sensitivity"))[:, None]
     return lambda weights: shares(right, counted, weights)[None]
 
 
-def gap_between(once: np.ndarray, resampled: np.ndarray, films: np.ndarray, patients: np.ndarray) -> dict:
+def gap_between(once: np.ndarray, resampled: np.ndarray, films: np.ndarray) -> dict:
     """Measure the gap (`gap_of`) from what `measure_of` gives once, `[K, G]`, and resampled, `[K, B, G]`."""
     if len(once) == 1:
-        return gap_of(once[0], resampled[0], patients, films)
+        return gap_of(once[0], resampled[0], films)
     raised = np.nanmean(resampled[2], axis=0) - once[2]  # what resampling adds to that of the recalibration
-    return gap_of(once[0], resampled[1], patients, corrected=once[1] - raised, wider=WIDER)
+    return gap_of(once[0], resampled[1], corrected=once[1] - raised, wider=WIDER)
 
 
 def films_that_count(labels: np.ndarray, one_hot: np.ndarray) -> dict[str, np.ndarray]:
     """Return which films of the groups `[N, G]` count for each metric, `[N, G]` of 0 and 1."""
     cases = one_hot * (labels == 1)[:, None]
-    return {"sensitivity": cases, "specificity": one_hot - cases, "ece": one_hot}
+    return {"sensitivity": cases, "specificity": one_hot * (labels == 0)[:, None], "ece": one_hot * 1}
 
 
 def effective_patients(counted: np.ndarray, patient_ids: np.ndarray) -> np.ndarray:
@@ -104,16 +100,10 @@ def effective_patients(counted: np.ndarray, patient_ids: np.ndarray) -> np.ndarr
     >>> effective_patients(np.ones((6, 1)), np.array([1, 1, 1, 1, 2, 3])).tolist()
     [2.0]
     """
-    of_patients = _by_patient(counted, patient_ids)
-    return of_patients.sum(axis=0) ** 2 / np.maximum((of_patients**2).sum(axis=0), 1)
-
-
-def _by_patient(values: np.ndarray, patient_ids: np.ndarray) -> np.ndarray:
-    """The sums of films `[N, K]` over each patient."""
     patients, inverse = np.unique(patient_ids, return_inverse=True)
-    sums = np.zeros((len(patients), values.shape[1]))
-    np.add.at(sums, inverse, values)
-    return sums
+    films = np.zeros((len(patients), counted.shape[1]))
+    np.add.at(films, inverse, counted)
+    return films.sum(axis=0) ** 2 / np.maximum((films**2).sum(axis=0), 1)
 
 
 def shares(right: np.ndarray, one_hot: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -127,14 +117,13 @@ class CalibrationError:
 
     Even of scores that mean what they say the error is above 0 in any sample, and more so in a small one, so that two
     groups of different sizes seem to differ. Logistic recalibration of the films says what share of pneumonia each
-    bin should have; chance adds the mean of a folded normal around the difference, less the difference. Films of a
-    patient that are alike add more: by the design effect of the recalibration's residuals.
+    bin should have; chance adds the mean of a folded normal around the difference, less the difference.
 
     Args:
-        labels: `[N]`, 1 for pneumonia; probs: `[N]`; patient_ids: `[N]`.
+        labels: `[N]`, 1 for pneumonia; probs: `[N]`.
     """
 
-    def __init__(self, labels: np.ndarray, probs: np.ndarray, patient_ids: np.ndarray):
+    def __init__(self, labels: np.ndarray, probs: np.ndarray):
         odds = log_odds(probs, EPSILON)
         terms, as_it_is = np.stack([np.ones(len(odds)), odds], axis=1), np.array([0.0, 1.0])
         line = as_it_is.copy()  # intercept and slope of the log odds
@@ -148,9 +137,6 @@ class CalibrationError:
         in_bin = np.eye(CALIBRATION_BINS)[bin_numbers(probs)]  # [N, bins]
         parts = (probs - labels, probs - expected, variance, variance * odds)
         self.parts = [part[:, None] * in_bin for part in parts]
-        residuals = (labels - expected)[:, None] * in_bin
-        independent = max((residuals**2).sum(), EPSILON)
-        self.design_effect = max(1.0, (_by_patient(residuals, patient_ids) ** 2).sum() / independent)
 
     def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Compute under weights `[B, N]` the error, the error less what chance adds, and that of the recalibration.
@@ -160,7 +146,7 @@ class CalibrationError:
         observed, expected, variance, by_slope = (weights @ part for part in self.parts)  # [B, bins]
         shift, slope = ((weights - 1) @ self.influence).T[:, :, None]
         expected = np.abs(expected - shift * variance - slope * by_slope)
-        spread = np.sqrt(np.maximum(self.design_effect * variance, EPSILON))
+        spread = np.sqrt(np.maximum(variance, EPSILON))
         ratio = expected / spread  # a folded normal's mean, less what it is folded around:
         by_chance = spread * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) - 2 * expected * ndtr(-ratio)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -173,7 +159,6 @@ class CalibrationError:
 def gap_of(
     values: np.ndarray,
     resampled: np.ndarray,
-    patients: np.ndarray,
     films: np.ndarray | None = None,
     corrected: np.ndarray | None = None,
     wider: float = 1.0,
@@ -183,10 +168,8 @@ def gap_of(
     Args:
         values: `[G]`, of the films as they are.
         resampled: `[B, G]`, of bootstrap resamples of patients.
-        patients: `[G]`, `effective_patients`, 2 or more; of few of them the errors are wider, as Student's t is.
         films: `[G]`, of which a figure is a share: its error is then at least that of independent films with one
-            more of either kind (Agresti and Caffo 2000), so that a group without a mistake has an error, too. There
-            are as many independent ones as the design effect leaves, without a mistake as many as patients.
+            more of either kind (Agresti and Caffo 2000), so that a group without a mistake has an error, too.
         corrected: `[G]`, the figures without what chance adds to them, for the interval.
         wider: times the bootstrap's errors.
 
@@ -196,13 +179,10 @@ def gap_of(
     """
     defined = resampled[np.isfinite(resampled).all(axis=1)]
     means, spread = defined.mean(axis=0), defined.std(axis=0)
-    errors = wider * spread * t.ppf(1 - ERROR / 2, patients - 1) / norm.ppf(1 - ERROR / 2)
+    errors = wider * spread
     if films is not None:
-        once, most = values * (1 - values) / films, films / patients
-        effect = np.where(once > 0, errors**2 / np.where(once > 0, once, 1), most).clip(1, most)
-        alone = films / effect
-        share = (values * alone + 1) / (alone + 2)
-        errors = np.maximum(errors, np.sqrt(share * (1 - share) / (alone + 2)))
+        share = (values * films + 1) / (films + 2)
+        errors = np.maximum(spread, np.sqrt(share * (1 - share) / (films + 2)))
     noise = (defined - means) / np.where(spread > 0, spread, 1)
     if (spread == 0).any():
         noise[:, spread == 0] = np.random.default_rng(0).standard_normal((len(noise), int((spread == 0).sum())))

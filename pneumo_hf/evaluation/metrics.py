@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import roc_auc_score
 
+from pneumo_hf.evaluation.sample_size import design_effect
 from pneumo_hf.inference.settings import is_positive
 
 CALIBRATION_BINS = 15
@@ -41,6 +42,7 @@ def metrics_with_intervals(
 
     Proportions have `ci95_wilson` beside it (Wilson 1927) and the ROC area `ci95_delong` (DeLong et al. 1988). Both
     take films as independent: they are what other papers give, and too narrow where patients have several films.
+    Sensitivity and specificity have their `design_effect`, of which the number of films that they need depends.
 
     Args:
         labels: `[N]`, 1 for pneumonia; probs: `[N]`, P(PNEUMONIA); patient_ids: `[N]`, the unit of resampling.
@@ -65,6 +67,10 @@ def metrics_with_intervals(
         if films:
             interval = binomtest(successes, films).proportion_ci(method="wilson")
             result[name]["ci95_wilson"] = [float(interval.low), float(interval.high)]
+    for name, label in (("sensitivity", 1), ("specificity", 0)):
+        films, called = labels == label, is_positive(probs, threshold)
+        if films.any():
+            result[name]["design_effect"] = design_effect((called == label)[films], patient_ids[films])
     if min(labels.sum(), len(labels) - labels.sum()) > 1:
         (area,), covariance = delong_areas(labels, probs)
         margin = norm.ppf(0.975) * np.sqrt(covariance[0, 0])

@@ -31,6 +31,7 @@ from pneumo_hf.evaluation.evaluate import PACKAGES, endpoint_labels
 from pneumo_hf.evaluation.metrics import confusion
 from pneumo_hf.evaluation.operating_points import DEFAULT, NAMED, fit_settings, operating_points
 from pneumo_hf.inference.clinical import CLINICAL
+from pneumo_hf.inference.details import DETAIL_COLUMNS, details_file, details_of_dataset
 from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.recalibrated import write_recalibrated
 from pneumo_hf.inference.scorer import Scorer
@@ -83,9 +84,10 @@ class Recalibration:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write the new checkpoint: stock, as before, with `report/predictions_validation.csv` of the local films.
+        """Write the new checkpoint: stock, as before, with predictions and details of the local films in `report/`.
 
-        They are what thresholds and limits were chosen on, as validation films are for a training.
+        They are what thresholds and limits were chosen on, as validation films are for a training: `monitor` sets
+        later films beside them.
 
         Raises:
             InputError: the films were too few, or the folder holds another checkpoint.
@@ -98,6 +100,9 @@ class Recalibration:
         logits = moved(self.films.logits, self.offset, self.slope)
         rows = self.films.rows(logits, [self.settings] * len(logits), task)
         write_csv(report / "predictions_validation.csv", columns_of(task), rows)
+        if details := self.films.details:
+            named = ({**film, "path": name} for name, film in zip(self.films.names, details, strict=True))
+            write_csv(report / details_file("validation"), ("path", *DETAIL_COLUMNS), named)
 
 
 def recalibrate(
@@ -148,9 +153,9 @@ def recalibrate(
     names = {name: np.array(part.table["file_name"]) for name, part in parts.items()}
     assert_new_to(scorer.name, digests, names, scorer.settings.trained_on_kermany)
     logits, distances = scorer.predict_dataset(films)
-    local = LocalFilms(
-        films.table["file_name"][:], films.endpoint, logits, films.patient_ids, distances, list(films.issues), rejected
-    )
+    scored = films.endpoint, logits, films.patient_ids, distances
+    details = list(details_of_dataset(films, distances))
+    local = LocalFilms(films.table["file_name"][:], *scored, list(films.issues), rejected, details)
     if report_only and not refused:
         refused = "the report alone was asked for"
     return recalibrate_scores(scorer, local, title, split or "all", refused)

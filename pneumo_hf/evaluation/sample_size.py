@@ -1,10 +1,9 @@
 """How many films it takes: to know a sensitivity, and to be sure of that of a threshold chosen on these films."""
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 
 import numpy as np
-from scipy.stats import beta, norm
+from scipy.stats import beta
 
 SIZES = (50, 100, 200, 300, 500, 1000)  # films
 MARGIN = 0.05  # of an interval, to either side
@@ -58,51 +57,63 @@ def films_needed(
         `{"sizes": [{"films", "sensitivity", "specificity"}], "margin", "for_margin": {...}}`: the widths, and how many
         films it takes for an interval that reaches at most .05 to the wider side; None above 20,000.
     """
-    shares = {"sensitivity": (prevalence, sensitivity, effects[0])}
-    shares["specificity"] = (1 - prevalence, specificity, effects[1])
+    shares = {"sensitivity": (sensitivity, prevalence, effects[0])}
+    shares["specificity"] = (specificity, 1 - prevalence, effects[1])
     sizes: list[dict] = [{"films": size} for size in SIZES]
-    tried = np.arange(20, MOST_FILMS + 1)
     enough: dict[str, int | None] = {}
-    for name, (part, value, effect) in shares.items():
-        low, high = _limits(value * part * np.array(SIZES) / effect, part * np.array(SIZES) / effect)
+    for name, (share, part, effect) in shares.items():
+        low, high = _around(share, part * np.array(SIZES) / effect)
         for row, width in zip(sizes, high - low, strict=True):
             row[name] = float(width)
-        low, high = _limits(value * part * tried / effect, part * tried / effect)
-        reached = np.flatnonzero(np.maximum(high - value, value - low) <= MARGIN)
-        enough[name] = int(tried[reached[0]]) if len(reached) else None
+        enough[name] = films_for_margin(share, MARGIN, part, effect)
     both = [enough["sensitivity"], enough["specificity"]]
     enough["both"] = None if None in both else max(filter(None, both))
     return {"sizes": sizes, "margin": MARGIN, "for_margin": enough}
 
 
-def films_of_label_needed(share: float, half_width: float = MARGIN) -> int:
-    """Compute how many films of a label a 95 % interval of plus or minus `half_width` needs around a share.
+def films_for_margin(share: float, margin: float = MARGIN, part: float = 1.0, effect: float = 1.0) -> int | None:
+    """Compute how many films it takes for a 95 % interval that reaches at most `margin` to the wider side of a share.
 
-    Of independent films, one a patient (Buderer 1996). Divided by the share of that label, it is the size of a study.
+    The interval is that of `coverage_interval`; None above 20,000 films.
 
-    >>> films_of_label_needed(0.9)
-    139
+    Args:
+        share: that is expected, as of a sensitivity.
+        part: the share of films that are of the label; 1 counts films of the label alone.
+        effect: of `design_effect`.
+
+    >>> films_for_margin(0.9), films_for_margin(0.9, part=0.25), films_for_margin(0.9, effect=2.0)
+    (182, 725, 363)
     """
-    return ceil(norm.ppf(0.975) ** 2 * share * (1 - share) / half_width**2)
+    low, high = _around(share, part * np.arange(1, MOST_FILMS + 1) / effect)
+    reached = np.flatnonzero(np.maximum(high - share, share - low) <= margin)
+    return int(reached[0]) + 1 if len(reached) else None
 
 
-def sample_sizes(metrics: Mapping) -> dict[str, dict[str, float]]:
+def sample_sizes(metrics: Mapping) -> dict[str, dict[str, float | None]]:
     """Set what a report knows beside what it would need, for sensitivity and specificity.
 
     Returns:
         `{metric: {"films", "half_width", "needed", "needed_in_all"}}`: films of the label, half the measured 95 %
         interval, the films of the label that plus or minus .05 needs at the measured figure, and all films, at the
-        share that the label has here. A metric without films is left out.
+        share that the label has here, by `films_for_margin`. A metric without films is left out.
     """
     counts, found = metrics["confusion_matrix"], {}
     for name, right, wrong in (("sensitivity", "tp", "fn"), ("specificity", "tn", "fp")):
-        films = counts[right] + counts[wrong]
-        low, high = metrics["metrics"][name]["ci95"]
+        metric, films = metrics["metrics"][name], counts[right] + counts[wrong]
+        low, high = metric["ci95"]
         if films and low is not None:
-            needed = films_of_label_needed((counts[right] + 1) / (films + 2))  # a figure of 1 would need no film
-            in_all = ceil(needed * metrics["n"] / films)
-            found[name] = {"films": films, "half_width": (high - low) / 2, "needed": needed, "needed_in_all": in_all}
+            share, effect = counts[right] / films, metric.get("design_effect", 1.0)
+            found[name] = {
+                "films": films,
+                "half_width": (high - low) / 2,
+                "needed": films_for_margin(share, effect=effect),
+                "needed_in_all": films_for_margin(share, part=films / metrics["n"], effect=effect),
+            }
     return found
+
+
+def _around(share: float, films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _limits(share * films, films)
 
 
 def _limits(passed: np.ndarray, films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

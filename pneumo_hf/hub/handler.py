@@ -1,12 +1,11 @@
 """What Hugging Face Inference Endpoints call: films in, the answers of `Predictor` out."""
 
-import base64
-import binascii
 from pathlib import Path
 from typing import Any
 
 from pneumo_hf import DISCLAIMER, Predictor
 from pneumo_hf.errors import InputError
+from pneumo_hf.imaging.film import from_base64
 
 
 class EndpointHandler:
@@ -25,24 +24,27 @@ class EndpointHandler:
         Returns:
             `{"probability", "prediction", "flag", "error", "threshold", "notice"}` of each film.
         """
-        inputs, settings = data.get("inputs", []), self.predictor.settings
-        point = (data.get("parameters") or {}).get("operating_point") or settings.method
+        inputs, parameters, settings = data.get("inputs", []), data.get("parameters"), self.predictor.settings
+        point = parameters.get("operating_point") if isinstance(parameters, dict) else None
+        point = point or settings.method
         if point not in settings.thresholds:
             return [self._refused(f"there is no operating point of that name, only {', '.join(settings.thresholds)}")]
-        threshold, answers = settings.thresholds[point], []
-        for film in inputs if isinstance(inputs, list) else [inputs]:
-            try:
-                answer = self.predictor([base64.b64decode(film, validate=True) if isinstance(film, str) else film])[0]
-            except binascii.Error:
-                answers.append(self._refused("the film is not in base64"))
-                continue
-            except InputError as error:
-                answers.append(self._refused(str(error)))
-                continue
-            if answer["probability"] is not None and not answer["error"]:
-                answer |= settings.decide(answer["probability"], threshold=threshold)
-            answers.append({**answer, "threshold": threshold, "notice": DISCLAIMER})
-        return answers
+        return [self._answer(film, settings.thresholds[point]) for film in _as_list(inputs)]
+
+    def _answer(self, film: Any, threshold: float) -> dict[str, Any]:
+        try:
+            answer = self.predictor([from_base64(film) if isinstance(film, str) else film])[0]
+        except InputError as error:
+            return self._refused(str(error))
+        except (TypeError, AttributeError, KeyError):
+            return self._refused("a film is a picture, its bytes, or these in base64")
+        if answer["probability"] is not None and not answer["error"]:
+            answer |= self.predictor.settings.decide(answer["probability"], threshold=threshold)
+        return {**answer, "threshold": threshold, "notice": DISCLAIMER}
 
     def _refused(self, reason: str) -> dict[str, Any]:
         return {**self.predictor.unread(reason), "threshold": None, "notice": DISCLAIMER}
+
+
+def _as_list(inputs: Any) -> list:
+    return inputs if isinstance(inputs, list) else [inputs]

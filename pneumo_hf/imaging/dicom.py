@@ -30,7 +30,7 @@ from pydicom.valuerep import VR
 
 from pneumo_hf.imaging.bounds import excess
 from pneumo_hf.imaging.decoders import PLUGIN_OF, frame_size, syntax_of
-from pneumo_hf.imaging.display import DAMAGE, display, is_raised, lowered, padding_of
+from pneumo_hf.imaging.display import DAMAGE, display, is_raised, lowered, number, padding_of
 from pneumo_hf.imaging.quality import INVERTED, LATERAL, NOTES, chest_correlation, thumbnail
 
 logger = logging.getLogger(__name__)
@@ -121,8 +121,8 @@ def dicom_facts(content: bytes) -> dict:
             "manufacturer": _text(film, "Manufacturer"),
             "device_model": _text(film, "ManufacturerModelName"),
             "patient_position": _text(film, "PatientPosition") or _meaning(film, "PatientOrientationCodeSequence"),
-            "window_center": _first(film, "WindowCenter"),
-            "window_width": _first(film, "WindowWidth"),
+            "window_center": number(film, "WindowCenter"),
+            "window_width": number(film, "WindowWidth"),
             "bits": film.get("BitsStored"),
         }
     except DAMAGE as error:
@@ -278,11 +278,6 @@ def _refusal_of_frame(film: pydicom.Dataset) -> str | None:
     except Exception:  # a kind that has no size of its own, or one that is damaged: the decoder judges
         fits = True
     return None if fits else "damaged DICOM: its pixels are of another size than its header says"
-
-
-def _first(film: pydicom.Dataset, name: str) -> float | None:
-    value = film.get(name)
-    return None if value in (None, "") else float(np.atleast_1d(value)[0])
 
 
 def _text(film: pydicom.Dataset, name: str) -> str | None:

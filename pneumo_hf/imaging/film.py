@@ -1,5 +1,6 @@
 """A file, bytes, a PIL picture or an array becomes a film: one 8-bit grey PIL image of the whole film."""
 
+import base64
 import io
 import warnings
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.bounds import excess, excess_of_tiff
 from pneumo_hf.imaging.dicom import MOST_PIXELS, dicom_facts, is_dicom, read_dicom
 from pneumo_hf.imaging.display import ROWS_AT_ONCE
@@ -67,6 +69,18 @@ def load_xray(source: XraySource, clahe: bool = False) -> Image.Image:
         except Exception as error:  # what pydicom and its decoders raise on damaged files
             raise UnreadableFilmError(f"damaged DICOM ({type(error).__name__})") from error
     return _decode(content)
+
+
+def from_base64(text: str) -> bytes:
+    """Decode a file that is sent in base64, perhaps in lines, or as a data URL.
+
+    Raises:
+        InputError: it is not in base64.
+    """
+    try:
+        return base64.b64decode("".join(text[text.find(",") + 1 :].split()), validate=True)
+    except ValueError as error:
+        raise InputError("the film is not in base64") from error
 
 
 def equalize(film: Image.Image) -> Image.Image:

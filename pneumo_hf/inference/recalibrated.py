@@ -27,17 +27,18 @@ def write_recalibrated(
     What is of the scores as they were is left out: reports, ONNX files and `clinical.json`.
 
     Raises:
-        InputError: the architecture has no place for them, or the folder holds another checkpoint.
+        InputError: the architecture has no place for them, or the folder holds this checkpoint or another.
     """
+    _assert_no_other_checkpoint(folder, predictor.name)
     model = copy.deepcopy(predictor.model).to("cpu", memory_format=torch.contiguous_format).eval()
-    assert_no_other_checkpoint(folder)
     size = predictor.image_processor.size
     noise = torch.rand(2, 3, size["height"], size["width"], generator=torch.Generator().manual_seed(0))
     fold_recalibration(model, offset, slope, predictor.order[0], noise)
     for key, value in settings.to_config().items():
         setattr(model.config, key, value)
-    for stale in (*folder.glob("onnx/*.onnx"), *folder.glob("clinical.json")):  # of an earlier one here
-        stale.unlink()
+    for pattern in ("onnx/*.onnx", "clinical.json", "report/details_*.csv"):  # of an earlier one here
+        for stale in folder.glob(pattern):
+            stale.unlink()
     model.save_pretrained(folder)
     _keep_unchanged(predictor.name, folder / WEIGHTS)
     for name in COPIED:
@@ -46,9 +47,11 @@ def write_recalibrated(
             shutil.copy(source, folder / name)
 
 
-def assert_no_other_checkpoint(folder: Path) -> None:
-    """Refuse to write over a checkpoint that is not a recalibrated one."""
+def _assert_no_other_checkpoint(folder: Path, checkpoint: str) -> None:
+    """Refuse to write over the checkpoint that is recalibrated, or over one that is not a recalibrated one."""
     config = folder / "config.json"
+    if folder.resolve() == Path(checkpoint).resolve():
+        raise InputError(f"{folder} holds the checkpoint that is recalibrated: choose another --output_dir")
     if config.exists() and f'"{KEYS["recalibration"]}"' not in config.read_text():
         raise InputError(f"{folder} holds another checkpoint: choose another --output_dir")
 

@@ -1,10 +1,11 @@
 """What CLAIM 2024 and TRIPOD+AI ask of a study, answered from what was measured; the rest is for a person to write."""
 
-from pneumo_hf.evaluation.sample_size import MARGIN, sample_sizes
+from pneumo_hf.evaluation.sample_size import MARGIN, MOST_FILMS, sample_sizes
 from pneumo_hf.labels import Task
 from pneumo_hf.reporting.checklist_items import CLAIM, TRIPOD_AI
 
 PERSON = "a person must write this"
+MANY = f"more than {MOST_FILMS:,}"
 CHECKLISTS = {"CLAIM 2024": CLAIM, "TRIPOD+AI": TRIPOD_AI}
 
 Answers = list[tuple[str, str, str]]  # (number, what is asked, answer) of every item
@@ -175,7 +176,8 @@ def _methods(metrics: dict) -> dict[str, str]:
 def _size(metrics: dict) -> str:
     parts = [
         f"{name}: {one['films']:.0f} films give plus or minus {one['half_width']:.3f}; for plus or minus {MARGIN} "
-        f"{one['needed']:.0f} such films are needed, {one['needed_in_all']:.0f} in all (Buderer 1996)"
+        f"{one['needed'] or MANY} such films are needed, {one['needed_in_all'] or MANY} in all (Jeffreys intervals, "
+        "films of one patient counting for less)"
         for name, one in sample_sizes(metrics).items()
     ]
     return f"all films that could be read. {'; '.join(parts)}. Why this size: {PERSON}"

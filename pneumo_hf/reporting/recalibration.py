@@ -11,10 +11,10 @@ from transformers.utils import cached_file
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.data.predictions import write_csv
+from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import reliability
 from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
 from pneumo_hf.evaluation.recalibration import Recalibration
-from pneumo_hf.inference.recalibrated import assert_no_other_checkpoint
 from pneumo_hf.inference.settings import TASK, CheckpointSettings
 from pneumo_hf.labels import Task
 from pneumo_hf.reporting.page import ACCENT, INK, SOFT, TEMPLATES, save_figure, write_page
@@ -34,12 +34,18 @@ def write_recalibration(folder: str | Path, result: Recalibration) -> None:
     Where the films were too few for a checkpoint, `report/` alone. The page works without a network.
 
     Raises:
-        InputError: the folder holds another checkpoint.
+        InputError: the folder holds another checkpoint, or holds one while there is a report alone to write.
     """
     folder = Path(folder)
-    assert_no_other_checkpoint(folder)
     if not result.refused:
         result.save(folder)
+    elif (folder / "config.json").exists():  # whose card is made of the report that would be replaced
+        raise InputError(f"{folder} holds a checkpoint, and this is a report alone: choose another --output_dir")
+    write_recalibration_report(folder, result)
+
+
+def write_recalibration_report(folder: Path, result: Recalibration) -> None:
+    """Write all of `write_recalibration` but the checkpoint, which is there unless it was refused."""
     report, found = folder / "report", without_nan(result.report)
     report.mkdir(parents=True, exist_ok=True)
     (folder / REPORT).write_text(json.dumps(found, indent=2) + "\n")

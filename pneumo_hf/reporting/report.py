@@ -7,18 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.config.arguments import DataArguments
-from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.predictions import write_csv
-from pneumo_hf.data.sources import load_data
-from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.abstention import is_mistake, surest
 from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.metrics import FEW_PATIENTS
 from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
-from pneumo_hf.evaluation.reference import read_rows
 from pneumo_hf.inference.details import DETAIL_COLUMNS, details_file
-from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.reporting.checklist import checklists
 from pneumo_hf.reporting.checklist_export import write_docx, write_markdown
 from pneumo_hf.reporting.gallery import mistakes_shown, save_galleries
@@ -84,38 +78,6 @@ def write_split(folder: Path, evaluation: Evaluation, suffix: str = "") -> None:
     (folder / f"metrics{suffix}.json").write_text(json.dumps(without_nan(metrics), indent=2) + "\n")
     write_csv(folder / f"predictions_{metrics['split']}.csv", evaluation.scorer.columns, evaluation.rows)
     write_csv(folder / details_file(metrics["split"]), ("path", *DETAIL_COLUMNS), evaluation.rows)
-
-
-def write_details(
-    run: str | Path, data: str | Path, device: str | None = None, cache_dir: str | Path = DataArguments.cache_dir
-) -> Path:
-    """Write `report/details_validation.csv` of a run that has none, from the films that it was validated on.
-
-    Args:
-        run: its folder. data: as for `load_data`; its films are found by their paths in the run's predictions.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: the run has no validation predictions, or the data lacks films of them.
-    """
-    report = Path(run) / "report"
-    wanted = [row["path"] for row in read_rows(report / "predictions_validation.csv")]
-    predictor = Predictor(run, device=device)
-    tables = load_data(data, predictor.task.labels)
-    rows = {}
-    for table in tables.values():
-        chosen = np.flatnonzero(np.isin(table["file_name"], wanted))
-        if len(chosen):
-            films, _ = decode_films(table.select(chosen), predictor.image_processor, cache_dir)
-            scored = predictor.prediction_rows(films, *predictor.predict_dataset(films))
-            rows |= {row["path"]: row for row in scored}
-    if missing := [name for name in wanted if name not in rows]:
-        raise InputError(f"{data} lacks {len(missing)} of {len(wanted)} validation films of {run}: {missing[0]}")
-    path = report / details_file("validation")
-    write_csv(path, ("path", *DETAIL_COLUMNS), (rows[name] for name in wanted))
-    return path
 
 
 def write_report(

@@ -137,7 +137,7 @@ def test_its_endpoints_are_mcp_tools_on_request(url: str) -> None:
 
 def test_it_reports_its_health(url: str, tiny_run: Path) -> None:
     with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
-        assert json.load(answer) == {"status": "ok", "model": tiny_run.name}
+        assert json.load(answer) == {"status": "ok", "ready": True, "model": tiny_run.name}
 
 
 def test_a_worklist_is_sorted_and_one_bad_file_stops_nothing(

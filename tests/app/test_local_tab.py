@@ -3,18 +3,21 @@
 import csv
 import json
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pneumo_hf import Predictor, recalibrate
 from pneumo_hf.__main__ import main
 from pneumo_hf.app import local_tab
+from pneumo_hf.app.model_thread import in_model_thread
+from pneumo_hf.inference.details import DETAIL_COLUMNS
 from tests.app.test_app import serving
 from tests.conftest import make_film
 from tests.evaluation.test_recalibration import write_local
@@ -62,16 +65,25 @@ def test_a_zip_of_labelled_films_gives_what_the_command_does(
     for name in ("brier", "roc_auc"):
         theirs = expected.report["metrics"][name]["before"]["value"]
         assert found["metrics"][name]["before"]["value"] == pytest.approx(theirs, abs=1e-6)
+    with (tmp_path / "recalibrated" / "report" / "details_validation.csv").open(newline="") as file:
+        details = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    for name, row in zip(expected.films.names, expected.films.details, strict=True):
+        for column in ("sharpness", "layout", "width", "distance"):
+            assert float(details[Path(name).name][column]) == pytest.approx(row[column], rel=1e-3)
     value = found["metrics"]["ece"]["before"]["value"]
     assert re.search(rf"Expected calibration error</td><td>{value:.3f} \(", outcome)
 
 
 def test_a_csv_of_predict_will_do(url: str, tiny_run: Path, local: Path, cache_dir: Path, tmp_path: Path) -> None:
     preds = tmp_path / "preds.csv"
-    main(["predict", "--model", str(tiny_run), str(local), "--device", "cpu", "--output", str(preds)])
-    outcome, _, archive = Client(url, verbose=False).predict(handle_file(preds), api_name="/recalibrate")
+    main(["predict", "--model", str(tiny_run), str(local), "--device", "cpu", "--details", "--output", str(preds)])
+    client = Client(url, verbose=False, download_files=str(tmp_path))
+    outcome, _, archive = client.predict(handle_file(preds), api_name="/recalibrate")
     expected = recalibrate(tiny_run, local, device="cpu", cache_dir=cache_dir)
-    assert f"Offset {expected.offset:+.3f}, slope {expected.slope:.3f}" in outcome and archive
+    assert f"Offset {expected.offset:+.3f}, slope {expected.slope:.3f}" in outcome
+    with zipfile.ZipFile(archive) as file:
+        details = file.read("recalibrated/report/details_validation.csv").decode().splitlines()
+    assert details[0] == ",".join(["path", *DETAIL_COLUMNS]) and len(details) == 81
 
 
 def test_too_few_films_are_measured_and_give_no_checkpoint(url: str, tmp_path: Path) -> None:
@@ -112,11 +124,22 @@ def test_what_is_no_such_upload_gets_one_line(url: str, films_folder: Path, tmp_
 def test_dicom_headers_say_who_is_on_a_film(tiny_run: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
         for number, patient in enumerate(("Doe^Jane", "Doe^Jane", "Roe^Jim")):
-            content = dicom(make_film(number, True, (48, 48)), PatientID=patient)
+            content = dicom(make_film(number, True, (48, 48)), PatientID=patient, Manufacturer="Acme")
             archive.writestr(f"PNEUMONIA/{number}.dcm", content)
     films = local_tab.read_films(Predictor(tiny_run, device="cpu"), str(tmp_path / "films.zip"))
     first, second, third = films.patient_ids
     assert first == second != third and "Doe" not in first and len(films.logits) == 3
+    assert [row["manufacturer"] for row in films.details] == ["ACME"] * 3 and "Doe" not in str(films.details)
+
+
+def test_the_network_runs_in_the_model_thread_alone(tiny_run: Path, local: Path, tmp_path: Path) -> None:
+    scorer, used = Predictor(tiny_run, device="cpu"), set()
+    noted = register_module_forward_pre_hook(lambda module, _: used.add(threading.get_ident()))
+    try:
+        archive = local_tab.recalibrate_upload(scorer, str(zipped(local, tmp_path / "films.zip")))[2]
+    finally:
+        noted.remove()
+    assert archive and used == {in_model_thread(threading.get_ident)()}
 
 
 def test_uploads_are_bounded(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,4 +155,3 @@ def test_uploads_are_bounded(tiny_run: Path, tmp_path: Path, monkeypatch: pytest
     films = zipped(write_local(tmp_path / "many", 2, 2), tmp_path / "many.zip")
     with pytest.raises(local_tab.InputError, match="4 films are too many at once: at most 3"):
         local_tab.read_films(scorer, str(films))
-    assert np.isfinite(scorer.settings.threshold)

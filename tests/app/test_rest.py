@@ -1,6 +1,8 @@
 """REST: the predictor's scores as JSON, every refusal with its status, and figures that name no film."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,14 +88,34 @@ def test_every_refusal_has_its_status_and_says_why(
     assert client.get("/v1/score").status_code == 405
 
 
-def test_more_films_than_may_wait_are_told_to_come_again(
+def test_what_is_too_much_is_asked_to_come_again_and_health_answers_all_the_while(
     predictor: Predictor, films: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "MOST_WAITING", 2)
-    with TestClient(FastAPI(routes=make_routes(predictor, Answers(predictor)), openapi_url=None)) as client:
-        answer = client.post("/v1/score", files=sent(*films, films[0]))
-        assert answer.status_code == 429 and answer.headers["retry-after"] == "2"
+    """Of single films, too, which the threads of the page would take in without an end."""
+    monkeypatch.setattr(rest, "MOST_WAITING", 8)
+    answers, free = Answers(predictor), threading.Event()
+
+    def slow(film: bytes, point: str) -> dict:
+        free.wait(30)
+        return Answers.__call__(answers, film, point)
+
+    slow.point, slow.thresholds = answers.point, answers.thresholds
+    app = FastAPI(routes=make_routes(predictor, slow), openapi_url=None)  # type: ignore[arg-type]
+    with TestClient(app) as client, ThreadPoolExecutor(20) as pool:
+        sending = [pool.submit(client.post, "/v1/score", files=sent(films[0])) for _ in range(20)]
+        while sum(one.done() for one in sending) < 12:
+            assert client.get("/health").json()["ready"]
+        free.set()
+        answered = [one.result() for one in sending]
+        assert sorted(answer.status_code for answer in answered) == [200] * 8 + [429] * 12
+        refused = next(answer for answer in answered if answer.status_code == 429)
+        assert refused.headers["retry-after"] == "2" and "send this again" in refused.json()["error"]
         assert client.post("/v1/score", files=sent(*films)).status_code == 200  # their places were given back
+        monkeypatch.setattr(rest, "MOST_REQUESTS", 0)
+        assert client.post("/v1/score", files=sent(films[0])).status_code == 429
+        monkeypatch.undo()
+        monkeypatch.setattr(rest, "MOST_HELD", 1000)
+        assert client.post("/v1/score", files=sent(films[0])).status_code == 429
 
 
 def test_health_and_figures_that_name_no_film(client: TestClient, films: list[Path]) -> None:
@@ -113,6 +135,7 @@ def test_the_openapi_document_lists_what_is_refused(client: TestClient) -> None:
     assert "not a diagnosis" in document["info"]["description"]
 
 
+@pytest.mark.parametrize("root", ["", "/behind/a/proxy"])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -123,10 +146,12 @@ def test_the_openapi_document_lists_what_is_refused(client: TestClient) -> None:
         ({"Authorization": "Basic d2FyZDpwYXNzd29yZA=="}, 200),
     ],
 )
-def test_programs_say_who_they_are(predictor: Predictor, films: list[Path], headers: dict, status: int) -> None:
-    guards = [Middleware(Guard, ("ward", "password"), "s3cret")]
-    app = FastAPI(routes=make_routes(predictor, Answers(predictor)), openapi_url=None, middleware=guards)
-    with TestClient(app) as client:
-        assert client.post("/v1/score", files=sent(films[0]), headers=headers).status_code == status
-        assert client.get("/metrics", headers=headers).status_code == status
-        assert client.get("/health").status_code == client.get("/v1/docs").status_code == 200
+def test_programs_say_who_they_are(
+    predictor: Predictor, films: list[Path], headers: dict, status: int, root: str
+) -> None:
+    guards, routes = [Middleware(Guard, ("ward", "password"), "s3cret")], make_routes(predictor, Answers(predictor))
+    with TestClient(FastAPI(routes=routes, openapi_url=None, middleware=guards, root_path=root)) as client:
+        assert client.post(f"{root}/v1/score", files=sent(films[0]), headers=headers).status_code == status
+        assert status == 200 or client.post("/v1/score", files=sent(films[0]), headers=headers).status_code == 401
+        assert client.get(f"{root}/metrics", headers=headers).status_code == status
+        assert client.get("/health").status_code == client.get(f"{root}/v1/docs").status_code == 200

@@ -19,6 +19,7 @@ def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: 
     table = load_data(films_folder)["test"]
     count = len(table)
     columns = {"sex": ["F"] * (count // 2) + ["M"] * (count - count // 2), "age": [3.0] * 30 + [50.0] * (count - 30)}
+    columns["patient_id"] = [f"p{number}" for number in range(count)]  # a gap asks for 20 patients of either
     for name, values in columns.items():
         table = table.remove_columns(name).add_column(name, values)
     predictor = Predictor(tiny_run, device="cpu")
@@ -27,7 +28,7 @@ def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: 
     probs, groups = evaluation.probs, evaluation.metrics["subgroups"]
     assert groups["age 40 to 64"] == {"n": count - 30, "note": "fewer than 20 films"}
     gaps = evaluation.metrics["gaps"]
-    assert set(gaps) == {"sex"} and "specificity" not in gaps["sex"]  # too few normal films of either
+    assert set(gaps) == {"sex"} and "specificity" not in gaps["sex"]  # too few normal ones of either
     women = np.array(films.table["sex"]) == "F"
     expected = metrics_with_intervals(
         films.labels[women], probs[women], predictor.settings.threshold, films.patient_ids[women]

@@ -1,6 +1,7 @@
 """A checkpoint at other hospitals: what is wrong with its scores there is found, mended exactly, and said."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -20,10 +21,12 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.data.predictions import read_predictions
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.before_after import LocalFilms, of_calibrated
+from pneumo_hf.evaluation.metrics import metrics_with_intervals
 from pneumo_hf.evaluation.operating_points import choose_thresholds
 from pneumo_hf.evaluation.recalibration import fit_recalibration, recalibrate_scores
 from pneumo_hf.hub.card import write_card
 from pneumo_hf.hub.push import NEEDED
+from pneumo_hf.inference.conformal import conformal_limits
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.reporting.recalibration import write_recalibration
 from tests.conftest import make_film
@@ -44,19 +47,23 @@ def test_of_few_films_the_offset_alone_unless_the_slope_is_plainly_another() -> 
 
 
 def test_no_film_is_measured_by_a_fit_that_saw_its_patient(tiny_run: Path) -> None:
-    """Pairs of films of one patient, the labels random: to see one of a pair is to know the other's threshold."""
+    """Pairs of films of one patient: each fold fitted again by hand, to the films of all other patients."""
     random, scorer = np.random.default_rng(0), Predictor(tiny_run, device="cpu")
     labels, odds = films_of("corrupted films", 240, random)
     unknown = np.full(240, np.nan)
     logits = np.stack([np.zeros(240), odds], axis=1)
     films = LocalFilms(list("f" * 240), labels, logits, np.arange(240) // 2, unknown, [""] * 240)
-    result = recalibrate_scores(scorer, films, "ours", "all")
-    seen = {}
-    for film, (probability, settings) in enumerate(zip(result.after.probs, result.after.settings, strict=True)):
-        own = seen.setdefault(films.patient_ids[film], settings)
-        assert own is settings  # both films by one fit
-        assert probability != expit(result.offset + result.slope * odds[film])
-    assert len({id(settings) for settings in seen.values()}) == result.report["folds"] == 10
+    result, odds = recalibrate_scores(scorer, films, "ours", "all"), films.odds  # to the last bit
+    fold_of = np.array([id(settings) for settings in result.after.settings])
+    assert len(set(fold_of)) == result.report["folds"] == 10 and (fold_of[::2] == fold_of[1::2]).all()
+    for fold in set(fold_of):
+        held_out, others = fold_of == fold, fold_of != fold
+        offset, slope = fit_recalibration(labels[others], odds[others], films.patient_ids[others])
+        assert result.after.probs[held_out] == pytest.approx(expit(offset + slope * odds[held_out]), abs=1e-12)
+        settings = result.after.settings[int(np.argmax(held_out))]
+        probs = expit(offset + slope * odds[others])
+        assert settings.thresholds == choose_thresholds(labels[others], probs, list(settings.thresholds))
+        assert settings.conformal_limits == conformal_limits(labels[others], probs)
     found = result.report["metrics"]
     assert found["roc_auc"]["before"] == found["roc_auc"]["after"]
     assert found["ece"]["before"]["value"] > 1.5 * found["ece"]["after"]["value"]
@@ -66,6 +73,26 @@ def test_no_film_is_measured_by_a_fit_that_saw_its_patient(tiny_run: Path) -> No
     chance = of_calibrated(np.full(240, 0.5))  # one bin: the mean error of a share is sqrt(2 / pi) standard errors
     assert chance["mean"] == pytest.approx(np.sqrt(2 / np.pi * 0.25 / 240), rel=0.1)
     assert chance["up_to"] == pytest.approx(1.96 * np.sqrt(0.25 / 240), rel=0.15)
+
+
+def test_answers_before_and_after_have_intervals_over_patients(tiny_run: Path) -> None:
+    random, scorer = np.random.default_rng(0), Predictor(tiny_run, device="cpu")
+    labels, odds = films_of("slope", 240, random)
+    patients, distances = np.arange(240) // 2, np.where(np.arange(240) % 40, np.nan, 2.0)
+    films = LocalFilms(["f"] * 240, labels, np.stack([0 * odds, odds], axis=1), patients, distances, [""] * 240)
+    result = recalibrate_scores(scorer, films, "ours", "all")
+    for when, scored in (("before", result.before), ("after", result.after)):
+        decided = [one.decide(p, d) for one, p, d in zip(scored.settings, scored.probs, distances, strict=True)]
+        found, flags = result.report["abstention"][when], np.array([row["flag"] for row in decided])
+        answered = ~np.isin(flags, ["abstain", "not_chest_xray"])
+        shares = {"answered": answered, "abstained": flags == "abstain", "not_chest_xray": flags == "not_chest_xray"}
+        for name, share in shares.items():
+            accuracy = metrics_with_intervals(share.astype(int), np.ones(240), 0.5, patients)["accuracy"]
+            assert (found[name]["value"], found[name]["ci95"]) == (share.mean(), pytest.approx(accuracy["ci95"]))
+        right = (labels == 1) == [row["prediction"] == "PNEUMONIA" for row in decided]
+        low, high = found["accuracy_of_the_answered"]["ci95"]
+        assert low < found["accuracy_of_the_answered"]["value"] == right[answered].mean() < high
+    assert found["abstained"]["value"] > 0 and found["not_chest_xray"]["value"] == 6 / 240
 
 
 def write_local(root: Path, normal: int, pneumonia: int, first: int = 50_000) -> Path:
@@ -150,6 +177,7 @@ def test_the_card_and_the_page_say_both(tiny_run: Path, ours: Path) -> None:
     assert "recalibrated on ours" in card and f"before: from {threshold:.3f}" in card
     assert "trained on films" in card and "36 NORMAL, 44 PNEUMONIA" in card
     assert ModelCard.load(ours / "README.md").data.eval_results is None
+    assert re.search(r"<td>Answered<td>[.\d]+ \([.\d]+ to [.\d]+\)<td>[.\d]+ \([.\d]+ to [.\d]+\)", page)
     assert "How many films do I need?" in page and page.count("data:image/png;base64") == 2
     (ours / "README.md").unlink()
     write_card(ours)  # as for any run
@@ -199,13 +227,38 @@ def test_what_would_be_meaningless_is_refused_in_one_line(
         line = said(capsys, *model, "--data", films_folder, *split, *options)
         assert "may have been trained on" in line and "--split test" in line
     assert "recalibrate takes one checkpoint" in said(capsys, *model, *model, "--data", local, *options)
-    other = [*options[:-1], tiny_run]
-    assert "holds another checkpoint" in said(capsys, *model, "--data", local, *other)
+    other = Path(shutil.copytree(tiny_run, tmp_path / "other", ignore=shutil.ignore_patterns("report")))
+    assert "holds another checkpoint" in said(capsys, *model, "--data", local, *options[:-1], other)
     assert not (tmp_path / "to").exists()
     main(["recalibrate", *map(str, [*model, "--data", few, *options, "--report_only"])])
     assert {path.name for path in (tmp_path / "to").iterdir()} == {"report"}
     found = json.loads((tmp_path / "to" / "report" / "recalibration.json").read_text())
     assert "at least 20 of each" in found["refused"] and found["metrics"]["sensitivity"]["after"]["ci95"]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_recalibrated_checkpoint_is_not_written_over_itself(
+    ours: Path, local: Path, cache_dir: Path, tmp_path: Path, capsys
+) -> None:
+    copy, link = Path(shutil.copytree(ours, tmp_path / "copy")), tmp_path / "link"
+    link.symlink_to(copy)
+    before = contents(copy)
+    line = said(capsys, "--model", link, "--data", local, "--cache_dir", cache_dir, "--output_dir", copy)
+    assert "copy holds the checkpoint that is recalibrated: choose another --output_dir" in line
+    assert contents(copy) == before
+
+
+def test_a_report_alone_does_not_replace_that_of_a_checkpoint(
+    tiny_run: Path, ours: Path, local: Path, cache_dir: Path, tmp_path: Path, capsys
+) -> None:
+    copy = Path(shutil.copytree(ours, tmp_path / "copy"))
+    before = contents(copy)
+    options = ["--data", local, "--report_only", "--cache_dir", cache_dir, "--output_dir", copy]
+    assert "copy holds a checkpoint, and this is a report alone" in said(capsys, "--model", tiny_run, *options)
+    assert contents(copy) == before
 
 
 def test_scores_that_order_nothing_are_refused(tiny_run: Path) -> None:
@@ -244,5 +297,23 @@ def test_the_manuals_walk_through_a_strange_hospital(
     shutil.make_archive("ours", "zip", write_local(tmp_path / "films", 36, 44))
     write_local(tmp_path / "new_films", 6, 6, first=60_000)
     for command in commands:
-        main(shlex.split(command)[3:])
+        try:
+            main(shlex.split(command)[3:])
+        except SystemExit as stop:
+            assert (stop.code, " monitor " in command) == (3, True), command
     assert Path("runs/ours/README.md").exists() and len(Path("week.csv").read_text().splitlines()) == 13
+    watched = json.loads(Path("watched/monitor.json").read_text())  # beside the films that it was recalibrated on
+    assert (watched["reference"], watched["films"], watched["missing"]) == ("runs/ours", 80, "")
+    assert {"distance", "sharpness", "width"} <= set(watched["watched"])
+
+
+def test_a_recalibration_on_scores_leaves_no_details_of_other_films(
+    tiny_run: Path, ours: Path, tmp_path: Path
+) -> None:
+    odds, labels = np.linspace(-2, 2, 80), np.arange(80) % 8 // 4
+    unknown, logits = np.full(80, np.nan), np.stack([0 * odds, odds + 2 * labels], axis=1)
+    films = LocalFilms(list(map(str, range(80))), labels, logits, np.arange(80), unknown, [""] * 80)
+    folder = Path(shutil.copytree(ours, tmp_path / "ours"))
+    assert (folder / "report" / "details_validation.csv").exists()
+    recalibrate_scores(Predictor(tiny_run, device="cpu"), films, "scores", "all").save(folder)
+    assert not (folder / "report" / "details_validation.csv").exists()

@@ -409,6 +409,9 @@ def test_the_facts_of_a_header_and_nothing_that_names_a_person(caplog: pytest.Lo
     device = {"manufacturer": "PHILIPS", "device_model": "DIGITALDIAGNOST", "patient_position": None}
     device |= {"window_center": None, "window_width": None}
     assert facts == expected | device | {"body_part": "CHEST", "modality": "DX", "bits": 8}
+    for window in (b"abcd", b"4,96", b"\\   "):
+        spoilt = dicom(FILM, **person, WindowCenter="4096").replace(b"4096", window)
+        assert dicom_facts(spoilt)["patient"] == "MRN-0042"
     erect = pydicom.Dataset()
     erect.CodeMeaning = "Erect"
     for tag, value, position in (("Position", "HFS", "HFS"), ("OrientationCodeSequence", [erect], "ERECT")):

@@ -3,12 +3,13 @@
 import json
 import re
 from pathlib import Path
-from statistics import NormalDist
 
+import numpy as np
 import pytest
 from docx import Document
 
-from pneumo_hf.evaluation.sample_size import films_of_label_needed, sample_sizes
+from pneumo_hf.evaluation.metrics import confusion, metrics_with_intervals
+from pneumo_hf.evaluation.sample_size import films_needed, sample_sizes
 from pneumo_hf.labels import Task
 from pneumo_hf.reporting.checklist import CHECKLISTS, PERSON, checklists
 from pneumo_hf.reporting.checklist_export import write_docx, write_markdown
@@ -78,24 +79,19 @@ def test_what_was_not_measured_is_not_claimed(tiny_run: Path) -> None:
     assert claim["30"] == claim["33"] == PERSON and "Not measured on films of another hospital" in claim["40"]
 
 
-def test_films_needed_are_buderers() -> None:
-    z = NormalDist().inv_cdf(0.975)
-    for share, half_width in ((0.9, 0.05), (0.5, 0.1), (0.97, 0.02)):
-        needed = films_of_label_needed(share, half_width)
-        assert (
-            z * (share * (1 - share) / needed) ** 0.5 <= half_width < z * (share * (1 - share) / (needed - 1)) ** 0.5
-        )
-    metrics = {
-        "n": 624,
-        "confusion_matrix": {"tn": 211, "fp": 23, "fn": 0, "tp": 390},
-        "metrics": {"sensitivity": {"ci95": [0.99, 1.0]}, "specificity": {"ci95": [0.86, 0.94]}},
-    }
-    found = sample_sizes(metrics)
-    assert found["specificity"]["needed"] == films_of_label_needed(212 / 236) and found["specificity"][
-        "half_width"
-    ] == pytest.approx(0.04)
-    assert found["specificity"]["needed_in_all"] == pytest.approx(found["specificity"]["needed"] * 624 / 234, abs=1)
-    assert found["sensitivity"]["needed"] > 0  # though not a film was missed
+def test_the_checklists_say_the_same_number_of_films_as_a_recalibration() -> None:
+    """Of the same 600 films, in pairs of a patient, whose cases are all found and whose normal films mostly are."""
+    labels, patients = np.arange(600) % 300 // 200, np.arange(600) % 300
+    probs = np.where(labels == 1, 0.9, np.where(patients % 11, 0.1, 0.8))
+    metrics = metrics_with_intervals(labels, probs, 0.5, patients)
+    found = sample_sizes({"metrics": metrics, "n": 600, "confusion_matrix": confusion(labels, probs >= 0.5)})
+    values, effects = zip(*[(metrics[name]["value"], metrics[name]["design_effect"]) for name in found], strict=True)
+    assert values[0] == 1 and effects == (1, pytest.approx(2, abs=0.02))
+    enough = films_needed(labels.mean(), *values, effects)["for_margin"]
+    for name, part in (("sensitivity", 1 / 3), ("specificity", 2 / 3)):
+        assert found[name]["needed_in_all"] == enough[name] == pytest.approx(found[name]["needed"] / part, abs=2)
+    low, high = metrics["specificity"]["ci95"]
+    assert found["specificity"]["half_width"] == (high - low) / 2 and found["specificity"]["films"] == 400
 
 
 def test_the_files_hold_every_answer(tiny_run: Path, tmp_path: Path) -> None:
