@@ -25,8 +25,8 @@ def verdict(metrics: Mapping, on_validation: Mapping[str, float] | None, finding
             words.append(_share(wrong, films, what, key, metrics["metrics"][key]["ci95"], before))
     words.append(_worth(metrics["decision_curve"]["useful"], finding))
     words += [
-        f"{_named(metric)} differs by {gap['value']:.2f} ({gap['ci95'][0]:.2f} to {gap['ci95'][1]:.2f}) between "
-        f"groups by {column}: it is higher in {gap['largest']} than in {gap['least']}."
+        f"{metric.replace('_', ' ').capitalize()} differs by {gap['value']:.2f} ({gap['ci95'][0]:.2f} to "
+        f"{gap['ci95'][1]:.2f}) between groups by {column}: it is higher in {gap['largest']} than in {gap['least']}."
         for column, found in metrics["gaps"].items()
         for metric, gap in found.items()
         if gap["ci95"][0] > 0
@@ -62,7 +62,3 @@ def _heat(explanation: Mapping) -> list[str]:
         f"Of the heat over {found['n']} of the surest mistakes {100 * found['outside']:.0f} % lies outside the "
         f"central box where the lungs are ({100 * chance:.0f} % by chance), most of that at the {found['side']}."
     ]
-
-
-def _named(metric: str) -> str:
-    return "Calibration error" if metric == "ece" else metric.capitalize()

@@ -19,7 +19,7 @@ def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: 
     table = load_data(films_folder)["test"]
     count = len(table)
     columns = {"sex": ["F"] * (count // 2) + ["M"] * (count - count // 2), "age": [3.0] * 30 + [50.0] * (count - 30)}
-    columns["patient_id"] = [f"p{number}" for number in range(count)]  # a gap asks for 20 patients of either
+    columns["patient_id"] = [f"p{number}" for number in range(count)]
     for name, values in columns.items():
         table = table.remove_columns(name).add_column(name, values)
     predictor = Predictor(tiny_run, device="cpu")
@@ -27,8 +27,7 @@ def test_subgroups_are_the_figures_of_their_films(tiny_run: Path, films_folder: 
     evaluation = evaluate_films(predictor, [films], "m", "d", "test")
     probs, groups = evaluation.probs, evaluation.metrics["subgroups"]
     assert groups["age 40 to 64"] == {"n": count - 30, "note": "fewer than 20 films"}
-    gaps = evaluation.metrics["gaps"]
-    assert set(gaps) == {"sex"} and "specificity" not in gaps["sex"]  # too few normal ones of either
+    assert evaluation.metrics["gaps"] == {}  # fewer than 20 patients of a label in either
     women = np.array(films.table["sex"]) == "F"
     expected = metrics_with_intervals(
         films.labels[women], probs[women], predictor.settings.threshold, films.patient_ids[women]
@@ -62,7 +61,7 @@ def test_risk_falls_with_coverage_when_scores_mean_something() -> None:
 def test_manufacturers_of_dicom_headers_are_groups_with_a_gap(tiny_run: Path, tmp_path: Path) -> None:
     for number in range(100):
         label, maker = number % 2, ("Fuji", "AGFA")[number // 50]
-        film = make_film(number, bool(label) and number < 80)  # what the second shows is often no pneumonia
+        film = make_film(number, bool(label) and number < 65)  # what the second shows is often no pneumonia
         folder = tmp_path / "films" / "test" / ("NORMAL", "PNEUMONIA")[label]
         folder.mkdir(parents=True, exist_ok=True)
         tags = {"Manufacturer": maker, "PatientPosition": "HFS", "PatientID": str(number)}

@@ -41,7 +41,7 @@ def test_the_first_words_are_what_happens_to_films_here_and_did_on_validation() 
 
 def test_gaps_and_heat_are_said_where_there_are_any() -> None:
     gap = {"value": 0.21, "ci95": [0.05, 0.36], "largest": "FUJI", "least": "AGFA"}
-    found = {"manufacturer": {"sensitivity": gap, "ece": {**gap, "ci95": [0.0, 0.3]}}}
+    found = {"manufacturer": {"sensitivity": gap, "calibration_in_the_large": {**gap, "ci95": [0.0, 0.3]}}}
     heat = {"by_chance": 0.41, "mistakes": {"n": 6, "outside": 0.72, "side": "top"}}
     words = verdict(measured(gaps=found, explanation=heat), None, "pneumonia")
     assert words[3:] == [
