@@ -174,12 +174,11 @@ def find_limits(reference: Films, grid: Grid, sizes: Sequence[int], rate: float,
 
 
 def simulate(
-    reference: Films, grid: Grid, sizes: Sequence[int], count: int, seed: int, redraw: bool = True
+    reference: Films, grid: Grid, sizes: Sequence[int], count: int, seed: int
 ) -> Iterator[tuple[dict[Statistic, np.ndarray], dict[Statistic, np.ndarray]]]:
     """Yield statistics of calm batches, and of the last ones together ({} of one alone), some of `count` at a time.
 
-    Args:
-        redraw: the reference too, as for another one of the same hospital.
+    The reference is drawn too, as for another one of the same hospital.
     """
     pool, random = Pool(reference, grid), np.random.default_rng(seed)
     patients = number_patients(reference[PATIENT])
@@ -187,7 +186,7 @@ def simulate(
     rows = max(1, min(count, BLOCK // films))
     for start in range(0, count, rows):
         block = min(rows, count - start)
-        against = draw(patients, films, block, random) if redraw else np.ones((block, films), np.float32)
+        against = draw(patients, films, block, random)
         drawn = [draw(patients, size, block, random) for size in sizes]
         together = pool.statistics(np.sum(drawn, axis=0), against) if len(sizes) > 1 else {}
         yield pool.statistics(drawn[-1], against), together

@@ -54,8 +54,8 @@ def group_gaps(
     found: dict[str, dict[str, dict]] = {}
     for column, metric, names, films in plans:
         gap = gap_of(*films, error=ERROR / pairs)
-        ends = {end: str(names[gap[end]]) for end in ("largest", "least")}
-        found.setdefault(column, {})[metric] = gap | ends | {"groups": len(names)}
+        named = {which: str(names[gap[which]]) for which in ("largest", "least")}
+        found.setdefault(column, {})[metric] = gap | named | {"groups": len(names)}
     return found
 
 
