@@ -12,19 +12,23 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import t
 
+from pneumo_hf.evaluation.metrics import calibration_error
 from pneumo_hf.inference.settings import is_positive
 
 SMALLEST = 20  # patients that a group needs, of pneumonia for sensitivity, normal ones for specificity
 ERROR, POWER = 0.05, 0.8
 CALIBRATION = "calibration_in_the_large"
+NO_INTERVAL = {"ci95": [None, None], "detectable": None}
 
 
 def group_gaps(
     labels: np.ndarray, probs: np.ndarray, threshold: float, patient_ids: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, dict]]:
-    """Measure `{column: {metric: gap}}` for sensitivity, specificity and calibration in the large (see `gap_of`).
+    """Measure `{column: {metric: gap}}` for sensitivity, specificity, calibration in the large and ECE (see `gap_of`).
 
-    Calibration in the large is the mean score less the share of pneumonia, 0 of scores that mean what they say.
+    Calibration in the large is the mean score less the share of pneumonia, 0 of scores that mean what they say. The
+    expected calibration error has no interval: it is above 0 of any sample, and more so of a small one, and intervals
+    that allow for it missed too often.
 
     Args:
         labels: `[N]`, 1 for pneumonia; probs: `[N]`; threshold: of the decision; patient_ids: `[N]`.
@@ -53,9 +57,12 @@ def group_gaps(
     pairs = sum(len(names) * (len(names) - 1) // 2 for _, _, names, _ in plans)
     found: dict[str, dict[str, dict]] = {}
     for column, metric, names, films in plans:
-        gap = gap_of(*films, error=ERROR / pairs)
-        named = {which: str(names[gap[which]]) for which in ("largest", "least")}
-        found.setdefault(column, {})[metric] = gap | named | {"groups": len(names)}
+        measured = {metric: gap_of(*films, error=ERROR / pairs)}
+        if metric == CALIBRATION:
+            measured["ece"] = widest(calibration_error(labels, probs, films[1].T)) | NO_INTERVAL
+        for name, gap in measured.items():
+            named = {which: str(names[gap[which]]) for which in ("largest", "least")}
+            found.setdefault(column, {})[name] = gap | named | {"groups": len(names)}
     return found
 
 
@@ -83,12 +90,15 @@ def gap_of(
     fewer = np.minimum(freedom[one], freedom[other])
     difference, margin = np.abs(means[one] - means[other]), t.ppf(1 - error / 2, fewer) * spread
     return {
-        "value": float(np.ptp(plain)),
+        **widest(plain),
         "ci95": [float(max(0.0, (difference - margin).max())), float((difference + margin).max())],
         "detectable": float((margin + t.ppf(POWER, fewer) * spread).max()),
-        "largest": int(plain.argmax()),
-        "least": int(plain.argmin()),
     }
+
+
+def widest(figures: np.ndarray) -> dict:
+    """Return the largest difference of the figures `[G]` of groups, and between which it lies."""
+    return {"value": float(np.ptp(figures)), "largest": int(figures.argmax()), "least": int(figures.argmin())}
 
 
 def cluster_robust_means(

@@ -29,7 +29,7 @@ def verdict(metrics: Mapping, on_validation: Mapping[str, float] | None, finding
         f"{gap['ci95'][1]:.2f}) between groups by {column}: it is higher in {gap['largest']} than in {gap['least']}."
         for column, found in metrics["gaps"].items()
         for metric, gap in found.items()
-        if gap["ci95"][0] > 0
+        if (gap["ci95"][0] or 0) > 0
     ]
     return words + _heat(metrics.get("explanation") or {})
 

@@ -9,6 +9,7 @@ from scipy.special import expit
 from scipy.stats import binom
 
 from pneumo_hf.evaluation.gaps import CALIBRATION, cluster_robust_means, effective_patients, gap_of, group_gaps
+from pneumo_hf.evaluation.metrics import calibration_error
 
 ORACLE = json.loads((Path(__file__).parent / "oracles" / "fairlearn.json").read_text())
 RUNS = 400
@@ -27,6 +28,15 @@ def test_the_gaps_are_those_of_fairlearn() -> None:
     gap = found[CALIBRATION]
     of_largest, of_least = ((probs - labels)[groups == gap[name]].mean() for name in ("largest", "least"))
     assert gap["value"] == pytest.approx(of_largest - of_least, abs=1e-12) and gap["value"] > 0
+    error = found["ece"]
+    of_each = {name: errors(labels[groups == name], probs[groups == name]) for name in set(groups)}
+    assert error["value"] == pytest.approx(of_each[error["largest"]] - of_each[error["least"]], abs=1e-12)
+    assert error["value"] == pytest.approx(np.ptp(list(of_each.values())), abs=1e-12)
+    assert error["ci95"] == [None, None] and error["detectable"] is None
+
+
+def errors(labels: np.ndarray, probs: np.ndarray) -> float:
+    return calibration_error(labels, probs, np.ones((1, len(labels))))[0]
 
 
 def test_the_error_of_a_mean_is_that_of_its_patients_with_two_more() -> None:
@@ -144,8 +154,8 @@ def reports(runs: int, shift: float, seed: int) -> list[dict]:
 
 def test_of_equal_groups_at_most_5_of_100_reports_show_any_gap() -> None:
     found = reports(RUNS // 2, shift=0.0, seed=0)
-    assert all(len(gaps) == 3 for one in found for gaps in one.values()) and len(found[0]) == 3
-    alarms = sum(any(gap["ci95"][0] > 0 for gaps in one.values() for gap in gaps.values()) for one in found)
+    assert all(len(gaps) == 4 for one in found for gaps in one.values()) and len(found[0]) == 3
+    alarms = sum(any((gap["ci95"][0] or 0) > 0 for gaps in one.values() for gap in gaps.values()) for one in found)
     assert alarms <= stated(RUNS // 2)[1]
 
 
@@ -166,7 +176,7 @@ def test_groups_that_are_too_small_or_unknown_are_left_out() -> None:
         "source": np.full(300, "one"),
     }
     found = group_gaps(labels, probs, 0.5, np.arange(300), groups)
-    assert set(found) == {"sex"} and set(found["sex"]) == {"sensitivity", "specificity", CALIBRATION}
+    assert set(found) == {"sex"} and set(found["sex"]) == {"sensitivity", "specificity", CALIBRATION, "ece"}
     low, high = found["sex"][CALIBRATION]["ci95"]
     assert low == 0 and high < 0.3 and found["sex"][CALIBRATION]["groups"] == 2
     all_right = group_gaps(labels, labels.astype(float), 0.5, np.arange(300), groups)["sex"]["sensitivity"]
