@@ -6,6 +6,7 @@ import signal
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
+from multiprocessing import active_children
 from pathlib import Path
 
 from pneumo_hf import runtime
@@ -14,6 +15,9 @@ from pneumo_hf.errors import InputError, one_line_errors
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 runtime.before_imports()
 if os.environ.get("SPACES_ZERO_GPU"):
+    from pneumo_hf.app.files import uploads_folder
+
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads_folder())  # read by gradio, which spaces imports
     import spaces  # noqa: F401 - before torch, whose calls for a GPU it answers
 
 ROOT = Path(__file__).parent
@@ -46,6 +50,8 @@ def main(arguments: argparse.Namespace) -> None:
         sample, given = ROOT / "data" / "chest_xray_sample", arguments
         serve(predictor, sample, given.host, given.port, auth, given.mcp, given.token)
     end_processes()
+    for process in active_children():  # those that spaces keeps
+        process.kill()
     remove_files()
     sys.stdout.flush()
     os._exit(0)  # the interpreter would wait for every request that is still being answered

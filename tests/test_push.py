@@ -27,6 +27,7 @@ from tests.hub import TOKEN, environment, reach, running_hub
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "models" / "pneumo-efficientnet"
+ASSETS = ("case_report.html.jinja", "style.css", "viewer.js")  # of the app's page
 SCORE = """
 import json, sys
 from transformers import pipeline
@@ -48,6 +49,9 @@ def pushed(monkeypatch: pytest.MonkeyPatch, command: Callable) -> Push:
         return command("push", "--model", run, *options)
 
     return push
+
+
+ASSETS = ("case_report.html.jinja", "style.css", "viewer.js")  # of the page
 
 
 def process(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
@@ -201,7 +205,7 @@ def test_a_space_gets_the_package_and_nothing_that_lies_in_it(tmp_path: Path) ->
         (tmp_path / "pneumo_hf" / name).write_text("HF_TOKEN=x")
     files = set(space_files(tmp_path, "tester/pneumonia"))
     assert not [name for name in files if name.endswith((".env", ".bin", ".jpeg"))]
-    assert {"pneumo_hf/imaging/mean_chest.png", "pneumo_hf/app/case_report.html.jinja"} <= files
+    assert {"pneumo_hf/imaging/mean_chest.png", *(f"pneumo_hf/app/assets/{name}" for name in ASSETS)} <= files
 
 
 def test_private_does_not_publish_into_a_public_repository(tiny_run: Path, pushed: Push) -> None:

@@ -209,7 +209,7 @@ def test_the_app_shows_every_label(run: Path, films: Path) -> None:
     for column in ("probability", *COLUMNS):
         assert answer[column] == pytest.approx(expected[column], abs=1e-5)
     assert table["headers"][-3:] == COLUMNS and table["data"][0][-1] == round(expected[COLUMNS[2]], 4)
-    assert "<th>COVID19</th>" in Path(page).read_text()
+    assert '<th scope="row">COVID19</th>' in Path(page).read_text()
 
 
 def test_recalibration_moves_normal_against_all_others_and_these_not_among_themselves(

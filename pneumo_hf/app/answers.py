@@ -1,37 +1,19 @@
-"""What the app says of one film: the decision in words, as data for other programs, and as a page to keep."""
+"""The answer to one film as data, for other programs."""
 
-import base64
-import datetime
-import html
-import io
 import logging
 import time
-from pathlib import Path
 
 import gradio as gr
-from jinja2 import Environment, FileSystemLoader
-from PIL import Image
 
-from pneumo_hf import DISCLAIMER, __version__
-from pneumo_hf.app.decoding import TooSlowError, call, decode
-from pneumo_hf.app.files import download_path
-from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, in_model_thread
+from pneumo_hf import DISCLAIMER
+from pneumo_hf.app.decoding import decode
+from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, scoring
+from pneumo_hf.app.verdict import at_threshold
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
-from pneumo_hf.imaging.film import describe, from_base64
-from pneumo_hf.imaging.quality import NOTES
+from pneumo_hf.imaging.film import from_base64
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.inference.settings import is_positive
-from pneumo_hf.labels import NEGATIVE, Task, column_of
 
 logger = logging.getLogger(__name__)
-
-FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
-SHOWN = {  # of a header's free text: anything else could be a name
-    "view": {"PA", "AP", "LATERAL", "LL", "RL"},
-    "body_part": {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS"},
-    "modality": MODALITIES,
-}
 
 
 class Answers:
@@ -39,7 +21,8 @@ class Answers:
 
     def __init__(self, predictor: Scorer):
         self.predictor, self.thresholds = predictor, predictor.settings.thresholds
-        self.score = in_model_thread(lambda film: predictor([film])[0]) if ON_ZERO_GPU else Together(predictor)
+        score = scoring(predictor)  # here, for ZeroGPU wants to know of it before the app is launched
+        self.score = (lambda film: score([film])[0]) if ON_ZERO_GPU else Together(predictor)
 
     def point(self, name: str | None) -> str:
         """Return the name of an operating point, the checkpoint's own where none is named.
@@ -99,137 +82,3 @@ def build_api(predictor: Scorer, answers: Answers) -> None:
     limits = {"concurrency_limit": 2 * MOST_AT_ONCE, "concurrency_id": "predict"}
     gr.Button(visible=False).click(predict, [film, point], answer, api_name="predict", **limits)
     gr.api(predict_base64, api_name="predict_base64", **limits)
-
-
-def at_threshold(predictor: Scorer, result: dict, threshold: float) -> dict:
-    """Return a result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
-    if result["probability"] is None:
-        return result
-    decided = predictor.settings.decide(result["probability"], threshold=threshold)
-    return {**result, "prediction": decided["prediction"]} if result["error"] else {**result, **decided}
-
-
-def in_words(result: dict, threshold: float) -> tuple[str, str]:
-    """Return `(kind, words)` of a decided result: clear, flag or unread."""
-    if result["probability"] is None:
-        return "unread", f"Not read: {result['error']}"
-    if result["flag"] == "not_chest_xray":
-        return "unread", f"Not read: no chest X-ray, {result['error']}"
-    if result["flag"] == "abstain":
-        return "unread", f"No answer: {result['error'] or 'neither label is certain enough'}"
-    if is_positive(result["probability"], threshold):
-        return "flag", "Flag for review: at or above the threshold"
-    return "clear", "No flag: below the threshold"
-
-
-def verdict_html(predictor: Scorer, result: dict, threshold: float) -> str:
-    """Format the decision in words, and the probability as a bar with the threshold drawn on it."""
-    result = at_threshold(predictor, result, threshold)
-    kind, words = in_words(result, threshold)
-    said = f'<div class="decision {kind}" role="status">{html.escape(words)}</div>'
-    if result["probability"] is None or result["flag"] == "not_chest_xray":
-        return said
-    probability, validated = result["probability"], predictor.settings.is_calibrated
-    how = f"calibrated on {predictor.chosen_on}" if validated else "as the checkpoint gives it, not calibrated"
-    return f"""{said}
-<div class="scale" role="img" aria-label="probability {probability:.1%}, threshold {threshold:.1%}">
-  <div class="bar {kind}" style="width: {100 * probability:.2f}%"></div>
-  <div class="threshold" style="left: {100 * threshold:.2f}%"></div>
-</div>
-<p><b>Probability of {html.escape(predictor.task.finding)}: {probability:.1%}</b>, {how}.
-Decision threshold: {threshold:.1%}.</p>
-{labels_html(result, predictor.task)}"""
-
-
-def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:
-    """Format the probability with age, sex and view, where the model weighs them and one is known."""
-    if predictor.clinical is None or not result or result["probability"] is None or result["flag"] == "not_chest_xray":
-        return ""
-    values = {name: None if value == "" else value for name, value in values.items()}  # an empty box is not known
-    fused, called = predictor.clinical.answer(
-        result["probability"], values, (NEGATIVE, predictor.task.positive)
-    ).values()
-    if fused is None:
-        return '<p class="hint">Nothing is known beside the film: give what you know, below.</p>'
-    known = ", ".join(
-        f"{name} {value:g}" if name == "age" else f"{name} {value}"
-        for name, value in predictor.clinical.known(values).items()
-    )
-    return (
-        f"<p><b>With {html.escape(known)}: {fused:.1%}</b>, called {html.escape(called.lower())} "
-        f"(threshold {predictor.clinical.threshold:.1%}).</p>"
-    )
-
-
-def labels_html(result: dict, task: Task) -> str:
-    """Format the probability of each label, the largest first; nothing of two, of which one says both."""
-    if task.is_binary:
-        return ""
-    shares = sorted(((result[column_of(label)], label) for label in task.labels), reverse=True)
-    rows = "".join(f"<tr><th>{html.escape(label)}</th><td>{share:.1%}</td></tr>" for share, label in shares)
-    return f'<table class="labels">{rows}</table>'
-
-
-def file_facts(path: str, film: Image.Image) -> dict[str, str]:
-    """Return what the file is, and of a DICOM its header's facts; nothing that names a person."""
-    content = Path(path).read_bytes()
-    found = call(describe, content)
-    bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
-    facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
-    if not is_dicom(content):
-        return facts
-    try:
-        header = call(dicom_facts, content)
-    except (ValueError, TooSlowError):  # its pixels could be read all the same
-        return facts
-    known = {key: value for key, value in header.items() if value is not None and value in SHOWN.get(key, {value})}
-    if notes := film.info.get(NOTES):
-        facts["note"] = "; ".join(notes)
-    return facts | {words: str(known[key]) for key, words in FACTS.items() if key in known}
-
-
-def write_case_report(
-    predictor: Scorer, result: dict, threshold: float, pictures: dict[str, Image.Image], facts: dict[str, str]
-) -> str:
-    """Write one self-contained page about one film, to print or to keep: the path of its file.
-
-    Args:
-        pictures: `{caption: picture}`.
-        facts: of `file_facts`.
-    """
-    decided = at_threshold(predictor, result, threshold)
-    kind, words = in_words(decided, threshold)
-    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(
-        "case_report.html.jinja"
-    )
-    path = download_path("case_report.html")
-    path.write_text(
-        page.render(
-            kind=kind,
-            words=words,
-            result=decided,
-            threshold=threshold,
-            facts=facts,
-            disclaimer=DISCLAIMER,
-            pictures={caption: _as_address(picture) for caption, picture in pictures.items()},
-            point=next((name for name, cut in predictor.settings.thresholds.items() if cut == threshold), "by hand"),
-            points=predictor.settings.operating_points,
-            chosen_on=predictor.chosen_on,
-            model=Path(predictor.name).name,
-            version=__version__,
-            finding=predictor.task.finding,
-            labels={}
-            if predictor.task.is_binary
-            else {name: result.get(column_of(name)) for name in predictor.task.labels},
-            date=datetime.date.today().isoformat(),
-        )
-    )
-    return str(path)
-
-
-def _as_address(picture: Image.Image) -> str:
-    """A picture inside its address, at most 900 pixels a side."""
-    file, small = io.BytesIO(), picture.convert("RGB")
-    small.thumbnail((900, 900))
-    small.save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -20,24 +20,22 @@ from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.errors import InputError
 
-EXAMPLES_PER_LABEL = 3
 KEPT = 3600  # seconds that uploads and downloads live
 SWEEP = 600  # seconds from one sweep to the next; an upload that has stood still for so long was broken off
 PREFIX = "pneumo_hf_app_"
 
 
 def write_examples(sample: Path) -> list[Path]:
-    """Write a few test films of the embedded sample as files for the examples row; none where the sample is absent."""
+    """Write a test film of each label of the embedded sample as an example; none where the sample is absent."""
     try:
         films = list_films(sample / "test-00000-of-00001.parquet")
     except InputError:
         return []
     folder, paths = _folder("examples"), []
     for name in ("pneumonia", "normal"):
-        chosen = [film for film in films if film["label"].lower() == name][::60][:EXAMPLES_PER_LABEL]
-        for number, film in enumerate(chosen, start=1):
-            paths.append(folder / f"{name}_{number}.jpeg")
-            paths[-1].write_bytes(read_film(film["image"]))
+        first = next(film for film in films if film["label"].lower() == name)
+        paths.append(folder / f"{name}.jpeg")
+        paths[-1].write_bytes(read_film(first["image"]))
     return paths
 
 

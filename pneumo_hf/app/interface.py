@@ -21,8 +21,10 @@ from pneumo_hf.app.files import KEPT, SWEEP, sweep_regularly, write_examples
 from pneumo_hf.app.local_tab import build_local_tab
 from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.model_thread import ON_ZERO_GPU
+from pneumo_hf.app.pages import head, render
 from pneumo_hf.app.reader import build_reader
 from pneumo_hf.app.rest import make_routes, refusal
+from pneumo_hf.app.verdict import trained_on
 from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
@@ -30,26 +32,16 @@ from pneumo_hf.labels import NEGATIVE
 
 logger = logging.getLogger(__name__)
 
-CSS = """
-.notice { background: #fef3c7; color: #451a03; border-left: 4px solid #b45309; padding: .6rem 1rem }
-.decision { font-size: 1.35rem; font-weight: 600; padding: .7rem 1rem; border-radius: .5rem; margin-bottom: 1rem }
-.decision.flag { background: #fee2e2; color: #7f1d1d } .decision.clear { background: #d1fae5; color: #064e3b }
-.decision.unread { background: #e5e7eb; color: #111827; font-size: 1.1rem }
-.scale { position: relative; height: 1.6rem; background: #e5e7eb; border-radius: .4rem; margin: .5rem 0 1rem }
-.scale .bar { height: 100%; border-radius: .4rem } .bar.flag { background: #b91c1c } .bar.clear { background: #047857 }
-.scale .bar.unread { background: #6b7280 }
-.scale .threshold { position: absolute; top: -.4rem; bottom: -.4rem; width: 3px; background: #111827 }
-#film img { width: 100%; height: 100%; object-fit: contain }
-.hint { color: #4b5563 } td, th { padding: .1rem .8rem .1rem 0 !important; text-align: left; border: 0 !important }
-table, tr { border: 0 !important } tr { border-bottom: 1px solid #e5e7eb !important }
-"""
-THEME = gr.themes.Soft(
-    primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-).set(  # the theme's own labels are too pale to read easily
-    block_label_text_color="#134e4a", block_title_text_color="#134e4a", block_info_text_color="#4b5563"
+THEME = gr.themes.Base(
+    primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+).set(  # what else is too pale to read
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
-
-
 READERS = {"concurrency_id": "reader", "concurrency_limit": 4}  # films that the first tab reads at once
 LONGEST_QUEUE = 256  # requests that wait; more are told to come again
 LARGEST_FILE = "50mb"
@@ -61,8 +53,11 @@ def build_app(predictor: Scorer, sample: Path, answers: Answers) -> gr.Blocks:
     report = read_report(predictor)
     with gr.Blocks(title="pneumo_hf", delete_cache=(SWEEP, KEPT)) as blocks:
         question = " or ".join(label.lower() for label in (*predictor.task.labels[1:], NEGATIVE)).capitalize()
-        gr.Markdown(f"# {question}?\nA second look at a chest X-ray, by `{Path(predictor.name).name}`.")
-        gr.HTML(f'<div class="notice" id="disclaimer">{DISCLAIMER}</div>')
+        gr.HTML(
+            render("header.html.jinja", question=question, disclaimer=DISCLAIMER, trained_on=trained_on(predictor)),
+            elem_id="header",
+            apply_default_css=False,
+        )
         with gr.Tab("Read a film"):
             build_reader(predictor, write_examples(sample), report, READERS)
         with gr.Tab("Worklist"):
@@ -102,7 +97,7 @@ def serve(
             server_name=host,
             server_port=port,
             theme=THEME,
-            css=CSS,
+            head=head(),
             max_file_size=LARGEST_FILE,
             show_error=True,
             auth=[itself, auth] if auth else None,

@@ -1,17 +1,26 @@
 """The tab about the model: what it is, what was measured, and what another threshold would do."""
 
-import html
+import fnmatch
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
+from httpx2 import HTTPError  # the client of huggingface_hub
+from huggingface_hub import list_repo_files
 from transformers.utils import cached_file
 
+from pneumo_hf.app.curves import decision_curve, decision_svg, roc_svg
+from pneumo_hf.app.limits import limits
 from pneumo_hf.evaluation.operating_points import predictive_values
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
+from pneumo_hf.reporting.page import templates
+from pneumo_hf.reporting.report import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
+
+ASSETS = Path(__file__).parent / "assets"
+PAGES = templates(ASSETS)
+STYLE = (ASSETS / "model.css").read_text() + PAGES.get_template("forest.css.jinja").render()
 
 
 class Report(NamedTuple):
@@ -40,8 +49,8 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
     if report is None:
         gr.Markdown("No report lies beside this checkpoint: `python -m pneumo_hf evaluate` writes one.")
         return
-    finding = html.escape(predictor.task.finding)
-    gr.HTML(facts(report.metrics, predictor))
+    finding, plain = predictor.task.finding, {"apply_default_css": False, "css_template": STYLE}
+    gr.HTML(facts(report.metrics, predictor), elem_id="model-facts", **plain)
     if report.curve is not None:
 
         def threshold(threshold: float, prevalence: float) -> str:
@@ -51,86 +60,78 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
         with gr.Row():
             cut = gr.Slider(0, 1, predictor.settings.threshold, step=0.001, label="Threshold", elem_id="threshold")
             prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label=f"Share of {finding} where you are")
-        outcome = gr.HTML(at_threshold(report, predictor.settings.threshold, 0.3, finding), elem_id="outcome")
+        outcome = gr.HTML(at_threshold(report, predictor.settings.threshold, 0.3, finding), elem_id="outcome", **plain)
         given = [cut, prevalence]
         cut.change(threshold, given, outcome, api_name="threshold", show_progress="hidden")
         prevalence.change(threshold, given, outcome, api_visibility="private", show_progress="hidden")
     figures = [(report_file(predictor, name), caption) for name, caption in FIGURES.items()]
-    gr.Gallery(
-        [(str(path), caption) for path, caption in figures if path],
-        label="The report's figures",
-        columns=3,
-        height="auto",
-        object_fit="contain",
-    )
+    with gr.Accordion("All figures of the report", open=False):
+        gr.Gallery(
+            [(str(path), caption) for path, caption in figures if path],
+            label="The report's figures",
+            columns=3,
+            height="auto",
+            object_fit="contain",
+        )
 
 
 def facts(metrics: dict, predictor: Scorer) -> str:
-    """Format what the report says of its test, every metric with its interval."""
-    rows = "".join(
-        f"<tr><td>{METRIC_NAMES[key]}</td><td>{_number(m['value'])}</td>"
-        f"<td>{_number(m['ci95'][0])} to {_number(m['ci95'][1])}</td></tr>"
-        for key, m in metrics["metrics"].items()
-    )
-    of_labels = metrics.get("labels", {}).get("metrics", {})
-    rows += "".join(
-        f"<tr><td>{html.escape(label_metric_name(key))}</td><td>{_number(m['value'])}</td>"
-        f"<td>{_number(m['ci95'][0])} to {_number(m['ci95'][1])}</td></tr>"
-        for key, m in of_labels.items()
-    )
-    return (
-        f"<p><b>{html.escape(Path(predictor.name).name)}</b> on {metrics['n']} films of {metrics['n_patients']} "
-        f"patients ({html.escape(metrics['dataset'])}, {metrics['split']}), at its threshold of "
-        f"{metrics['decision_threshold']['value']:.3f}.</p>"
-        f"<table><tr><th>metric</th><th>value</th><th>95 % interval</th></tr>{rows}</table>"
+    """Format what the report says of its test, every metric with its interval, what limits the model, and the figures
+    of other hospitals' films."""
+    external = external_reports(predictor)
+    return PAGES.get_template("model.html.jinja").render(
+        model=Path(predictor.name).name,
+        metrics=metrics,
+        names=METRIC_NAMES,
+        lower_is_better=LOWER_IS_BETTER,
+        of_labels=metrics.get("labels", {}).get("metrics", {}),
+        label_name=label_metric_name,
+        external=external,
+        limits=limits(predictor, metrics, external),
     )
 
 
 def at_threshold(report: Report, threshold: float, prevalence: float, finding: str) -> str:
-    """Return the confusion matrix of the report's test films at a threshold, and predictive values at a prevalence."""
+    """Format what a threshold gives on the report's test films: both curves with the threshold marked, the confusion
+    matrix, and predictive values at a prevalence."""
     metrics, (sensitivity, specificity) = report.metrics, report.at(threshold)
     cases = round(metrics["n"] * metrics["prevalence"])
     tp, tn = round(sensitivity * cases), round(specificity * (metrics["n"] - cases))
     ppv, npv = (values[0] for values in predictive_values(sensitivity, specificity, np.array([prevalence])))
-    return (
-        f"<p>From {threshold:.3f} up: sensitivity <b>{sensitivity:.3f}</b>, specificity <b>{specificity:.3f}</b>; "
-        f"where {prevalence:.0%} have {finding}, PPV <b>{_number(ppv)}</b> and NPV <b>{_number(npv)}</b>.</p>"
-        f"<table><tr><th></th><th>called normal</th><th>called {finding}</th></tr>"
-        f"<tr><th>normal</th><td>{tn}</td><td>{metrics['n'] - cases - tn}</td></tr>"
-        f"<tr><th>{finding}</th><td>{cases - tp}</td><td>{tp}</td></tr></table>"
-        f"{decision_curve(metrics.get('decision_curve'), threshold, finding)}"
-        "<p class='hint'>On the films of the report's test: to look, not to choose by.</p>"
+    points = [(point["sensitivity"], point["specificity"]) for point in metrics["operating_points"]]
+    curve = decision_curve(metrics, report.curve)
+    step = int(np.argmin(np.abs(curve.thresholds - threshold)))
+    return PAGES.get_template("outcome.html.jinja").render(
+        threshold=threshold,
+        prevalence=prevalence,
+        finding=finding,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        ppv=ppv,
+        npv=npv,
+        roc=roc_svg(report.curve, (sensitivity, specificity), [point for point in points if None not in point]),
+        decision=decision_svg(curve, threshold),
+        model=curve.model[step],
+        treat_all=curve.treat_all[step],
+        tn=tn,
+        fp=metrics["n"] - cases - tn,
+        fn=cases - tp,
+        tp=tp,
     )
 
 
-def decision_curve(found: dict | None, threshold: float, finding: str) -> str:
-    """Draw the decision curve as SVG with the threshold marked, and say the net benefit there; "" of older reports."""
-    if found is None:
-        return ""
-    at, top = found["thresholds"], max(*found["treat_all"], *found["model"], 0.001)
-    low, high = (np.array(found["ci95"]).T).tolist()
-    step = int(np.argmin(np.abs(np.array(at) - threshold)))
-
-    def points(thresholds: list[float], values: list[float]) -> str:
-        return " ".join(f"{400 * x:.0f},{200 - 160 * y / top:.0f}" for x, y in zip(thresholds, values, strict=True))
-
-    model, treat_all = found["model"][step], found["treat_all"][step]
-    return (
-        "<svg viewBox='0 0 400 224' width='100%' style='max-width: 32rem' role='img' aria-label='Decision curve'>"
-        f"<polygon points='{points(at + at[::-1], low + high[::-1])}' fill='#99d5cf' opacity='.5'/>"
-        f"<polyline points='{points(at, found['treat_all'])}' fill='none' stroke='#b45309'/>"
-        "<line x1='0' x2='400' y1='200' y2='200' stroke='currentColor'/>"
-        f"<polyline points='{points(at, found['model'])}' fill='none' stroke='#0f766e' stroke-width='2'/>"
-        f"<line class='mark' x1='{400 * threshold:.0f}' x2='{400 * threshold:.0f}' y1='24' y2='224' "
-        "stroke='currentColor' stroke-dasharray='3 3'/></svg>"
-        f"<p>Decision curve (green; brown: flag every film; the line: flag none). If {threshold:.3f} is the chance of "
-        f"{finding} from which you would act, the net benefit is <b>{model:.3f}</b> per film, against {treat_all:.3f} "
-        f"of flagging every film and 0 of flagging none.</p>"
-    )
-
-
-def _number(value: Any) -> str:
-    return "undefined" if value is None or np.isnan(value) else f"{value:.3f}"
+def external_reports(predictor: Scorer) -> list[dict]:
+    """Read `report/external*.json` beside a checkpoint: the metrics of other hospitals' films."""
+    folder = Path(predictor.name)
+    if folder.is_dir():
+        names = sorted(path.name for path in (folder / "report").glob("external*.json"))
+    else:
+        try:
+            names = sorted(fnmatch.filter(list_repo_files(predictor.name), "report/external*.json"))
+        except (OSError, ValueError, HTTPError):  # an ensemble's name is no place, or the Hub is out of reach
+            return []
+    paths = (report_file(predictor, Path(name).name) for name in names)
+    return [json.loads(path.read_text()) for path in paths if path]
 
 
 def report_file(predictor: Scorer, name: str) -> Path | None:

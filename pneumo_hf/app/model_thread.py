@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import wraps
+from functools import cache, wraps
 from queue import Empty, SimpleQueue
 
 from pneumo_hf.imaging.film import XraySource
@@ -31,6 +31,15 @@ def in_model_thread(function: Callable) -> Callable:
         return _thread.submit(function, *arguments, **options).result()
 
     return run
+
+
+@cache
+def scoring(predictor: Scorer) -> Callable[[list], list[dict]]:
+    """Return what scores films by a predictor; made once, for on ZeroGPU it keeps a process that has the network.
+
+    There, what a call is given travels to that process: films can, a network on a GPU cannot.
+    """
+    return in_model_thread(lambda films: predictor(films))
 
 
 class Together:

@@ -1,9 +1,10 @@
-"""The tab that reads one film: in goes a file, out come the film, the probability on its scale, and the decision."""
+"""The tab that reads one film: in goes a file, out come the decision, the probability and the film to look at."""
 
-import html
 import io
 import logging
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import gradio as gr
@@ -11,10 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pneumo_hf.app.answers import FACTS, clinical_html, file_facts, verdict_html, write_case_report
+from pneumo_hf.app.case_report import FACTS, file_facts, write_case_report
 from pneumo_hf.app.decoding import decode
 from pneumo_hf.app.model_tab import Report
-from pneumo_hf.app.model_thread import in_model_thread
+from pneumo_hf.app.model_thread import in_model_thread, scoring
+from pneumo_hf.app.pages import render
+from pneumo_hf.app.points import measured_at, offered
+from pneumo_hf.app.verdict import clinical_html, measured_html, verdict_html
+from pneumo_hf.app.viewer import heat_html, viewer_html
 from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.explain import GradCam, overlay
@@ -22,10 +27,9 @@ from pneumo_hf.inference.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
-EMPTY = '<p class="hint">Drop a film into the box, or choose an example below.</p>'
-EXAMPLES = "Films of the official test set (Kermany et al. 2018, CC BY 4.0); the name shows the label"
-BY_HAND = "by the slider"
+EXAMPLES = "Or look at a film of the official test set (Kermany et al. 2018, CC BY 4.0)"
 LARGEST_SHOWN = 3000  # pixels a side under a heatmap, which takes some 50 bytes for each
+MAP_CAPTION = "where the score rests. A coarse map, and no outline of a finding."
 PRINTED_OPACITY = 0.5  # of the heatmap on a case report
 
 
@@ -39,14 +43,17 @@ class Reader:
         result, film = read_film_file(self.predictor, path)
         facts = file_facts(path, film) if path and film else {}
         age, sex, view = (facts.get(FACTS[name]) for name in CLINICAL_COLUMNS)
-        return result, film, table_of(facts) if facts else "", age and float(age), sex, view
+        return result, viewer_html(film), render("facts.html.jinja", facts=facts), age and float(age), sex, view
 
     def decide(
         self, result: dict | None, threshold: float, age: float | None, sex: str | None, view: str | None
     ) -> tuple[str, str]:
-        verdict = verdict_html(self.predictor, result, threshold) if result else EMPTY
+        verdict = verdict_html(self.predictor, result, threshold, self.report) if result else ""
         verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
         return verdict, measured_html(self.report, threshold)
+
+    def show_heat(self, path: str | None, wanted: bool) -> str:
+        return heat_of_file(self.predictor, path) if path and wanted else ""
 
     def explain(self, path: str | None, opacity: float) -> Image.Image | None:
         """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
@@ -54,7 +61,7 @@ class Reader:
 
     def case_report(self, path: str | None, threshold: float) -> str:
         """Write one page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
-        return report_film_file(self.predictor, path, threshold)
+        return report_film_file(self.predictor, path, threshold, self.report)
 
 
 def build_reader(predictor: Scorer, examples: list[Path], report: Report | None, limits: dict) -> None:
@@ -65,47 +72,71 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
         limits: of events that use the network.
     """
     reader, result = Reader(predictor, report), gr.State()
-    with gr.Row():
-        with gr.Column():
-            file = gr.File(label="A chest film: PNG, JPEG, TIFF, WebP or DICOM", elem_id="film-file", height=140)
-            shown = gr.Image(
-                label="What is read", type="pil", interactive=False, height=420, elem_id="film", buttons=["fullscreen"]
-            )
-            opacity = gr.Slider(
-                0, 1, 0, step=0.05, label="Heatmap (Grad-CAM): where the score rests", elem_id="opacity"
-            )
-        with gr.Column():
-            verdict = gr.HTML(EMPTY, elem_id="verdict")
-            point = gr.Dropdown(
-                [*reader.thresholds, BY_HAND],
-                value=predictor.settings.method,
-                label="Operating point",
-                elem_id="operating-point",
-                info="what the decision threshold was chosen for, on validation films",
-            )
-            cut = gr.Slider(
-                0, 1, predictor.settings.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold"
+    with gr.Row(elem_id="reader", equal_height=False):
+        with gr.Column(scale=3, min_width=320):
+            file = gr.File(label="PNG, JPEG, TIFF, WebP or DICOM; deleted after an hour", elem_id="film-file")
+            shown = gr.HTML("", elem_id="film", apply_default_css=False)
+            heat_on = gr.Checkbox(False, label="Heatmap: where the score rests", elem_id="heat-on", container=False)
+            heat = gr.HTML("", elem_id="heat", apply_default_css=False)
+            build_examples(examples, file)
+        with gr.Column(scale=2, min_width=320):
+            verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
+            point, cut = threshold_boxes(reader)
+            measured = gr.HTML(
+                measured_html(report, predictor.settings.threshold), elem_id="measured", apply_default_css=False
             )
             clinical = clinical_boxes(predictor)
-            measured = gr.HTML(measured_html(report, predictor.settings.threshold), elem_id="measured")
-            facts = gr.HTML("", elem_id="facts")
-            make = gr.Button("Make a one-page report of this film", elem_id="make-report", size="sm")
-            page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report", height=80)
-    if examples:
-        gr.Examples([[str(path)] for path in examples], inputs=[file], label=EXAMPLES, elem_id="examples")
+            facts = gr.HTML("", elem_id="facts", apply_default_css=False)
+            make = gr.Button("One-page report to print", elem_id="make-report", size="sm")
+            page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report")
     # One after the other, so that no verdict is shown of an earlier film, or at an earlier threshold.
     emptied = file.change(
-        lambda: (None, 0, None), None, [result, opacity, page], api_visibility="private", queue=False
+        lambda: (None, False, "", None), None, [result, heat_on, heat, page], api_visibility="private", queue=False
     )
     scored = emptied.then(reader.read, file, [result, shown, facts, *clinical], api_visibility="private", **limits)
     decided = {"fn": reader.decide, "inputs": [result, cut, *clinical], "outputs": [verdict, measured]}
     scored.then(**decided, api_visibility="private")
     for changed in (cut, *clinical):
         changed.change(**decided, api_visibility="private", show_progress="hidden")
-    point.input(lambda name: reader.thresholds.get(name, gr.skip()), point, cut, api_visibility="private")
-    cut.input(lambda: BY_HAND, None, point, api_visibility="private")
-    opacity.change(reader.explain, [file, opacity], shown, api_name="explain", trigger_mode="always_last", **limits)
+    heat_on.input(reader.show_heat, [file, heat_on], heat, api_visibility="private", **limits)
     make.click(reader.case_report, [file, cut], page, api_name="case_report", **limits)
+    build_explain(reader, limits)
+
+
+def build_examples(examples: list[Path], file: gr.File) -> None:
+    """Lay out a button with its picture for each example; one click reads it."""
+    if not examples:
+        return
+    gr.HTML(f'<p class="hint">{EXAMPLES}</p>', elem_id="examples-title", apply_default_css=False)
+    with gr.Row(elem_id="examples"):
+        for path in examples:
+            button = gr.Button(path.stem.capitalize(), icon=path, elem_classes="example", min_width=120)
+            button.click(lambda chosen=str(path): chosen, None, file, api_visibility="private", queue=False)
+
+
+def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Slider]:
+    """Lay out the operating points by plain names, with their figures, and a slider for any other threshold."""
+    settings, choices = reader.predictor.settings, []
+    for point in offered(settings):
+        measured = measured_at(reader.report, point.threshold)
+        shares = (
+            measured and f": {measured.sensitivity.value:.1%} sensitive, {measured.specificity.value:.1%} specific"
+        )
+        choices.append((f"{point.plain}{shares or ''}", point.name))
+    own = next(point.name for point in offered(settings) if point.threshold == settings.threshold)
+    points = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="operating-point")
+    with gr.Accordion("Another threshold", open=False, elem_id="by-hand"):
+        cut = gr.Slider(0, 1, settings.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold")
+    points.input(lambda name: reader.thresholds.get(name, gr.skip()), points, cut, api_visibility="private")
+    cut.input(lambda: None, None, points, api_visibility="private")
+    return points, cut
+
+
+def build_explain(reader: Reader, limits: dict) -> None:
+    """Add the endpoint `/explain`; the page itself lays the heatmap over the film in the browser."""
+    with gr.Row(visible=False):
+        film, opacity, picture = gr.File(), gr.Slider(0, 1, 0.5, label="opacity"), gr.Image(type="pil")
+        gr.Button().click(reader.explain, [film, opacity], picture, api_name="explain", **limits)
 
 
 def clinical_boxes(predictor: Scorer) -> tuple[gr.Number, gr.Dropdown, gr.Dropdown]:
@@ -137,7 +168,7 @@ def read_film_file(predictor: Scorer, path: str | None) -> tuple[dict | None, Im
     film, reason = _decode(path)
     if film is None:
         return predictor.unread(reason), None
-    result = _score(predictor, film)
+    result = scoring(predictor)([film])[0]
     logger.info("read a film of %d x %d in %.0f ms", *film.size, 1000 * (time.perf_counter() - start))
     return result, film
 
@@ -169,36 +200,55 @@ def explain_content(predictor: Scorer, content: bytes, opacity: float) -> bytes:
     return file.getvalue()
 
 
-def report_film_file(predictor: Scorer, path: str | None, threshold: float) -> str:
+def heat_of_file(predictor: Scorer, path: str) -> str:
+    """Format the heatmap's layer and scale for the page, or why there is none."""
+    film, reason = _decode(path)
+    if film is None:
+        return heat_html(None, f"There is no heatmap: {reason}.")
+    try:
+        return heat_html(_explaining(predictor)(film))
+    except InputError as error:
+        return heat_html(None, f"There is no heatmap: {error}.")
+
+
+def report_film_file(predictor: Scorer, path: str | None, threshold: float, report: Report | None = None) -> str:
     """Write the path of a case report; an error for the page where there is no film to report on."""
     result, film = read_film_file(predictor, path)
     if path is None or result is None or film is None:
         reason = f"not read: {result['error']}" if result else "There is no film yet: drop one into the box."
         raise gr.Error(reason, print_exception=False)
-    pictures = {"The film as it was read.": film}
+    caption, pictures = "The film as it was read.", {}
     try:
-        caption = "Grad-CAM: where the score rests. A coarse map, and no outline of a finding."
-        pictures[caption] = heatmap(predictor, film, PRINTED_OPACITY)
+        coarse = _explaining(predictor)(film)
+        if coarse.any():
+            pictures = {f"Grad-CAM: {MAP_CAPTION}": overlay(_bounded(film), coarse, PRINTED_OPACITY)}
+        else:
+            caption += " No place of it raised the score: Grad-CAM has nothing to show."
     except InputError:
         logger.info("a case report without a heatmap")
-    return write_case_report(predictor, result, threshold, pictures, file_facts(path, film))
+    pictures = {caption: film} | pictures
+    return write_case_report(predictor, result, threshold, pictures, file_facts(path, film), report)
 
 
 def heatmap(predictor: Scorer, film: Image.Image, opacity: float) -> Image.Image:
     """Lay a heatmap over a film, made smaller where it is large; InputError where no map explains the score."""
-    coarse, shown = _explain(predictor, film), film.copy()
+    return overlay(_bounded(film), _explaining(predictor)(film), opacity)
+
+
+def _bounded(film: Image.Image) -> Image.Image:
+    shown = film.copy()
     shown.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
-    return overlay(shown, coarse, opacity)
+    return shown
 
 
-@in_model_thread
-def _score(predictor: Scorer, film: Image.Image) -> dict:
-    return predictor([film])[0]
+@cache
+def _explaining(predictor: Scorer) -> Callable[[Image.Image], np.ndarray]:
+    """What explains a film by a predictor; made once, for on ZeroGPU it keeps a process that has the network."""
 
+    def explain(film: Image.Image) -> np.ndarray:
+        return GradCam(predictor)(*(torch.from_numpy(part[None]) for part in predictor.resize(film)))[0]
 
-@in_model_thread
-def _explain(predictor: Scorer, film: Image.Image) -> np.ndarray:
-    return GradCam(predictor)(*(torch.from_numpy(part[None]) for part in predictor.resize(film)))[0]
+    return in_model_thread(explain)
 
 
 def _decode(path: str) -> tuple[Image.Image | None, str]:
@@ -206,22 +256,3 @@ def _decode(path: str) -> tuple[Image.Image | None, str]:
     if not Path(path).exists():
         return None, "the file is no longer here: drop it in again"
     return decode({"bytes": None, "path": path})[:2]
-
-
-def measured_html(report: Report | None, threshold: float) -> str:
-    """Format what was measured at a threshold."""
-    if report is None or report.curve is None:
-        return '<p class="hint">No measured sensitivity and specificity lie beside this checkpoint.</p>'
-    sensitivity, specificity = report.at(threshold)
-    return (
-        f"<p>At this threshold, on the {report.metrics['n']} test films of its report: sensitivity "
-        f"<b>{sensitivity:.3f}</b>, specificity <b>{specificity:.3f}</b>.</p>"
-    )
-
-
-def table_of(facts: dict[str, str]) -> str:
-    """Format facts as a table."""
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
-    )
-    return f"<table>{rows}</table>"

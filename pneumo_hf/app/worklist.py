@@ -1,16 +1,22 @@
-"""The tab that reads many films: files or zips in, a table sorted by probability, thumbnails and a CSV out."""
+"""The tab that reads many films: files or zips in; out come a list in reading order, each film on request, a CSV and a
+page to print."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import gradio as gr
 from PIL import Image
 
 from pneumo_hf.app.decoding import AT_ONCE, TooSlowError, decode, list_zipped_films
 from pneumo_hf.app.files import download_path
-from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
+from pneumo_hf.app.model_tab import Report, read_report
+from pneumo_hf.app.model_thread import MOST_AT_ONCE, scoring
+from pneumo_hf.app.verdict import verdict_html
+from pneumo_hf.app.viewer import viewer_html
+from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_worklist_page
 from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
 from pneumo_hf.data.reading import in_batches, in_threads
@@ -20,74 +26,174 @@ from pneumo_hf.inference.scorer import Scorer
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("film", "probability", "prediction", "flag", "error")
+READING_ORDER = ("review", "abstain", "unreadable", "clear", "not_chest_xray")
 MOST_FILMS = 2000  # of one list
 LISTS_AT_ONCE = 2
 DECODED_AT_ONCE = AT_ONCE // (2 * LISTS_AT_ONCE)  # films of a list: half of the processes are left to others
-THUMBNAILS = 60  # shown, of the films with the highest scores
+THUMBNAILS = 60  # shown, of the first films
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how one begins
 SIDE = 256  # pixels
+FILTER = "worklist-window"  # the first tab has a viewer of its own, whose filter has another name
+VIEWER_STYLE = f".layers img {{ filter: url(#{FILTER}); }}"
+CLOSED = '<p class="hint">Choose a film of the list. With the arrow keys the next one opens.</p>'
+GONE = '<p class="hint">The film is no longer here: films are deleted after an hour. Drop it in again.</p>'
+LIMITS = {"concurrency_limit": LISTS_AT_ONCE, "concurrency_id": "worklist"}
+
+
+class Found(NamedTuple):
+    """How many films there are in all, and the answers so far in reading order.
+
+    An answer has `name`, `image`, `kind` (of READING_ORDER), and what `Predictor` says, or `error` alone.
+    """
+
+    total: int
+    answers: list[dict]
 
 
 def build_worklist(predictor: Scorer) -> None:
     """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
 
+    report = read_report(predictor)
+
+    def read(paths: list[str] | None) -> Iterator[tuple]:
+        start, found = time.perf_counter(), Found(0, [])
+        for found in score_worklist(predictor, paths or []):
+            yield progress_html(len(found.answers), found.total, time.perf_counter() - start), *6 * [gr.skip()]
+        kept = found.answers
+        if not kept:
+            raise gr.Error("There are no films yet: drop films or a zip into the box.", print_exception=False)
+        said = progress_html(len(kept), len(kept), time.perf_counter() - start)
+        files = (_write_csv(kept, columns_of(predictor.task)), _write_page(predictor, kept))
+        buttons = (gr.DownloadButton(value=path) for path in files)
+        unfolded = gr.Column(visible=True), gr.Accordion(open=False)
+        yield said, kept, list_html(kept, predictor.settings.threshold), *unfolded, *buttons
+
+    def open_film(answers: list[dict], event: gr.EventData) -> tuple[str, str]:
+        return opened(predictor, report, answers[int(event.index)])  # of the list of this visitor alone
+
+    _build_api(predictor)
+    with gr.Accordion("Films to read", elem_id="worklist-choose") as choose:
+        files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=130)
+        button = gr.Button("Read them all", variant="primary", elem_id="worklist-read")
+    progress, answers = gr.HTML(elem_id="worklist-progress", css_template=STYLE), gr.State([])
+    with gr.Column(visible=False) as results:
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                listing = gr.HTML(elem_id="worklist", css_template=STYLE, js_on_load=JS)
+            with gr.Column(scale=6, min_width=320):
+                plain = {"apply_default_css": False}
+                verdict = gr.HTML(CLOSED, elem_id="worklist-verdict", **plain)
+                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
+        with gr.Row():
+            table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="sm")
+            page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="sm")
+    shown = [progress, answers, listing, results, choose, table, page]
+    done = button.click(read, files, shown, api_visibility="private", show_progress="hidden", **LIMITS)
+    done.then(lambda: ("", CLOSED), None, [film, verdict], api_visibility="private", show_progress="hidden")
+    listing.open(
+        open_film,
+        answers,
+        [film, verdict],
+        api_visibility="private",
+        trigger_mode="always_last",
+        show_progress_on=[film],
+        concurrency_limit=4,
+    )
+
+
+def _build_api(predictor: Scorer) -> None:
+    """Add the endpoint `/predict_batch`, which has no part on the page."""
+
     def predict_batch(
         paths: list[str] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it here
     ) -> tuple[list[list], list, str | None]:
-        """Score many chest films, or zips of them: a table, the highest probability first, thumbnails, and a CSV."""
+        """Score many chest films, or zips of them: a table in reading order, thumbnails of its top, and a CSV."""
         return read_worklist(predictor, paths or [], progress)
 
-    files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=140)
-    button = gr.Button("Read them all", variant="primary", elem_id="worklist-read")
-    table = gr.Dataframe(
-        headers=list(_columns(predictor)), label="The highest probability first", elem_id="worklist", wrap=True
-    )
-    download = gr.File(label="The table as CSV", interactive=False, elem_id="worklist-csv")
-    gallery = gr.Gallery(label="The films of the table's top", columns=6, height="auto", object_fit="contain")
-    limits = {
-        "concurrency_limit": LISTS_AT_ONCE,
-        "api_visibility": "undocumented",
-    }  # gradio makes no MCP tool of lists
-    button.click(predict_batch, [files], [table, gallery, download], api_name="predict_batch", **limits)
+    files = gr.File(label="paths", file_count="multiple", visible=False)
+    table = gr.Dataframe(headers=list(_columns(predictor)), label="table", visible=False)
+    gallery, download = gr.Gallery(label="thumbnails", visible=False), gr.File(label="csv", visible=False)
+    # gradio makes no MCP tool of lists
+    options = {"api_name": "predict_batch", "api_visibility": "undocumented", **LIMITS}
+    gr.Button(visible=False).click(predict_batch, files, [table, gallery, download], **options)
 
 
 def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[list[list], list, str | None]:
     """Score the table's rows, `(thumbnail, caption)` of its top, and the CSV; one bad file never stops the rest."""
+    found = Found(0, [])
+    for found in score_worklist(predictor, paths):
+        if progress is not None:
+            progress((len(found.answers), found.total), desc="Reading films")
+    answers = found.answers
+    if not answers:
+        return [], [], None
+    table = [
+        [answer["name"], *(_shown(shown_of(answer).get(column)) for column in _columns(predictor)[1:])]
+        for answer in answers
+    ]
+    gallery = [(film, _caption(answer)) for film, answer in _thumbnails(answers)]
+    return table, gallery, _write_csv(answers, columns_of(predictor.task))
+
+
+def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
+    """Score films and zips: what is found so far, after each batch; one bad file never stops the rest."""
     rows, answers, start = [], [], time.perf_counter()
     for path in paths:
         try:
             rows += _entries(path)
         except (InputError, TooSlowError) as error:
-            answers.append({"name": Path(path).name, "error": str(error).replace(path, "the zip")})
+            answers.append(_unread(predictor, path, str(error).replace(path, "the zip")))
         except (ValueError, *UNREADABLE) as error:  # a zip's table can be damaged in many ways
-            answers.append({"name": Path(path).name, "error": f"damaged zip ({type(error).__name__})"})
+            answers.append(_unread(predictor, path, f"damaged zip ({type(error).__name__})"))
         if (count := len(rows) + len(answers)) > MOST_FILMS:
             raise gr.Error(f"{count} films are too many for one list: at most {MOST_FILMS}", print_exception=False)
+    total = len(rows) + len(answers)
+    if total:
+        yield Found(total, answers)
     # A batch at a time, so that others who wait for the network get their turn.
-    score = in_model_thread(lambda films: predictor(films))
     for batch in in_batches(rows, MOST_AT_ONCE):
-        answers += _score(predictor, batch, score)
-        if progress is not None:
-            progress((len(answers), len(rows)), desc="Reading films")
+        answers = sorted([*answers, *_score(predictor, batch)], key=_place)
+        yield Found(total, answers)
     logger.info("read a list of %d films in %.1f s", len(rows), time.perf_counter() - start)
-    if not answers:
-        return [], [], None
-    answers.sort(key=lambda answer: -1.0 if answer.get("probability") is None else answer["probability"], reverse=True)
-    table = [
-        [answer["name"], *(_shown(answer.get(column)) for column in _columns(predictor)[1:])] for answer in answers
-    ]
-    return table, _thumbnails(answers[:THUMBNAILS]), _write_csv(answers, columns_of(predictor.task))
 
 
-def _score(predictor: Scorer, rows: list[dict], score: Callable[[list], list[dict]]) -> list[dict]:
+def opened(predictor: Scorer, report: Report | None, answer: dict) -> tuple[str, str]:
+    """Lay out the film of an answer, and its decision in words."""
+    film = decode(answer["image"]).film if answer["image"] else None
+    verdict = verdict_html(predictor, answer, predictor.settings.threshold, report)
+    if film is None:
+        return ("" if answer["kind"] == "unreadable" else GONE), verdict
+    return viewer_html(film).replace("film-window", FILTER).replace("film-keys", "worklist-keys"), verdict
+
+
+def shown_of(answer: dict) -> dict:
+    """What tables show of an answer: of a picture that is no chest film neither score nor prediction."""
+    if answer["kind"] != "not_chest_xray":
+        return answer
+    return answer | {key: None for key in answer if key.startswith(("probability", "prediction"))}
+
+
+def _score(predictor: Scorer, rows: list[dict]) -> list[dict]:
     """The rows with their scores, or with the reason why there is none."""
     read = [film for _, film in in_threads(lambda row: decode(row["image"]), rows, DECODED_AT_ONCE)]
-    scored = iter(score([film.film for film in read if film.film is not None]))
+    scored = iter(scoring(predictor)([film.film for film in read if film.film is not None]))
     return [
-        row | (predictor.unread(film.reason) if film.film is None else next(scored))
+        _with_kind(row | (predictor.unread(film.reason) if film.film is None else next(scored)))
         for row, film in zip(rows, read, strict=True)
     ]
+
+
+def _with_kind(answer: dict) -> dict:
+    return answer | {"kind": "unreadable" if answer["probability"] is None else answer["flag"] or "clear"}
+
+
+def _place(answer: dict) -> tuple[int, float]:
+    return READING_ORDER.index(answer["kind"]), -(answer["probability"] or 0)
+
+
+def _unread(predictor: Scorer, path: str, reason: str) -> dict:
+    return _with_kind({"name": Path(path).name, "image": None} | predictor.unread(reason))
 
 
 def _entries(path: str) -> list[dict]:
@@ -106,16 +212,18 @@ def _shown(value: object) -> object:
     return round(value, 4) if isinstance(value, float) else value or ""
 
 
-def _thumbnails(answers: list[dict]) -> list[tuple[Image.Image, str]]:
-    pictures = []
-    for answer in answers:
-        if answer.get("probability") is not None:
-            film = decode(answer["image"]).film
-            if film is None:
-                continue
+def _thumbnails(answers: list[dict]) -> Iterator[tuple[Image.Image, dict]]:
+    """Small pictures of the first of some answers that have a film."""
+    for answer in answers[:THUMBNAILS]:
+        film = None if answer["kind"] == "unreadable" else decode(answer["image"]).film
+        if film is not None:
             film.thumbnail((SIDE, SIDE))
-            pictures.append((film, f"{answer['probability']:.1%} {answer['flag']} {answer['name']}"))
-    return pictures
+            yield film, answer
+
+
+def _caption(answer: dict) -> str:
+    score = shown_of(answer)["probability"]
+    return f"{'' if score is None else f'{score:.1%} '}{answer['flag']} {answer['name']}"
 
 
 def _columns(predictor: Scorer) -> tuple[str, ...]:
@@ -129,6 +237,14 @@ def _as_text(value: object) -> object:
 
 def _write_csv(answers: list[dict], columns: tuple[str, ...]) -> str:
     path = download_path("worklist.csv")
-    rows = ({**answer, "path": answer["name"], "label": ""} for answer in answers)
+    rows = ({**shown_of(answer), "path": answer["name"], "label": ""} for answer in answers)
     write_csv(path, columns, ({key: _as_text(value) for key, value in row.items()} for row in rows))
+    return str(path)
+
+
+def _write_page(predictor: Scorer, answers: list[dict]) -> str:
+    path = download_path("worklist.html")
+    flagged = [answer for answer in answers if answer["kind"] in ("review", "abstain")]
+    shown = [shown_of(answer) for answer in answers]
+    write_worklist_page(path, predictor, shown, list(_thumbnails(flagged)), len(flagged))
     return str(path)

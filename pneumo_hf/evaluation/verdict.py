@@ -34,6 +34,15 @@ def verdict(metrics: Mapping, on_validation: Mapping[str, float] | None, finding
     return words + _heat(metrics.get("explanation") or {})
 
 
+def is_warning(sentence: str) -> bool:
+    """Whether a sentence of the verdict says that something is wrong.
+
+    >>> is_warning("At no threshold probability is it shown to be worth more than flagging every film, or none.")
+    True
+    """
+    return "does not keep" in sentence or sentence.startswith("At no ") or " differs by " in sentence
+
+
 def _share(wrong: int, films: int, what: str, key: str, interval: tuple[float, float], before: float | None) -> str:
     low, high = interval
     text = f"{wrong} of {films} {what}: {key} {1 - wrong / films:.2f}, 95 % {low:.2f} to {high:.2f}"

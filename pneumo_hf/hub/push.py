@@ -42,6 +42,8 @@ SPACE_FILES = (  # and nothing else that may lie in a checkout
     "LICENSE",
     "pneumo_hf/**/*.py",
     "pneumo_hf/**/*.jinja",
+    "pneumo_hf/app/assets/*.css",
+    "pneumo_hf/app/assets/*.js",
     "pneumo_hf/imaging/mean_chest.png",
     f"{SAMPLE}/README.md",
     f"{SAMPLE}/test-00000-of-00001.parquet",  # the app's examples

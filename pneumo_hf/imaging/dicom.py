@@ -30,8 +30,8 @@ from pydicom.valuerep import VR
 
 from pneumo_hf.imaging.bounds import excess
 from pneumo_hf.imaging.decoders import PLUGIN_OF, frame_size, syntax_of
-from pneumo_hf.imaging.display import DAMAGE, display, is_raised, lowered, number, padding_of
-from pneumo_hf.imaging.quality import INVERTED, LATERAL, NOTES, chest_correlation, thumbnail
+from pneumo_hf.imaging.display import DAMAGE, Range, display, is_raised, lowered, number, padding_of
+from pneumo_hf.imaging.quality import INVERTED, LATERAL, NOTES, SHOWN_RANGE, chest_correlation, thumbnail
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ def read_dicom(content: bytes) -> Image.Image:
 
     A window or LUT maps to its whole output range, other films by the depth they are stored in; padding is black.
     MONOCHROME1 and the shape INVERSE are inverted, unless the result resembles a chest film's negative: then the tag
-    is wrong. `info` says in `LATERAL` whether the view is one, and in `NOTES` what of the header was not followed.
+    is wrong. `info` says in `LATERAL` whether the view is one, in `NOTES` what of the header was not followed, and in
+    `SHOWN_RANGE` which values are shown black and white, of a window or of the whole depth.
 
     Raises:
         ValueError: no chest film (modality, body part, colour, several frames), a transfer syntax that nothing here
@@ -90,9 +91,9 @@ def read_dicom(content: bytes) -> Image.Image:
         reason = "damaged DICOM: its header does not describe a picture"
     if reason:
         raise ValueError(reason)
-    pixels, notes = _shown(film)
+    pixels, notes, shown_range = _shown(film)
     picture = Image.fromarray(pixels)
-    picture.info |= {LATERAL: lateral, NOTES: notes}
+    picture.info |= {LATERAL: lateral, NOTES: notes, SHOWN_RANGE: shown_range}
     for note in notes:
         logger.info("a film: %s", note)
     return picture
@@ -236,8 +237,9 @@ def _meaning(film: pydicom.Dataset, name: str) -> str | None:
     return _text(codes[0], "CodeMeaning") if codes else None
 
 
-def _shown(film: pydicom.FileDataset) -> tuple[np.ndarray, list[str]]:
-    """The pixels `[H, W]` uint8 as a viewer shows them, and notes on what of the header was not followed."""
+def _shown(film: pydicom.FileDataset) -> tuple[np.ndarray, list[str], Range | None]:
+    """The pixels `[H, W]` uint8 as a viewer shows them, notes on what of the header was not followed, and the values
+    that are shown black and white."""
     syntax = film.file_meta.TransferSyntaxUID
     try:
         in_cells = syntax == RLELossless or not syntax.is_encapsulated  # the other codecs hold values
@@ -245,10 +247,14 @@ def _shown(film: pydicom.FileDataset) -> tuple[np.ndarray, list[str]]:
         options = {"correct_unused_bits": False} if raised else {}
         stored = pixel_array(film, decoding_plugin=PLUGIN_OF.get(syntax, ""), **options)
         if stored.ndim == 3 and int(np.ptp(stored.astype(np.int32), axis=2).max()) <= GREY_TOLERANCE:
-            return stored[..., 1].astype(np.uint8), []  # a grey film stored in colour, which pydicom has made RGB
+            return (
+                stored[..., 1].astype(np.uint8),
+                [],
+                (0, 255),
+            )  # a grey film stored in colour, which pydicom has made RGB
         stored = lowered(film, stored) if raised else stored
         padding = padding_of(film, stored)
-        shown, notes = display(film, stored, padding) if stored.ndim == 2 else (None, [])
+        shown, notes, ends = display(film, stored, padding) if stored.ndim == 2 else (None, [], None)
     except DAMAGE as error:
         raise ValueError(f"damaged DICOM: its pixels cannot be decoded ({_syntax(film)})") from error
     if shown is None:
@@ -256,10 +262,10 @@ def _shown(film: pydicom.FileDataset) -> tuple[np.ndarray, list[str]]:
     if film.PhotometricInterpretation == "MONOCHROME1" or _text(film, "PresentationLUTShape") == "INVERSE":
         inverted = 255 - shown
         if chest_correlation(thumbnail(Image.fromarray(inverted))[None])[0] >= INVERTED:
-            shown = inverted
+            shown, ends = inverted, ends and ends[::-1]
         else:
             notes.append("it is tagged as a negative, but its lungs are dark already: not inverted")
-    return shown if padding is None else np.where(padding, np.uint8(0), shown), notes
+    return shown if padding is None else np.where(padding, np.uint8(0), shown), notes, ends
 
 
 def _syntax(film: pydicom.FileDataset) -> str:

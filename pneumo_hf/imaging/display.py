@@ -18,29 +18,34 @@ DAMAGE = (  # what pydicom and its decoders raise on damaged files
 )
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # of a VOI LUT
 ROWS_AT_ONCE = 256
+Range = tuple[float, float]  # the values that are shown black and white
 
 
-def display(film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+def display(
+    film: pydicom.Dataset, stored: np.ndarray, padding: np.ndarray | None
+) -> tuple[np.ndarray, list[str], Range | None]:
     """Map stored values `[H, W]` to uint8 display values, before any inversion; 8-bit without LUT passes untouched.
 
     A window or LUT maps to its whole output range, other films by the depth they are stored in.
 
     Returns:
-        The values, and notes on what could not be applied; it is taken out of `film`.
+        The values; notes on what could not be applied, which is taken out of `film`; and which values, behind the
+        modality LUT, are shown as 0 and as 255, None where no straight line joins them (a VOI LUT, a sigmoid).
     """
     inside = stored if padding is None or padding.all() else stored[~padding]
     notes = _leave_out_impossible(film, inside)
     plain = not any(name in film for name in ("VOILUTSequence", "ModalityLUTSequence", "RescaleSlope", "WindowWidth"))
     if plain and film.BitsStored <= 8 and not film.PixelRepresentation and stored.max() < 256:
-        return stored.astype(np.uint8), notes
+        return stored.astype(np.uint8), notes, (0, 255)
     # Signed values say nothing of their range; unsigned ones fill the depth that they are stored in.
-    ends = [inside.min(), inside.max()] if film.PixelRepresentation else [0, 2 ** _depth(film, inside) - 1]
+    whole = [inside.min(), inside.max()] if film.PixelRepresentation else [0, 2 ** _depth(film, inside) - 1]
+    ends = np.array(whole, stored.dtype)
     shown = np.empty(stored.shape, np.uint8)
     for row in range(0, len(stored), ROWS_AT_ONCE):  # in double precision, but not the whole film at once
-        values, low, high = _values(film, stored[row : row + ROWS_AT_ONCE], np.array(ends, stored.dtype))
+        values, low, high = _values(film, stored[row : row + ROWS_AT_ONCE], ends)
         part = np.zeros(1) if low == high else ((values - low) / (high - low)).clip(0, 1) * 255
         shown[row : row + ROWS_AT_ONCE] = np.round(part)
-    return shown, notes
+    return shown, notes, _shown_range(film, ends)
 
 
 def is_raised(film: pydicom.Dataset) -> bool:
@@ -139,6 +144,19 @@ def _values(film: pydicom.Dataset, stored: np.ndarray, ends: np.ndarray) -> tupl
             low, high = apply_windowing(np.array([-1e9, 1e9]), film)  # the ends of its output range
             values = apply_windowing(values, film)
     return values, low, high
+
+
+def _shown_range(film: pydicom.Dataset, ends: np.ndarray) -> Range | None:
+    function = str(film.get("VOILUTFunction", FUNCTIONS[0])).upper()
+    width, center = number(film, "WindowWidth"), number(film, "WindowCenter")
+    if "VOILUTSequence" in film or (width is not None and function == "SIGMOID"):
+        return None
+    if width is None or center is None:
+        low, high = _modality_range(film, ends)
+        return float(low), float(high)
+    if function == FUNCTIONS[0]:  # counts whole numbers (PS3.3 C.11.2.1.2)
+        center, width = center - 0.5, width - 1
+    return center - width / 2, center + width / 2
 
 
 def _modality_range(film: pydicom.Dataset, ends: np.ndarray) -> tuple[float, float]:

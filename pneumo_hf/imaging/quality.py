@@ -13,6 +13,7 @@ FAINTEST = 3.0  # grey levels of deviation; the faintest train film of the embed
 COLOURED = "coloured"  # in the `info` of a film that load_xray made of a colour picture
 LATERAL = "lateral"  # in the `info` of a DICOM film: whether its header says that it shows the chest from the side
 NOTES = "notes"  # in the `info` of a DICOM film: what of its header was not followed
+SHOWN_RANGE = "shown_range"  # in that of a DICOM film: the values shown black and white, None of a look-up table
 INVERTED = -0.45  # chest_correlation of a negative; no film of the Kermany set or of 240 from elsewhere is below -.19
 MISFRAMED = 0.0  # below it a film is laid out unlike a chest: 11 of Kermany's 5216 train films, cut off or opaque, are
 

@@ -158,8 +158,13 @@ def overlay(film: Image.Image, heatmap: np.ndarray, opacity: float = 0.45) -> Im
     share = np.asarray(heat, dtype=np.float32) / 255
     colours = colormaps["inferno"](share)[..., :3] * 255
     grey = np.asarray(film, dtype=np.float32)[..., None]
-    mixed = grey + (colours - grey) * (opacity * share[..., None] ** 0.5)
+    mixed = grey + (colours - grey) * (opacity * opacity_of(share)[..., None])
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def opacity_of(heatmap: np.ndarray) -> np.ndarray:
+    """Return how opaque the colours of a heatmap of 0 to 1 are: not at all where it is zero, soon where it is not."""
+    return heatmap**0.5
 
 
 def share_inside(heatmaps: np.ndarray) -> np.ndarray:

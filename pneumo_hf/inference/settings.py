@@ -140,13 +140,14 @@ class CheckpointSettings:
             flag = "abstain"
         return {"prediction": prediction, "flag": flag, "error": error}
 
-    def abstention_band(self) -> tuple[float, float] | None:
-        """Return the scores between which neither label is certain enough, at the threshold in use."""
+    def abstention_band(self, threshold: float | None = None) -> tuple[float, float] | None:
+        """Return the scores between which neither label is certain enough, by default at the threshold in use."""
+        threshold = self.threshold if threshold is None else threshold
         if self.conformal_limits is None:
             return None
         lower, upper = sorted(self.conformal_limits[key] for key in ("normal_up_to", "pneumonia_from"))
-        missed = self.conformal_limits["pneumonia_from"] < self.threshold
-        return lower, max(upper, self.threshold) if missed else upper
+        missed = self.conformal_limits["pneumonia_from"] < threshold
+        return lower, max(upper, threshold) if missed else upper
 
     def _abstains(self, probability: float, threshold: float) -> bool:
         limits = self.conformal_limits

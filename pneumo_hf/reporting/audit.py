@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pneumo_hf import DISCLAIMER
 from pneumo_hf.data.survey import SHOWN, Survey
-from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, save_png, write_page
+from pneumo_hf.reporting.findings import audit_findings
+from pneumo_hf.reporting.page import ACCENT, INK, ON_BLACK, SOFT, save_figure, save_png, write_page
 
-COLORS = (SOFT, ACCENT, *(f"C{number}" for number in (1, 3, 4, 5, 6, 7, 8, 9)))  # of the labels, in their order
+COLORS = ("#7c9cc0", ACCENT, *(f"C{number}" for number in (1, 3, 4, 5, 6, 7, 8, 9)))  # of the labels, in their order
+DRAWN = {"counts.png", "floors.png"}  # which the page draws by itself
 GROUPS_SHOWN = 8
 DOUBTS_SHOWN = 24
 
@@ -35,7 +37,9 @@ def write_audit(folder: Path, audit: dict, found: Survey, labels: Sequence[str])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "audit.json").write_text(json.dumps(audit, indent=2) + "\n")
     save_audit_figures(folder, audit, found, labels)
-    write_page(folder, "audit.html.jinja", FIGURES, audit=audit, labels=labels, disclaimer=DISCLAIMER)
+    pictures = {name: caption for name, caption in FIGURES.items() if name not in DRAWN}
+    values = {"findings": audit_findings(audit), "versions": audit["versions"]}
+    write_page(folder, "audit.html.jinja", pictures, audit=audit, labels=labels, **values)
 
 
 def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequence[str]) -> None:
@@ -48,10 +52,11 @@ def save_audit_figures(folder: Path, audit: dict, found: Survey, labels: Sequenc
             folder / "floors.png", lambda axes: baselines(axes, audit["shortcut_floors"], audit["floors_measured_on"])
         )
     geometry(folder / "geometry.png", found, labels, present)
-    montage(folder / "montage.png", found, labels, present)
-    mean_films(folder / "mean_films.png", found, labels, present)
-    duplicates(folder / "duplicates.png", audit["duplicates"], found)
-    doubts(folder / "doubts.png", audit["label_doubts"], found)
+    with matplotlib.rc_context(ON_BLACK):
+        montage(folder / "montage.png", found, labels, present)
+        mean_films(folder / "mean_films.png", found, labels, present)
+        duplicates(folder / "duplicates.png", audit["duplicates"], found)
+        doubts(folder / "doubts.png", audit["label_doubts"], found)
 
 
 def counts(axes: Axes, films: dict[str, dict[str, int]], labels: Sequence[str]) -> None:
@@ -158,7 +163,7 @@ def duplicates(path: Path, audit: dict, found: Survey) -> None:
     for column, group in zip(panels.T, groups, strict=False):
         for axes, name in zip(column, group["films"], strict=False):
             axes.imshow(found.thumbnails[np.array([rows[name]])][0], cmap="gray", vmin=0, vmax=255)
-            axes.set_title(Path(name).stem[-18:], fontsize=5)
+            axes.set_title(Path(name).stem[-17:], fontsize=6)
     save_png(path, figure, 150)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.axes import Axes
 
-from pneumo_hf import DISCLAIMER
 from pneumo_hf.reporting.page import ACCENT, INK, TEMPLATES, save_figure, write_page
 from pneumo_hf.reporting.plots import defaults
+
+SIGNIFICANT = 0.05  # p, over all comparisons together
 
 
 def write_comparison(folder: Path, result: dict) -> str:
@@ -20,12 +21,25 @@ def write_comparison(folder: Path, result: dict) -> str:
     (folder / "compare.md").write_text(table)
     save_figure(folder / "forest.png", lambda axes: forest(axes, result))
     save_figure(folder / "decision_curves.png", lambda axes: curves(axes, result["decision_curves"]))
-    captions = {
-        "forest.png": "ROC AUC with its 95 % interval; the baselines see no lung.",
-        "decision_curves.png": "Net benefit, where a missed pneumonia is as bad as (1 - t) / t false alarms.",
-    }
-    write_page(folder, "compare.html.jinja", captions, disclaimer=DISCLAIMER, **result)
+    captions = {"decision_curves.png": "Net benefit, where a missed pneumonia is as bad as (1 - t) / t false alarms."}
+    write_page(folder, "compare.html.jinja", captions, findings=conclusions(result), **result)
     return table
+
+
+def conclusions(result: dict) -> list[tuple[str, str]]:
+    """Say which run is best, and which are shown to be worse: levels and sentences."""
+    runs, best = result["runs"], result["reference"]
+    area, limit = runs[best]["metrics"]["roc_auc"], SIGNIFICANT / max(1, len(runs) - 1)
+    worse = [name for name, run in runs.items() if "delong" in run and run["delong"]["p"] < limit]
+    others = len(runs) - 1 - len(worse)
+    found = [
+        ("", "{0} has the largest ROC AUC: {value:.3f} ({1:.3f} to {2:.3f}).".format(best, *area["ci95"], **area))
+    ]
+    if worse:
+        found.append(("note", f"Shown to be below it (p < {limit:.2g}): {', '.join(worse)}."))
+    if others:
+        found.append(("warn", f"{others} of {len(runs) - 1} others are not shown to differ from it."))
+    return found
 
 
 def forest(axes: Axes, result: dict) -> None:
@@ -45,4 +59,4 @@ def curves(axes: Axes, found: dict) -> None:
     for name, values in found["runs"].items():
         axes.plot(found["thresholds"], values, linewidth=1.2, label=name)
     defaults(axes, found)
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

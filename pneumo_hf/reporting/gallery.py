@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,6 +15,7 @@ from pneumo_hf.evaluation.abstention import surest
 from pneumo_hf.evaluation.evaluate import Evaluation
 from pneumo_hf.evaluation.heatmaps import found_films, heatmaps_of, surest_mistakes
 from pneumo_hf.inference.explain import GradCam, overlay
+from pneumo_hf.reporting.page import ON_BLACK
 
 SHOWN = 6  # films a picture
 WIDTH = 224  # pixels, at least, of a mistake's picture
@@ -28,12 +30,13 @@ def save_galleries(folder: Path, evaluation: Evaluation) -> None:
         return
     numbered = surest([{**row, "index": index} for index, row in enumerate(rows)], threshold)
     found = found_films(rows, threshold)
-    for name, chosen in (
-        ("mistakes.png", surest_mistakes(rows, threshold)),
-        ("abstained.png", [row for row in numbered if row["flag"] in ("abstain", "not_chest_xray")]),
-        ("heatmaps.png", found[:: max(1, len(found) // SHOWN)]),
-    ):
-        _save(folder / name, cam, evaluation.views, chosen[:SHOWN])
+    with matplotlib.rc_context(ON_BLACK):
+        for name, chosen in (
+            ("mistakes.png", surest_mistakes(rows, threshold)),
+            ("abstained.png", [row for row in numbered if row["flag"] in ("abstain", "not_chest_xray")]),
+            ("heatmaps.png", found[:: max(1, len(found) // SHOWN)]),
+        ):
+            _save(folder / name, cam, evaluation.views, chosen[:SHOWN])
 
 
 def mistakes_shown(evaluation: Evaluation) -> list[dict]:
@@ -78,5 +81,5 @@ def _save(path: Path, cam: GradCam, views: Sequence[FilmDataset], rows: list[dic
         column[0].imshow(picture, cmap="gray", vmin=0, vmax=255)
         column[1].imshow(overlay(picture, heatmap))
         flag = "" if row["flag"] in ("", "review") else f"\n{row['flag']}"
-        column[0].set_title(f"{row['label'].lower()}\nP = {row['probability']:.2f}{flag}", fontsize=8)
+        column[0].set_title(f"{row['label'].lower()}\nP = {row['probability']:.2f}{flag}", fontsize=11)
     figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})  # in full colour: heatmaps would show bands

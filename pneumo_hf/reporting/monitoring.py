@@ -6,7 +6,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from pneumo_hf import DISCLAIMER
 from pneumo_hf.evaluation.drift import SIMULATIONS
 from pneumo_hf.evaluation.monitoring import WORDS
 from pneumo_hf.reporting.page import ACCENT, INK, SOFT, save_figure, write_page
@@ -42,7 +41,6 @@ def write_monitor(folder: Path, result: dict) -> None:
         words=WORDS,
         kinds=KINDS,
         simulations=SIMULATIONS,
-        disclaimer=DISCLAIMER,
     )
 
 
@@ -66,5 +64,5 @@ def control_chart(axes: Axes, batches: list[dict], statistic: dict) -> None:
     names = [batch["name"] for batch in batches]
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=60, ha="right", fontsize=7)
     axes.set(ylabel="share of the limit", title=f"{WORDS.get(key[0], key[0])} ({key[1]})")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(1.3, 1.1 * axes.get_ylim()[1]))
     axes.legend(frameon=False, fontsize=7)

@@ -92,14 +92,24 @@ def roc(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict, weight
     fpr, tpr, _ = roc_curve(labels, probs)
     area = metrics["metrics"]["roc_auc"]
     axes.plot(fpr, tpr, color=ACCENT, label="AUC {value:.3f} [{0:.3f}, {1:.3f}]".format(*area["ci95"], **area))
-    for point in metrics["operating_points"]:
-        axes.plot(1 - point["specificity"], point["sensitivity"], "o", color=INK, markersize=4)
-        place = (1 - point["specificity"], point["sensitivity"])
-        text = axes.annotate(point["name"], place, (2, -3), textcoords="offset points", fontsize=7)
-        text.set(rotation=-45, va="top")
+    name_points(axes, metrics["operating_points"])
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
     axes.legend(loc="lower right", frameon=False)
+
+
+def name_points(axes: Axes, points: list[dict]) -> None:
+    """Draw operating points on a ROC curve, and their names one below the other, so that no two overlap.
+
+    The rightmost point has the topmost name: the lines to the names do not cross.
+    """
+    known = [point for point in points if point["specificity"] is not None and point["sensitivity"] is not None]
+    for number, point in enumerate(sorted(known, key=lambda point: point["specificity"])):
+        place, name = (1 - point["specificity"], point["sensitivity"]), f"{point['name']}, {point['threshold']:.3f}"
+        axes.plot(*place, "o", color=INK, markersize=4)
+        line = {"arrowstyle": "-", "color": INK, "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5)}
+        text = axes.annotate(name, place, (0.54, 0.8 - 0.065 * number), va="center", fontsize=8.5, arrowprops=line)
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
 
 
 def precision_recall(axes: Axes, labels: np.ndarray, probs: np.ndarray, metrics: dict) -> None:

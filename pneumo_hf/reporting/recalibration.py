@@ -17,7 +17,7 @@ from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
 from pneumo_hf.evaluation.recalibration import Recalibration
 from pneumo_hf.inference.settings import TASK, CheckpointSettings
 from pneumo_hf.labels import Task
-from pneumo_hf.reporting.page import ACCENT, INK, SOFT, TEMPLATES, save_figure, write_page
+from pneumo_hf.reporting.page import ACCENT, INK, TEMPLATES, save_figure, write_page
 from pneumo_hf.reporting.report import METRIC_NAMES, without_nan
 
 FIGURES = {
@@ -26,6 +26,7 @@ FIGURES = {
 }
 SHOWN = ("roc_auc", "ece", "brier", "sensitivity", "specificity", "accuracy", "precision", "npv")
 REPORT = "report/recalibration.json"
+BEFORE = "#7c9cc0"
 
 
 def write_recalibration(folder: str | Path, result: Recalibration) -> None:
@@ -51,7 +52,7 @@ def write_recalibration_report(folder: Path, result: Recalibration) -> None:
     (folder / REPORT).write_text(json.dumps(found, indent=2) + "\n")
     save_figure(report / "reliability.png", lambda axes: reliability_before_and_after(axes, result))
     save_figure(report / "films_needed.png", lambda axes: widths(axes, found))
-    values = {"found": found, "names": METRIC_NAMES, "shown": SHOWN, "disclaimer": DISCLAIMER}
+    values = {"found": found, "names": METRIC_NAMES, "shown": SHOWN}
     write_page(report, "recalibration.html.jinja", FIGURES, task=result.settings.task, **values)
     write_csv(report / "rejected.csv", ("path", "reason"), result.films.rejected)
     if result.refused:
@@ -110,7 +111,7 @@ def write_recalibrated_card(folder: Path) -> None:
 def reliability_before_and_after(axes: Axes, result: Recalibration) -> None:
     """Draw both reliability diagrams into one."""
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=0.8)
-    for name, scored, color in (("before", result.before, SOFT), ("after", result.after, ACCENT)):
+    for name, scored, color in (("before", result.before, BEFORE), ("after", result.after, ACCENT)):
         predicted, observed, films = reliability(result.films.labels, scored.probs)
         error = result.report["metrics"]["ece"][name]
         low, high = error["ci95"]
@@ -119,7 +120,7 @@ def reliability_before_and_after(axes: Axes, result: Recalibration) -> None:
         axes.scatter(predicted, observed, s=20 + 300 * films / films.sum(), color=color, alpha=0.8, label=label)
     axes.set(xlabel="mean probability of a bin", ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title("Reliability")
-    axes.legend(loc="upper left", frameon=False, fontsize=8, markerscale=0.5)
+    axes.legend(loc="lower right", frameon=False, fontsize=8, markerscale=0.5)
 
 
 def widths(axes: Axes, found: dict) -> None:

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumo_hf import DISCLAIMER
 from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.evaluation.abstention import is_mistake, surest
 from pneumo_hf.evaluation.evaluate import Evaluation
-from pneumo_hf.evaluation.metrics import FEW_PATIENTS
 from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
 from pneumo_hf.inference.details import DETAIL_COLUMNS, details_file
 from pneumo_hf.reporting.checklist import checklists
 from pneumo_hf.reporting.checklist_export import write_docx, write_markdown
+from pneumo_hf.reporting.findings import report_findings
 from pneumo_hf.reporting.gallery import mistakes_shown, save_galleries
 from pneumo_hf.reporting.page import write_page
 from pneumo_hf.reporting.plots import save_figures
@@ -34,6 +33,7 @@ METRIC_NAMES = {
     "ece": "Expected calibration error",
     "log_loss": "Log loss",
 }
+LOWER_IS_BETTER = ("brier", "ece", "log_loss")
 LABEL_METRICS = {
     "accuracy": "Accuracy over all labels",
     "macro_sensitivity": "Macro sensitivity",
@@ -113,9 +113,9 @@ def write_report(
         {name: caption for name, caption in FIGURES.items() if name != "mistakes.png"},  # shown one by one, larger
         metrics=metrics,
         names=METRIC_NAMES,
+        lower_is_better=LOWER_IS_BETTER,
         label_names=label_metric_name,
         task=scorer.task,
-        few=FEW_PATIENTS,
         validation=validation and validation.metrics,
         rejected=Counter(film["reason"] for film in rejected).most_common(),
         unreadable=len(rejected),
@@ -124,7 +124,8 @@ def write_report(
         not_chests=[row for row in numbered if row["flag"] == "not_chest_xray"][:12],
         config=config,
         checklists=answers,
-        disclaimer=DISCLAIMER,
+        findings=report_findings(metrics, len(rejected)),
+        versions=metrics["versions"],
     )
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.app.browser import CHROMIUM, LAPTOP, OPTIONS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -62,3 +64,25 @@ def app(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
 @pytest.fixture(scope="session")
 def url(app: App) -> str:
     return app.url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Chromium for the tests of a module: playwright's loop, once it runs, leaves no place for another's."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, url: str) -> Iterator:
+    """A page at the app, that asks nobody else for anything."""
+    page, outside = browser.new_page(viewport=LAPTOP), []
+    page.on("request", lambda request: outside.append(request.url))
+    page.goto(url)
+    yield page
+    page.close()
+    assert all(address.startswith((url, "data:", "blob:", "file:")) for address in outside)

@@ -18,7 +18,6 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from pneumo_hf import Predictor
-from pneumo_hf.app.model_tab import at_threshold, read_report
 from tests.app.conftest import serving
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
@@ -171,15 +170,3 @@ def test_a_heatmap_and_another_threshold_by_the_api(url: str, films_folder: Path
     assert spread[0] <= 2 and spread[1] > 30  # grey, but for the compression; and not
     strict, lax = (client.predict(threshold, 0.3, api_name="/threshold") for threshold in (1.0, 0.0))
     assert "sensitivity <b>1.000</b>, specificity <b>0.000</b>" in lax and lax != strict
-
-
-def test_the_decision_curve_stands_beside_the_threshold(tiny_run: Path) -> None:
-    report = read_report(Predictor(tiny_run, device="cpu"))
-    outcome = at_threshold(report, 0.3, 0.5, "pneumonia")
-    curve = report.metrics["decision_curve"]
-    place = curve["thresholds"].index(0.3)
-    assert f"the net benefit is <b>{curve['model'][place]:.3f}</b> per film" in outcome
-    assert f"against {curve['treat_all'][place]:.3f} of flagging every film" in outcome
-    assert "<line class='mark' x1='120' x2='120'" in outcome  # of a picture 400 wide
-    older = {name: value for name, value in report.metrics.items() if name != "decision_curve"}
-    assert "<svg" not in at_threshold(report._replace(metrics=older), 0.3, 0.5, "pneumonia")

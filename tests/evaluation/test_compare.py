@@ -79,7 +79,7 @@ def test_runs_side_by_side(tiny_run: Path, tmp_path: Path, capsys) -> None:
     assert curves["treat_all"] == pytest.approx(own["treat_all"], abs=1e-6)
     assert max(curves["runs"]["other"][60:]) < max(curves["runs"][tiny_run.name][60:])
     page = (tmp_path / "compare" / "index.html").read_text()
-    assert page.count("data:image/png") == 2 and "other" in page and "diagnos" in page
+    assert page.count("data:image/png") == 1 and "other" in page and "diagnos" in page
 
 
 def test_runs_of_one_name_are_distinguished_by_their_folders(tiny_run: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from pydicom.uid import (
 from pneumo_hf.imaging.decoders import PLUGIN_OF
 from pneumo_hf.imaging.dicom import dicom_facts, read_dicom
 from pneumo_hf.imaging.film import UnreadableFilmError, describe, load_xray
-from pneumo_hf.imaging.quality import MEAN_CHEST, chest_correlation, thumbnail
+from pneumo_hf.imaging.quality import MEAN_CHEST, SHOWN_RANGE, chest_correlation, thumbnail
 from tests.conftest import make_film
 
 FILM = make_film(3, pneumonia=True)  # [80, 96] uint8
@@ -253,6 +253,28 @@ def test_slope_and_window(function: str) -> None:
     shown = pixels(dicom(stored, "MONOCHROME2", bits=12, **tags))
     np.testing.assert_array_equal(shown, np.round(expected * 255))
     np.testing.assert_array_equal(pixels(dicom(stored, "MONOCHROME1", bits=12, **tags)), 255 - shown)
+
+
+@pytest.mark.parametrize(
+    ("tags", "photometric", "expected"),
+    [
+        ({"WindowCenter": "1830", "WindowWidth": "3060"}, "MONOCHROME2", (300, 3359)),
+        ({"WindowCenter": "1000", "WindowWidth": "800", "VOILUTFunction": "LINEAR_EXACT"}, "MONOCHROME2", (600, 1400)),
+        ({"WindowCenter": "1000", "WindowWidth": "800", "VOILUTFunction": "SIGMOID"}, "MONOCHROME2", None),
+        ({}, "MONOCHROME2", (0, 4095)),
+        ({}, "MONOCHROME1", (4095, 0)),
+        ({"RescaleSlope": "2", "RescaleIntercept": "-100"}, "MONOCHROME2", (-100, 8090)),
+        ({"WindowCenter": "", "WindowWidth": "0"}, "MONOCHROME2", (0, 4095)),
+    ],
+)
+def test_which_values_are_shown_black_and_white(tags: dict, photometric: str, expected: tuple | None) -> None:
+    stored = FILM.astype(np.uint16) * 16
+    film = load_xray(dicom(stored, photometric, bits=12, **tags))
+    assert film.info[SHOWN_RANGE] == expected
+    if expected is not None:
+        values = stored * float(tags.get("RescaleSlope", 1)) + float(tags.get("RescaleIntercept", 0))
+        low, high = expected
+        np.testing.assert_allclose(film, (255 * (values - low) / (high - low)).clip(0, 255), atol=0.51)
 
 
 def test_a_wide_window_is_not_stretched_and_the_first_of_several_is_taken() -> None:

@@ -1,0 +1,63 @@
+// Filters, sorts and opens the rows of a worklist; `element` and `trigger` are gradio's. A new list resets all of it.
+const all = (selector) => [...element.querySelectorAll(selector)];
+const visible = () => all("tbody tr").filter((row) => !row.hidden);
+const opened = () => element.querySelector('tr[aria-current="true"]');
+let waiting = 0;
+
+function say() {
+  const rows = visible(), place = rows.indexOf(opened()) + 1;
+  element.querySelector(".steps span").textContent = place ? `${place} of ${rows.length}: ${opened().dataset.name}` : `${rows.length} films`;
+}
+
+function open(row) {
+  all('tr[aria-current="true"]').forEach((other) => other.removeAttribute("aria-current"));
+  row.setAttribute("aria-current", "true");
+  row.scrollIntoView({ block: "nearest" });
+  if (matchMedia("(max-width: 767px)").matches) element.querySelector(".steps").scrollIntoView(); // the film is below
+  say();
+  clearTimeout(waiting); // of rows that are passed quickly only the last one opens
+  waiting = setTimeout(() => trigger("open", { index: Number(row.dataset.place) }), 120);
+}
+
+function step(by, from) {
+  const rows = visible(), row = rows[Math.max(0, rows.indexOf(from) + by)];
+  if (row) open(row);
+  return row;
+}
+
+function filter() {
+  const kind = element.querySelector('.kinds [aria-pressed="true"]').dataset.kind;
+  const words = element.querySelector("input").value.toLowerCase();
+  for (const row of all("tbody tr"))
+    row.hidden = (kind && row.dataset.kind !== kind) || !row.dataset.name.toLowerCase().includes(words);
+  say();
+}
+
+function sort(head) {
+  const key = head.firstChild.dataset.sort, was = head.getAttribute("aria-sort");
+  const first = key === "score" ? "descending" : "ascending", second = key === "score" ? "ascending" : "descending";
+  const order = was === first && key !== "place" ? second : first, sign = order === "ascending" ? 1 : -1;
+  all("th").forEach((other) => other.setAttribute("aria-sort", other === head ? order : "none"));
+  const compare = (a, b) =>
+    key === "name" ? a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true }) : a.dataset[key] - b.dataset[key];
+  element.querySelector("tbody").append(...all("tbody tr").sort((a, b) => sign * compare(a, b)));
+  say();
+}
+
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button"), row = event.target.closest("tbody tr");
+  if (row) open(row);
+  else if (button?.dataset.sort) sort(button.parentElement);
+  else if (button?.dataset.step) step(Number(button.dataset.step), opened());
+  else if (button) {
+    all(".kinds button").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
+    filter();
+  }
+});
+element.addEventListener("input", filter);
+element.addEventListener("keydown", (event) => {
+  const row = event.target.closest("tbody tr"), by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!row || !by) return;
+  event.preventDefault();
+  step(by, row)?.querySelector("button").focus();
+});

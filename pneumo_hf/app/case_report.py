@@ -1,0 +1,90 @@
+"""One self-contained page about one film, to print or to keep; nothing that names a person."""
+
+import datetime
+from pathlib import Path
+
+from PIL import Image
+
+from pneumo_hf import DISCLAIMER, __version__
+from pneumo_hf.app.decoding import TooSlowError, call
+from pneumo_hf.app.files import download_path
+from pneumo_hf.app.model_tab import Report
+from pneumo_hf.app.pages import as_address, render
+from pneumo_hf.app.points import measured_at, offered
+from pneumo_hf.app.verdict import at_threshold, in_words, of_hundred, shares_of_labels, trained_on
+from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
+from pneumo_hf.imaging.film import describe
+from pneumo_hf.imaging.quality import NOTES
+from pneumo_hf.inference.onnx import weights_digest
+from pneumo_hf.inference.scorer import Scorer
+
+LARGEST_PRINTED = 900  # pixels a side
+FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
+SHOWN = {  # of a header's free text: anything else could be a name
+    "view": {"PA", "AP", "LATERAL", "LL", "RL"},
+    "body_part": {"CHEST", "THORAX", "LUNG", "LUNGS", "RIB", "RIBS"},
+    "modality": MODALITIES,
+}
+
+
+def file_facts(path: str, film: Image.Image) -> dict[str, str]:
+    """Return what the file is, and of a DICOM its header's facts; nothing that names a person."""
+    content = Path(path).read_bytes()
+    found = call(describe, content)
+    bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
+    facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
+    if not is_dicom(content):
+        return facts
+    try:
+        header = call(dicom_facts, content)
+    except (ValueError, TooSlowError):  # its pixels could be read all the same
+        return facts
+    known = {key: value for key, value in header.items() if value is not None and value in SHOWN.get(key, {value})}
+    if notes := film.info.get(NOTES):
+        facts["note"] = "; ".join(notes)
+    return facts | {words: str(known[key]) for key, words in FACTS.items() if key in known}
+
+
+def write_case_report(
+    predictor: Scorer,
+    result: dict,
+    threshold: float,
+    pictures: dict[str, Image.Image],
+    facts: dict[str, str],
+    report: Report | None = None,
+) -> str:
+    """Write the page: the path of its file.
+
+    Args:
+        pictures: `{caption: picture}`.
+        facts: of `file_facts`.
+        report: the checkpoint's, where there is one.
+    """
+    decided, settings = at_threshold(predictor, result, threshold), predictor.settings
+    points = offered(settings)
+    validation = {point["name"]: point for point in settings.operating_points}
+    path = download_path("case_report.html")
+    path.write_text(
+        render(
+            "case_report.html.jinja",
+            verdict=in_words(predictor, decided, threshold, report),
+            result=decided,
+            threshold=threshold,
+            facts=facts,
+            disclaimer=DISCLAIMER,
+            trained_on=trained_on(predictor),
+            pictures={caption: as_address(picture, LARGEST_PRINTED) for caption, picture in pictures.items()},
+            point=next((point.plain for point in points if point.threshold == threshold), "set by hand"),
+            points=[(point, measured_at(report, point.threshold), validation.get(point.name)) for point in points],
+            here=measured_at(report, threshold),
+            of_hundred=of_hundred,
+            chosen_on=predictor.chosen_on,
+            model=Path(predictor.name).name,
+            version=__version__,
+            weights="-".join(weights_digest(member.model)[:12] for member in predictor.members),
+            finding=predictor.task.finding,
+            labels=shares_of_labels(decided, predictor.task),
+            time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        )
+    )
+    return str(path)

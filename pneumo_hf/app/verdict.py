@@ -1,0 +1,131 @@
+"""What the page says of one film: the decision in words, what it means and what it does not, and the figures."""
+
+import html
+from pathlib import Path
+from typing import NamedTuple
+
+from pneumo_hf.app.model_tab import Report
+from pneumo_hf.app.pages import render
+from pneumo_hf.app.points import Share, measured_at
+from pneumo_hf.imaging.quality import ATYPICAL_LAYOUT, LATERAL_VIEW
+from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.inference.settings import is_positive
+from pneumo_hf.labels import NEGATIVE, Task, column_of
+
+REMEDIES = {  # what to do about what is wrong with a picture
+    LATERAL_VIEW: "Give the frontal film.",
+    ATYPICAL_LAYOUT: "Give the whole frontal film, upright.",
+    "a negative: its lungs are bright": "Invert it in its file, and give it again.",
+}
+WITHOUT = "Read it without the model."
+
+
+class Verdict(NamedTuple):
+    """A decision: its kind (flag, clear, abstain or unread), in two or three words, and what it means."""
+
+    kind: str
+    words: str
+    meaning: str
+
+
+def at_threshold(predictor: Scorer, result: dict, threshold: float) -> dict:
+    """Return a result of `Predictor` as another threshold decides it; what is wrong with a picture stays so."""
+    if result["probability"] is None:
+        return result
+    decided = predictor.settings.decide(result["probability"], threshold=threshold)
+    return {**result, "prediction": decided["prediction"]} if result["error"] else {**result, **decided}
+
+
+def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report | None = None) -> Verdict:
+    """Say what was decided at a threshold, and of how many films of the report's test that would be wrong."""
+    error = decided["error"]
+    if decided["probability"] is None:
+        return Verdict("unread", "Not read", _sentence(error))
+    if decided["flag"] == "not_chest_xray":
+        return Verdict("unread", "Not a chest film", f"{_sentence(error)} It gets no probability.")
+    if decided["flag"] == "abstain":
+        if error:
+            return Verdict("abstain", "No answer", f"{_sentence(error)} {REMEDIES.get(error, WITHOUT)}")
+        low, high = predictor.settings.abstention_band(threshold) or (0.0, 1.0)
+        unsure = f"Between {low:.1%} and {high:.1%} the model is sure of neither label."
+        return Verdict("abstain", "No answer", f"{unsure} {WITHOUT}")
+    finding, measured = predictor.task.finding, measured_at(report, threshold)
+    if is_positive(decided["probability"], threshold):
+        but = "A flag is not a diagnosis"
+        if measured:
+            but += f": {of_hundred(measured.specificity.of_the_others)} of 100 normal test films were flagged too"
+        return Verdict("flag", "Flagged for review", f"At or above the threshold of {threshold:.1%}. {but}.")
+    but = f"This does not exclude {finding}"
+    if measured:
+        but += f": {of_hundred(measured.sensitivity.of_the_others)} of 100 test films with it were not flagged"
+    return Verdict("clear", "Not flagged", f"Below the threshold of {threshold:.1%}. {but}.")
+
+
+def of_hundred(share: Share) -> str:
+    """Say how many of a hundred films a share is."""
+    return "none" if share.value == 0 else "fewer than 1" if share.value < 0.005 else f"{100 * share.value:.0f}"
+
+
+def verdict_html(predictor: Scorer, result: dict, threshold: float, report: Report | None = None) -> str:
+    """Format the decision in words, then the probability on its scale, with the threshold and where no answer is."""
+    decided, task = at_threshold(predictor, result, threshold), predictor.task
+    shown = decided["probability"] is not None and decided["flag"] != "not_chest_xray"
+    trust = f"calibrated on {predictor.chosen_on}" if predictor.settings.is_calibrated else "not calibrated"
+    return render(
+        "verdict.html.jinja",
+        verdict=in_words(predictor, decided, threshold, report),
+        probability=decided["probability"] if shown else None,
+        threshold=threshold,
+        unsure=predictor.settings.abstention_band(threshold),
+        finding=task.finding,
+        trust="not to be relied on here" if decided["error"] else trust,
+        labels=shares_of_labels(decided, task) if shown else {},
+    )
+
+
+def shares_of_labels(result: dict, task: Task) -> dict[str, float]:
+    """Return the probability of each label, the largest first; nothing of two, of which one says both."""
+    if task.is_binary or result["probability"] is None:
+        return {}
+    return dict(sorted(((name, result[column_of(name)]) for name in task.labels), key=lambda one: -one[1]))
+
+
+def measured_html(report: Report | None, threshold: float) -> str:
+    """Format what was measured at a threshold on the report's test."""
+    return render("measured.html.jinja", measured=measured_at(report, threshold), of_hundred=of_hundred)
+
+
+def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:
+    """Format the probability with age, sex and view, where the model weighs them and one is known."""
+    if predictor.clinical is None or not result or result["probability"] is None or result["flag"] == "not_chest_xray":
+        return ""
+    values = {name: None if value == "" else value for name, value in values.items()}  # an empty box is not known
+    fused, called = predictor.clinical.answer(
+        result["probability"], values, (NEGATIVE, predictor.task.positive)
+    ).values()
+    if fused is None:
+        return '<p class="hint">Nothing is known beside the film: give what you know, below.</p>'
+    known = ", ".join(
+        f"{name} {value:g}" if name == "age" else f"{name} {value}"
+        for name, value in predictor.clinical.known(values).items()
+    )
+    return (
+        f"<p><b>With {html.escape(known)}: {fused:.1%}</b>, called {html.escape(called.lower())} "
+        f"(threshold {predictor.clinical.threshold:.1%}).</p>"
+    )
+
+
+def trained_on(predictor: Scorer) -> str:
+    """Say in a sentence whose films the model was trained on, as far as its checkpoint says it."""
+    members = [member.settings for member in predictor.members]
+    if all(settings.trained_on_kermany for settings in members):
+        return "Trained on films of children of 1 to 5 years, of one hospital."
+    names = {Path(str(settings.training_data.get("dataset") or "")).name for settings in members} - {""}
+    if not names:
+        return "Its checkpoint does not say whose films it was trained on."
+    return f"Trained on {', '.join(sorted(names))}; its checkpoint does not say who the patients were."
+
+
+def _sentence(words: str) -> str:
+    """Begin with a capital, end with a full stop."""
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}."

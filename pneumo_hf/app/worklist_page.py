@@ -1,0 +1,118 @@
+"""How a worklist is shown: the list in the tab with its style and script, its progress, and the page to print."""
+
+import base64
+import datetime
+import html
+import io
+from collections import Counter
+from pathlib import Path
+
+from PIL import Image
+
+from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.reporting.page import render_page
+
+ASSETS = Path(__file__).parent / "assets"
+STYLE, JS = ((ASSETS / name).read_text() for name in ("worklist.css", "worklist.js"))
+WORDS = {  # in reading order
+    "review": "Review",
+    "abstain": "No answer",
+    "unreadable": "Unreadable",
+    "clear": "No flag",
+    "not_chest_xray": "Not a chest film",
+}
+
+
+def list_html(answers: list[dict], threshold: float) -> str:
+    """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser."""
+    counts = Counter(answer["kind"] for answer in answers)
+    kinds = {"": f"All <b>{len(answers)}</b>"}
+    kinds |= {kind: f"{words} <b>{counts[kind]}</b>" for kind, words in WORDS.items() if counts[kind]}
+    buttons = "".join(
+        f'<button type="button" data-kind="{kind}" aria-pressed="{"false" if kind else "true"}">{words}</button>'
+        for kind, words in kinds.items()
+    )
+    shared = _only_zip(answers)
+    rows = "".join(
+        _row(place, answer, answer["name"].removeprefix(shared), threshold) for place, answer in enumerate(answers)
+    )
+    heads = "".join(
+        f'<th aria-sort="{"ascending" if key == "place" else "none"}"><button type="button" data-sort="{key}">'
+        f"{words}</button></th>"
+        for key, words in (("place", "Flag"), ("score", "Score"), ("name", "Film"))
+    )
+    return f"""<div class="sieve"><div class="kinds" role="group" aria-label="Filter by flag">{buttons}</div>
+<input type="search" placeholder="Filter by name" aria-label="Filter by name"></div>
+<div class="rows"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+<div class="steps"><button type="button" data-step="-1">Previous</button>
+<span role="status">{len(answers)} films</span><button type="button" data-step="1">Next</button></div>"""
+
+
+def _only_zip(answers: list[dict]) -> str:
+    """What the names of films of a single zip begin with, which need not stand in every row."""
+    zips = {found[0] if found[1] else "" for answer in answers for found in [answer["name"].partition(".zip: ")]}
+    return f"{zips.pop()}.zip: " if len(zips) == 1 and "" not in zips else ""
+
+
+def _row(place: int, answer: dict, name: str, threshold: float) -> str:
+    name, kind = html.escape(name), answer["kind"]
+    scored, score = kind not in ("unreadable", "not_chest_xray"), answer["probability"] or 0
+    meter = (
+        f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * threshold:.1f}%"></u>'
+    )
+    reason = f"<small>{html.escape(answer['error'])}</small>" if answer["error"] else ""
+    return (
+        f'<tr data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}" data-name="{name}">'
+        f'<td><span class="chip {kind}">{WORDS[kind]}</span></td>'
+        f"<td>{f'{100 * score:.1f} %{meter}</span>' if scored else '<span>–</span>'}</td>"
+        f'<td><button type="button" class="film">{name}</button>{reason}</td></tr>'
+    )
+
+
+def progress_html(done: int, total: int, seconds: float) -> str:
+    """Say how many films are read, and how long the others will take."""
+    if done == total:
+        return f'<p role="status">{total} films in {_duration(seconds)}.</p>'
+    left = f", about {_duration(seconds / done * (total - done))} left" if done and seconds > 1 else ""
+    return (
+        f'<p role="status">Reading films: {done} of {total}{left}</p>'
+        f'<progress aria-label="films read" value="{done}" max="{total}"></progress>'
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def write_worklist_page(
+    path: Path, predictor: Scorer, answers: list[dict], films: list[tuple[Image.Image, dict]], flagged: int
+) -> None:
+    """Write a worklist as one page to print: counts by flag, the table, and the films to look at.
+
+    Args:
+        answers: in reading order, as tables show them.
+        films: `(thumbnail, answer)`, of `flagged` that are flagged.
+    """
+    settings = predictor.settings
+    page = render_page(
+        "worklist.html.jinja",
+        answers=answers,
+        words=WORDS,
+        counts=Counter(answer["kind"] for answer in answers),
+        films=[(_as_jpeg(film), answer) for film, answer in films],
+        flagged=flagged,
+        shared=_only_zip(answers),
+        model=Path(predictor.name).name,
+        threshold=settings.threshold,
+        method=settings.method,
+        chosen_on=predictor.chosen_on,
+        finding=predictor.task.finding,
+        time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+    path.write_text(page)
+
+
+def _as_jpeg(film: Image.Image) -> str:
+    file = io.BytesIO()
+    film.convert("L").save(file, "JPEG", quality=85)
+    return base64.b64encode(file.getvalue()).decode()

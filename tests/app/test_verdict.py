@@ -1,0 +1,160 @@
+"""What the page says of a film: decision, meaning, operating points by plain names, figures; and its layers."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumo_hf import Predictor
+from pneumo_hf.app.case_report import write_case_report
+from pneumo_hf.app.model_tab import Report, read_report
+from pneumo_hf.app.pages import as_address
+from pneumo_hf.app.points import Share, measured_at, offered
+from pneumo_hf.app.verdict import REMEDIES, in_words, measured_html, of_hundred, trained_on, verdict_html
+from pneumo_hf.app.viewer import LARGEST_SENT, heat_html, viewer_html
+from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, SHOWN_RANGE
+from pneumo_hf.inference.explain import overlay
+from pneumo_hf.inference.settings import CheckpointSettings
+from tests.conftest import make_film
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Predictor:
+    return Predictor(ROOT / "models" / "pneumo-efficientnet", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def report(shipped: Predictor) -> Report:
+    found = read_report(shipped)
+    assert found is not None
+    return found
+
+
+def answer(probability: float | None, flag: str = "", error: str = "") -> dict:
+    return {"probability": probability, "prediction": None, "flag": flag, "error": error}
+
+
+def test_a_name_says_what_a_point_does_and_not_what_it_was_chosen_for(shipped: Predictor, report: Report) -> None:
+    points = offered(shipped.settings)
+    assert [(point.plain, point.name) for point in points] == [
+        ("Miss few", "cost@5"),
+        ("Balanced", "youden"),
+        ("Few false alarms", "sensitivity@0.95"),  # of the thresholds the highest, though chosen for a sensitivity
+    ]
+    measured = [measured_at(report, point.threshold) for point in points]
+    assert measured[0].sensitivity.value >= measured[1].sensitivity.value > measured[2].sensitivity.value
+    assert measured[0].specificity.value < measured[1].specificity.value < measured[2].specificity.value
+
+
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        (CheckpointSettings(), ["The model's own"]),
+        (CheckpointSettings(0.3, "youden", [{"name": "youden", "threshold": 0.3}]), ["Balanced"]),
+        (
+            CheckpointSettings(
+                0.4,
+                "f1",
+                [{"name": name, "threshold": cut} for name, cut in (("f1", 0.4), ("cost@5", 0.2), ("cost@1", 0.8))],
+            ),
+            ["Miss few", "The model's own", "Few false alarms"],
+        ),
+    ],
+)
+def test_the_models_own_point_is_always_offered(settings: CheckpointSettings, plain: list[str]) -> None:
+    points = offered(settings)
+    assert [point.plain for point in points] == plain
+    assert settings.threshold in [point.threshold for point in points]
+
+
+def test_figures_are_the_reports_with_their_intervals(shipped: Predictor, report: Report) -> None:
+    own, metrics = measured_at(report, shipped.settings.threshold), report.metrics["metrics"]
+    assert own.over_patients
+    assert own.sensitivity == (metrics["sensitivity"]["value"], *metrics["sensitivity"]["ci95"])
+    row = next(row for row in report.metrics["operating_points"] if row["name"] == "youden")
+    youden = measured_at(report, row["threshold"])
+    assert (youden.sensitivity.value, youden.specificity.value) == (row["sensitivity"], row["specificity"])
+    assert not youden.over_patients and youden.specificity == pytest.approx((168 / 234, 0.6572, 0.7717), abs=1e-4)
+    page = measured_html(report, row["threshold"])
+    assert "<td>28</td><td>23 to 34</td>" in page and "Wilson" in page  # false alarms in a hundred normal films
+    assert measured_at(None, 0.5) is None and "No measured" in measured_html(None, 0.5)
+    assert [of_hundred(Share(value, 0, 1)) for value in (0.0, 0.0026, 0.098)] == ["none", "fewer than 1", "10"]
+
+
+def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, report: Report) -> None:
+    cut = shipped.settings.threshold
+    flag = in_words(shipped, answer(0.92, "review"), cut, report)
+    assert flag[:2] == ("flag", "Flagged for review")
+    assert "A flag is not a diagnosis: 10 of 100 normal test films were flagged too." in flag.meaning
+    clear = in_words(shipped, answer(0.05), cut, report)
+    assert "does not exclude pneumonia: 3 of 100 test films with it were not flagged." in clear.meaning
+    unsure = in_words(shipped, answer(0.2, "abstain"), cut, report)
+    assert unsure[:2] == ("abstain", "No answer")
+    assert unsure.meaning == "Between 8.1% and 58.7% the model is sure of neither label. Read it without the model."
+    raised = in_words(shipped, answer(0.7, "abstain"), 0.9, report)
+    assert "Between 8.1% and 90.0%" in raised.meaning
+    assert set(REMEDIES) < set(QUALITY_ISSUES)
+    lateral = answer(0.9, "abstain", LATERAL_VIEW)
+    assert in_words(shipped, lateral, cut).meaning.endswith("Give the frontal film.")
+    assert "not to be relied on here" in verdict_html(shipped, lateral, cut)
+    strange = verdict_html(shipped, answer(0.9, "not_chest_xray", "blank"), cut)
+    assert "Not a chest film" in strange and "90.0%" not in strange
+    assert in_words(shipped, answer(None, error="<b>"), cut).words == "Not read"
+    assert "<b>" not in verdict_html(shipped, answer(None, error="<b>"), cut)
+
+
+def test_without_a_report_nothing_is_claimed(shipped: Predictor) -> None:
+    words = in_words(shipped, answer(0.05), shipped.settings.threshold)
+    assert words.meaning == "Below the threshold of 58.7%. This does not exclude pneumonia."
+
+
+def test_who_it_was_trained_on_is_said_where_the_checkpoint_says_it(shipped: Predictor, tiny_run: Path) -> None:
+    assert trained_on(shipped) == "Trained on films of children of 1 to 5 years, of one hospital."
+    other = Predictor(tiny_run, device="cpu")
+    assert "children" not in trained_on(other) and "does not say who the patients were" in trained_on(other)
+    other.settings.training_data = {}
+    assert trained_on(other) == "Its checkpoint does not say whose films it was trained on."
+
+
+def test_a_case_report_has_the_tests_figures_and_validations(shipped: Predictor, report: Report) -> None:
+    film = Image.fromarray(make_film(3, pneumonia=True))
+    facts, cut = {"file": "PNG, 8 bits, 96 x 80 pixels"}, shipped.settings.threshold
+    page = Path(write_case_report(shipped, answer(0.92, "review"), cut, {"The film": film}, facts, report)).read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S)))
+    assert "Few false alarms 58.7% 97.2% 95.3 to 98.7 90.2% 86.2 to 93.8 10 95.1% 99.5%" in text
+    assert "Balanced 12.4% 99.7%" in text and "children of 1 to 5 years" in text
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", text) and "not a diagnosis" in text
+    for kept in ("<form", "<script", "http", " id="):  # what is typed on it goes nowhere
+        assert kept not in page
+    by_hand = Path(write_case_report(shipped, answer(0.92, "review"), 0.25, {}, facts, report)).read_text()
+    assert "set by hand: threshold 25.0%" in by_hand and "Set by hand" in by_hand
+
+
+def test_the_layer_of_a_heatmap_is_what_explain_draws() -> None:
+    film = Image.fromarray(make_film(3, pneumonia=True, size=(64, 64)))
+    heat = (np.linspace(0, 255, 64 * 64).astype(np.uint8).reshape(64, 64) / 255).astype(np.float32)
+    page = heat_html(heat)
+    address = re.search(r"url\((data:[^)]+)\)", page)[1]
+    layer = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    drawn = Image.alpha_composite(film.convert("RGBA"), layer).convert("RGB")
+    expected = np.asarray(overlay(film, heat, 1.0), dtype=int)
+    assert np.abs(np.asarray(drawn, dtype=int) - expected).max() <= 3
+    assert "raised the score" in page and page.count("rgb(") == 13
+    assert "No place of this film raised the score" in heat_html(np.zeros((8, 8)))
+
+
+def test_a_large_film_is_sent_smaller_and_says_so() -> None:
+    film = Image.fromarray(np.zeros((30, 3 * LARGEST_SENT), np.uint8))
+    page = viewer_html(film)
+    assert "the model read the whole film" in page and f"--ratio: {3 * LARGEST_SENT / 30}" in page
+    assert as_address(film, 100).startswith("data:image/png") and "the model read" not in viewer_html(
+        Image.fromarray(make_film(1, False))
+    )
+    film.info[SHOWN_RANGE] = None
+    assert "own curve" in viewer_html(film) and 'data-unit="grey levels"' in viewer_html(film)

@@ -1,0 +1,83 @@
+"""The worklist's rows, CSV and page, without a browser."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumo_hf import Predictor
+from pneumo_hf.app.files import download_path
+from pneumo_hf.app.worklist import opened, read_worklist, score_worklist
+from pneumo_hf.app.worklist_page import list_html, progress_html, write_worklist_page
+
+EVIL = '<img src=x onerror=alert(1)>".png'
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_run: Path) -> Predictor:
+    return Predictor(tiny_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def paths(films_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("sent")
+    colours = np.zeros((120, 120, 3), np.uint8)
+    colours[..., 0], colours[40:80, 40:80, 1] = 200, 220
+    Image.fromarray(colours).save(folder / EVIL)
+    (folder / "broken.png").write_text("<html>no film</html>")
+    films = [str(path) for path in sorted((films_folder / "test").rglob("*.jpeg"))[::9]]
+    return [str(folder / EVIL), *films, str(folder / "broken.png")]
+
+
+def test_what_is_no_chest_film_has_no_score_and_comes_last(predictor: Predictor, paths: list[str]) -> None:
+    table, gallery, written = read_worklist(predictor, paths)
+    assert len(table) == len(paths) and len(gallery) == len(paths) - 1
+    assert table[-1] == [EVIL, "", "", "not_chest_xray", "a colour picture"]
+    with open(written, newline="") as file:
+        rows = list(csv.DictReader(file))
+    last = rows[-1]
+    assert (last["path"], last["probability"], last["prediction"], last["flag"]) == (EVIL, "", "", "not_chest_xray")
+    ranks = [
+        ("review", "abstain", "unreadable", "").index("unreadable" if not row["probability"] else row["flag"])
+        for row in rows[:-1]
+    ]
+    assert ranks == sorted(ranks) and len(set(ranks)) >= 3
+    assert predictor([paths[0]])[0]["probability"] is not None  # `predict` gives it, for it can be watched
+
+
+def test_answers_come_as_they_are_read(predictor: Predictor, paths: list[str]) -> None:
+    found = list(score_worklist(predictor, paths * 3))
+    assert [len(one.answers) for one in found] == [*range(0, 3 * len(paths), 16), 3 * len(paths)]
+    assert {one.total for one in found} == {3 * len(paths)} and not list(score_worklist(predictor, []))
+
+
+def test_a_name_is_no_markup(predictor: Predictor, paths: list[str]) -> None:
+    answers = list(score_worklist(predictor, paths))[-1].answers
+    shown, page = list_html(answers, 0.5), download_path("page.html")
+    write_worklist_page(page, predictor, answers, [(Image.new("L", (8, 8)), answer) for answer in answers[:2]], 2)
+    for text in (shown, page.read_text()):
+        assert "<img src=x" not in text and "&lt;img src=x" in text
+    assert shown.count("<tr data-place") == len(paths)
+
+
+def test_the_name_of_the_only_zip_stands_in_no_row(predictor: Predictor, paths: list[str]) -> None:
+    answers = list(score_worklist(predictor, paths))[-1].answers
+    zipped = [answer | {"name": f"ward.zip: {answer['name']}"} for answer in answers]
+    assert "ward.zip" not in list_html(zipped, 0.5)
+    assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
+
+
+def test_a_film_that_is_gone_is_said_to_be(predictor: Predictor, paths: list[str]) -> None:
+    answers = list(score_worklist(predictor, paths[1:3]))[-1].answers
+    film, verdict = opened(predictor, None, answers[0])
+    assert 'src="data:image' in film and "Probability" in verdict
+    gone = answers[0] | {"image": {"bytes": None, "path": "/nowhere/film.png"}}
+    assert "deleted after an hour" in opened(predictor, None, gone)[0]
+
+
+def test_the_time_left_follows_from_the_time_taken() -> None:
+    assert "48 of 200, about 38 s left" in progress_html(48, 200, 12.0)
+    assert "about 30 min left" in progress_html(20, 200, 200.0)
+    assert "left" not in progress_html(0, 200, 5.0) and "200 films in 3 min" in progress_html(200, 200, 170.0)
