@@ -6,12 +6,13 @@ from pathlib import Path
 from PIL import Image
 
 from pneumo_hf import DISCLAIMER, __version__
-from pneumo_hf.app.decoding import TooSlowError, call
+from pneumo_hf.app.decoding import call
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import as_address, render
 from pneumo_hf.app.points import measured_at, offered
 from pneumo_hf.app.verdict import at_threshold, in_words, of_hundred, shares_of_labels, trained_on
+from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.imaging.quality import NOTES

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pneumo_hf.app.decoding import TooSlowError, decode, facts_in_header, list_zipped_films
+from pneumo_hf.app.decoding import decode, facts_in_header, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
 from pneumo_hf.app.worklist import DECODED_AT_ONCE, MOST_FILMS
@@ -25,6 +25,7 @@ from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.leakage import assert_new_to
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.predictions import log_odds
+from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.data.reading import ReadFilm, in_batches, in_threads
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.before_after import LocalFilms

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import gradio as gr
 from PIL import Image
 
-from pneumo_hf.app.decoding import AT_ONCE, TooSlowError, decode, list_zipped_films
+from pneumo_hf.app.decoding import AT_ONCE, decode, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, scoring
@@ -19,6 +19,7 @@ from pneumo_hf.app.viewer import viewer_html
 from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_worklist_page
 from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
+from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.data.reading import in_batches, in_threads
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
