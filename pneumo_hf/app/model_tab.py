@@ -87,7 +87,7 @@ def facts(metrics: dict, predictor: Scorer) -> str:
         of_labels=metrics.get("labels", {}).get("metrics", {}),
         label_name=label_metric_name,
         external=external,
-        limits=limits(predictor, metrics, external),
+        limits=limits(predictor, metrics, external, originals(predictor)),
     )
 
 
@@ -132,6 +132,12 @@ def external_reports(predictor: Scorer) -> list[dict]:
             return []
     paths = (report_file(predictor, Path(name).name) for name in names)
     return [json.loads(path.read_text()) for path in paths if path]
+
+
+def originals(predictor: Scorer) -> dict | None:
+    """Read `report/originals.json` beside a checkpoint: films as full-size originals and as small copies."""
+    path = report_file(predictor, "originals.json")
+    return json.loads(path.read_text()) if path else None
 
 
 def report_file(predictor: Scorer, name: str) -> Path | None:
