@@ -42,9 +42,9 @@ logger = logging.getLogger(__name__)
 
 ASKED = (
     "Films of your hospital: a zip of folders that are called by their labels (`NORMAL/...`, `PNEUMONIA/...`), or a "
-    "CSV of `label` and `probability` that this model's `predict` wrote. The level and slope of its scores and its "
-    "thresholds are fitted to them, and measured by fits that saw other patients. Take films that the model was not "
-    "trained on: that is noticed only of films of its own data beside held-out ones, and of a CSV never."
+    "CSV of `label` and `probability` that this model's `predict` wrote. Scores and thresholds are fitted to them, "
+    "and measured on patients that each fit did not see. Take films that the model was not trained on: the page "
+    "cannot always notice it."
 )
 MOST_BYTES = 20_000_000  # of a CSV
 MOST_SCORES = 5000  # rows of it: some seconds of a core
