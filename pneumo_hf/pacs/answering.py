@@ -31,12 +31,15 @@ class Answering:
         """Score a film: "probability", "prediction", "flag", "error"."""
         return self.scorer([film])[0]
 
-    def documents(self, header: Dataset, film: Image.Image, answer: dict) -> list[Dataset]:
-        """Make the DICOM documents of an answer to a film, none for what is no chest film."""
+    def documents(self, header: Dataset, film: Image.Image | None, answer: dict) -> list[Dataset]:
+        """Make the DICOM documents of an answer to a film, none for what is no chest film.
+
+        The film is for its heatmap alone.
+        """
         if answer["flag"] == NO_CHEST:
             return []
         documents = [structured_report(header, answer, self.model)]
-        if self.heatmap:
+        if self.heatmap and film:
             from pneumo_hf.pacs.secondary_capture import secondary_capture
 
             documents.append(secondary_capture(header, self.heatmap(film), self.model))

@@ -85,15 +85,24 @@ def screen(content: bytes) -> Screened:
     >>> screen(b"nothing").reason
     'no DICOM'
     """
+    screened = screen_header(content)
+    if screened.header is None:
+        return screened
+    try:
+        return screened._replace(film=load_xray(content))
+    except UnreadableFilmError as error:
+        return Screened(None, reason=str(error))
+
+
+def screen_header(content: bytes) -> Screened:
+    """Screen a film by its header alone."""
     if not is_dicom(content):
         return Screened(None, reason="no DICOM")
     try:
         dataset = parse_dicom(content, pixels=False)
         reason = _refusal(dataset)
-        if reason:
-            return Screened(None, reason=reason)
-        return Screened(_header(dataset), load_xray(content))
-    except (UnreadableFilmError, ValueError) as error:
+        return Screened(None, reason=reason) if reason else Screened(_header(dataset))
+    except ValueError as error:
         return Screened(None, reason=str(error))
     except DAMAGE:
         return Screened(None, reason="damaged DICOM: its header cannot be read")

@@ -12,7 +12,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset
 from pydicom.sr.codedict import Code, codes
 
-from pneumo_hf import DISCLAIMER, __version__
+from pneumo_hf import __version__
 from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.labels import column_of
@@ -139,7 +139,7 @@ def _measurement_group(header: Dataset, answer: dict, model: Model) -> sr.Measur
         ],
         source_images=[sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)],
     )
-    texts = [(OPERATING_POINT, model.operating_point), (codes.DCM.Comment, f"{NOTICE}. {DISCLAIMER}")]
+    texts = [(OPERATING_POINT, model.operating_point), (codes.DCM.Comment, NOTICE)]
     if answer["error"]:
         texts.append((codes.DCM.Comment, answer["error"]))
     for code, text in texts:  # TID 1501 may be extended
