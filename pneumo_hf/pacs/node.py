@@ -16,8 +16,7 @@ from pneumo_hf.pacs.screening import Screened, screen_file
 from pneumo_hf.pacs.sender import Sender
 
 logger = logging.getLogger(__name__)
-for library in ("pynetdicom", "highdicom"):  # what matters is logged here, without names
-    logging.getLogger(library).setLevel(logging.CRITICAL)
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what matters is logged here, without names
 
 LONGEST = 60.0  # seconds to read a film
 POLL = 1.0  # seconds

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import NAMESPACE_OID, uuid5
@@ -17,7 +18,9 @@ from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.labels import column_of
 
-logging.getLogger("highdicom").setLevel(logging.CRITICAL)  # it would quote names
+# highdicom's warnings and logs quote names.
+warnings.filterwarnings("ignore", module="highdicom")
+logging.getLogger("highdicom").setLevel(logging.CRITICAL)
 
 NAME = "pneumo_hf"
 SCHEME = "99PNEUMO_HF"  # of the codes that no standard has; private ones begin with 99
@@ -69,7 +72,7 @@ class Model:
         return {
             "manufacturer": NAME,
             "manufacturer_model_name": self.name[:64],
-            "software_versions": (__version__, self.version[:64]),
+            "software_versions": [__version__, self.version[:64]],
             "device_serial_number": self.identity,
         }
 

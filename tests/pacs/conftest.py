@@ -32,7 +32,8 @@ WEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 MODEL = ROOT / "models" / "pneumo-efficientnet"
 ROUTE = """
 function OnStoredInstance(id, tags, metadata, origin)
-    if tags.Modality == 'DX' or tags.Modality == 'CR' then SendToModality(id, 'PNEUMO') end
+    local film = tags.Modality == 'DX' or tags.Modality == 'CR'
+    if film and origin.RequestOrigin == 'DicomProtocol' then SendToModality(id, 'PNEUMO') end
 end
 """
 CHEST = {
@@ -62,7 +63,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> object:
     while time.monotonic() < end:
         if found := condition():
             return found
-        time.sleep(0.05)
+        time.sleep(0.2)
     raise AssertionError("it did not happen in time")
 
 
@@ -141,6 +142,11 @@ class Orthanc:
         """Send films as a modality does."""
         send(self.dicom, "ORTHANC", *files, title=title)
 
+    def store(self, *films: bytes) -> None:
+        """Put films into the archive, as if they had always been there: their origin is REST, and not a modality."""
+        for film in films:
+            urllib.request.urlopen(urllib.request.Request(f"{self.url}/instances", film), timeout=10).close()
+
     def instances(self, study: str, modality: str = "SR") -> list[dict]:
         """QIDO: the instances of a study and modality, as DICOM JSON."""
         return self.json(f"dicom-web/studies/{study}/instances?Modality={modality}&includefield=SOPInstanceUID")
@@ -170,7 +176,7 @@ class Nursery:
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.pacs.nursery"]
+        command = [sys.executable, "-m", "tests.pacs.nursery", str(MODEL)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
