@@ -1,4 +1,6 @@
-"""The pictures of the docs, from the real pages: python docs/take_screenshot.py http://127.0.0.1:7860 PAGE.html [STUDY].
+"""The pictures of the docs, from the real pages.
+
+    python docs/take_screenshot.py http://127.0.0.1:7860 PAGE.html [STUDY]
 
 STUDY is the address of the study of docs/pacs.md in Orthanc's explorer, /app/explorer.html#study?uuid=...
 """
