@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import logging
+import shutil
 from pathlib import Path
 
 from pneumo_hf.commands import add_model_arguments
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_model_arguments(parser)
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="films, folders, zips, Parquet shards, a Hub data set id"
+        "paths", nargs="*", metavar="PATH", help="films, folders, zips, Parquet shards, a Hub data set id"
     )
     parser.add_argument("--label_map", help="the checkpoint's names of labels: 'LABEL_0=NORMAL,LABEL_1=PNEUMONIA'")
     parser.add_argument(
@@ -53,10 +54,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="isotonic: map the scores by isotonic regression on the validation predictions beside the checkpoint; "
         "the decisions stay (default: temperature, folded into the weights)",
     )
+    _add_dicom_arguments(parser)
+
+
+def _add_dicom_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dicom_output",
+        metavar="DIR",
+        help="of each frontal chest film of DX, CR or RG also a DICOM structured report (TID 1500), in this folder",
+    )
+    parser.add_argument(
+        "--heatmap", action="store_true", help="beside each report, the film under its Grad-CAM heatmap as DICOM"
+    )
+    parser.add_argument(
+        "--dicomweb", metavar="URL", help="score a --study of this DICOMweb server, and store the reports"
+    )
+    parser.add_argument("--study", metavar="UID", help="its Study Instance UID")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Score films into a CSV."""
+    if arguments.dicomweb or arguments.study:
+        _score_study(arguments)
+    else:
+        _score_films(arguments)
+
+
+def _score_study(arguments: argparse.Namespace) -> None:
+    """Fetch the films of a study, score them, and store the reports in it."""
+    from pneumo_hf.errors import InputError
+    from pneumo_hf.pacs.dicomweb import WebStudy
+
+    if not (arguments.dicomweb and arguments.study) or arguments.paths:
+        raise InputError("--dicomweb URL and --study UID go together, and without paths")
+    study, folder = WebStudy(arguments.dicomweb, arguments.study), Path(f"{arguments.output}.films")
+    study.fetch(folder)
+    arguments.paths, arguments.dicom_output = [folder], arguments.dicom_output or folder / "reports"
+    study.store(_score_films(arguments))
+    shutil.rmtree(folder)
+
+
+def _score_films(arguments: argparse.Namespace) -> list[Path]:
+    """Score films into a CSV; return the DICOM documents that were written."""
     from pneumo_hf.data.labels import parse_label_map
     from pneumo_hf.data.listing import list_films
     from pneumo_hf.data.tables import read_clinical
@@ -66,6 +105,10 @@ def run(arguments: argparse.Namespace) -> None:
     from pneumo_hf.inference.scoring import score_files
     from pneumo_hf.runtime import end_processes, processes
 
+    if not arguments.paths or (arguments.heatmap and not arguments.dicom_output):
+        raise InputError("no film is named" if not arguments.paths else "--heatmap is part of --dicom_output DIR")
+    if arguments.dicom_output:
+        from pneumo_hf.pacs.files import write_documents  # now: without the extra, nothing is scored first
     group = processes(arguments.device)
     films, output = list_films(*arguments.paths), Path(arguments.output)
     if arguments.clinical:
@@ -92,3 +135,6 @@ def run(arguments: argparse.Namespace) -> None:
     if group.is_main:
         for line in summary(scorer, flags, output, None if arguments.calibration == "isotonic" else rescale):
             logger.info("%s", line)
+    if not arguments.dicom_output or not group.is_main:
+        return []
+    return write_documents(scorer, films, output, Path(arguments.dicom_output), arguments.heatmap, options, rescale)
