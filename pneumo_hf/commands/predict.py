@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from pneumo_hf.commands import add_model_arguments
+from pneumo_hf.runtime import import_for_scoring
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score films into a CSV."""
+    import_for_scoring()
     from pneumo_hf.data.labels import parse_label_map
     from pneumo_hf.data.listing import list_films
     from pneumo_hf.data.tables import read_clinical
