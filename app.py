@@ -88,7 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--backend",
         choices=("torch", "onnx"),
         default=environment("PNEUMO_HF_BACKEND", "torch"),
-        help="onnx: what `export` wrote (default: $PNEUMO_HF_BACKEND, else torch)",
+        help="onnx: ONNX Runtime on the CPU, by what `export` wrote; else exported at first use, and kept (default: "
+        "$PNEUMO_HF_BACKEND, else torch)",
     )
     parser.add_argument(
         "--auth",
