@@ -29,7 +29,7 @@ def test_the_description_is_read_without_a_network(browser, url: str) -> None:
     page.route("**/*", only_here)
     page.goto(f"{url}/v1/docs")
     page.locator(".opblock-summary-path", has_text="/score").click(timeout=PATIENCE)
-    expect(page.get_by_text("multipart/form-data").first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("PNG, JPEG, TIFF, WebP or DICOM").first).to_be_visible(timeout=PATIENCE)
     page.close()
     assert not elsewhere and not wrong
 
