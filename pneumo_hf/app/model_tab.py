@@ -15,8 +15,8 @@ from pneumo_hf.app.curves import decision_curve, decision_svg, roc_svg
 from pneumo_hf.app.limits import limits
 from pneumo_hf.evaluation.operating_points import predictive_values
 from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.reporting.names import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
 from pneumo_hf.reporting.page import templates
-from pneumo_hf.reporting.report import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
 
 ASSETS = Path(__file__).parent / "assets"
 PAGES = templates(ASSETS)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from pneumo_hf.commands import add_model_arguments
+from pneumo_hf.runtime import import_for_scoring
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def _score_study(arguments: argparse.Namespace) -> None:
 
 def _score_films(arguments: argparse.Namespace) -> list[Path]:
     """Score films into a CSV; return the DICOM documents that were written."""
+    import_for_scoring()
     from pneumo_hf.data.labels import parse_label_map
     from pneumo_hf.data.listing import list_films
     from pneumo_hf.data.tables import read_clinical

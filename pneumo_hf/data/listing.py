@@ -7,11 +7,9 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Image, load_dataset_builder
 from httpx2 import HTTPError  # the client of huggingface_hub
 
 from pneumo_hf.data.files import (
@@ -29,6 +27,10 @@ from pneumo_hf.data.patients import is_unknown, names_patient, parse_file_name
 from pneumo_hf.data.schema import CLINICAL_COLUMNS, clinical_values, file_row
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES
+
+if TYPE_CHECKING:  # a second to import: for shards alone
+    import pyarrow.parquet as pq
+    from datasets import Features
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,8 @@ def _parts(source: str | Path) -> list["_Files | _Shard"]:
 
 
 def _hub_shards(name: str) -> list[str]:
+    from datasets import load_dataset_builder
+
     try:
         files = load_dataset_builder(name).config.data_files or {}
     except (OSError, ValueError) as error:
@@ -164,6 +168,8 @@ class _Shard:
         return sum(self.groups)
 
     def rows(self, start: int, stop: int) -> Iterator[dict]:
+        import pyarrow.parquet as pq
+
         begin = 0
         with fsspec.open(self.path) as file:
             parquet = pq.ParquetFile(file, buffer_size=PAGE_BUFFER)
@@ -172,8 +178,11 @@ class _Shard:
                     yield from self._group_rows(parquet, group, begin, max(start, begin), min(stop, begin + count))
                 begin += count
 
-    def _group_rows(self, parquet: pq.ParquetFile, group: int, at: int, start: int, stop: int) -> Iterator[dict]:
+    def _group_rows(self, parquet: "pq.ParquetFile", group: int, at: int, start: int, stop: int) -> Iterator[dict]:
         """The rows from `start` to before `stop` of a row group that begins with row `at`."""
+        import pyarrow as pa
+        from datasets import Features, Image
+
         described = Features.from_arrow_schema(parquet.schema_arrow)
         image, columns = _image_column(described), [name for name in _COLUMNS if name in described]
         try:
@@ -192,7 +201,7 @@ class _Shard:
             for number in range(start, stop):
                 yield self._row(None, {}, described, number)
 
-    def _row(self, film: dict | None, row: dict, described: Features, number: int) -> dict:
+    def _row(self, film: dict | None, row: dict, described: "Features", number: int) -> dict:
         path = film["path"] if film else None
         name = row.get("file_name") or (path and PurePosixPath(path).name) or f"{Path(self.path).name}-row_{number}"
         if film and film["bytes"] is None:
@@ -216,6 +225,10 @@ _COLUMNS = ("label", "labels", "file_name", "patient_id", *CLINICAL_COLUMNS)
 
 def _shard(path: str) -> "_Shard | _Files":
     """A shard by its footer alone; one that has none is a film that cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
     try:
         with fsspec.open(path) as file:
             parquet = pq.ParquetFile(file)
@@ -236,7 +249,9 @@ def _unreachable(path: str, error: Exception) -> str:
     return f"{path} cannot be reached ({_first_line(error)}): the same command resumes from here"
 
 
-def _image_column(described: Features) -> str | None:
+def _image_column(described: "Features") -> str | None:
+    from datasets import Image
+
     return next((name for name, kind in described.items() if isinstance(kind, Image) or name == "image"), None)
 
 
@@ -248,6 +263,8 @@ def _name(value: object, kind: object) -> str:
 
 def _text(value: object, kind: object) -> str:
     """A value as text: a class by its name."""
+    from datasets import ClassLabel
+
     if isinstance(kind, ClassLabel):
         return kind.names[value] if isinstance(value, int) and 0 <= value < len(kind.names) else ""
     return "" if value is None else str(value).strip()

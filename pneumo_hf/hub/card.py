@@ -17,8 +17,8 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import Task
+from pneumo_hf.reporting.names import FIGURES, METRIC_NAMES, label_metric_name
 from pneumo_hf.reporting.recalibration import REPORT, write_recalibrated_card
-from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
 HUB_METRICS = ["roc_auc", "accuracy", "precision", "recall", "f1", "matthews_correlation", "brier_score"]  # its ids

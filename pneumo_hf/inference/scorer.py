@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from pneumo_hf.runtime import Processes
 
 if TYPE_CHECKING:
     from pneumo_hf.data.pixels import FilmDataset  # finds copies, by scipy and scikit-learn: not for scoring alone
+
+
+Decoded = tuple[dict, tuple[np.ndarray, ...] | None]  # a row without its film; the film for each member, if readable
 
 
 class Scorer(ABC):
@@ -103,7 +106,7 @@ class Scorer(ABC):
         threads = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 1) // shared_by)
         decoded = (result for _, result in in_threads(decode, rows, threads, self.batch_size))
         for batch in one_ahead(in_batches(decoded, self.batch_size)):
-            yield from self._score_batch(batch)
+            yield from self.score_batch(batch)
 
     def predict_dataset(
         self, *films: "FilmDataset", outliers: bool = True, group: Processes | None = None
@@ -171,7 +174,8 @@ class Scorer(ABC):
     def _without_distances(self, *pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         return self.logits(*pixels), np.full(len(pixels[0]), np.nan)
 
-    def _score_batch(self, batch: list[tuple[dict, tuple[np.ndarray, ...] | None]]) -> Iterator[dict]:
+    def score_batch(self, batch: Sequence[Decoded]) -> Iterator[dict]:
+        """Score films that are decoded: their rows with the scores."""
         pixels = [resized for _, resized in batch if resized is not None]
         parts = [torch.from_numpy(np.stack(part)) for part in zip(*pixels, strict=True)]
         nothing = np.empty((0, len(self.task.labels))), np.empty(0)

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 from pneumo_hf import Predictor
 from pneumo_hf.app.case_report import write_case_report
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.pages import as_address
-from pneumo_hf.app.points import Share, measured_at, offered
+from pneumo_hf.app.points import Share, measured_at, offered, wilson
 from pneumo_hf.app.verdict import REMEDIES, cautions, in_words, measured_html, of_hundred, trained_on, verdict_html
 from pneumo_hf.app.viewer import LARGEST_SENT, heat_html, viewer_html
 from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, SHOWN_RANGE
@@ -170,3 +171,10 @@ def test_a_large_film_is_sent_smaller_and_says_so() -> None:
     )
     film.info[SHOWN_RANGE] = None
     assert "own curve" in viewer_html(film) and 'data-unit="grey levels"' in viewer_html(film)
+
+
+@pytest.mark.parametrize("films", [1, 7, 234, 390])
+def test_the_interval_of_a_share_is_scipys(films: int) -> None:
+    for right in {0, films // 3, films}:
+        expected = binomtest(right, films).proportion_ci(method="wilson")
+        assert wilson(right / films, films)[1:] == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -88,11 +88,11 @@ def test_films_that_the_network_does_not_bring_are_not_given_up(tmp_path: Path, 
 
     write_shard(tmp_path / "films.parquet", 0, 5)
     films = list_films(tmp_path / "films.parquet")
-    monkeypatch.setattr("pneumo_hf.data.listing.pq.ParquetFile", unreachable)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", unreachable)
     with pytest.raises(InputError, match="cannot be reached .no route to the host.: the same command resumes"):
         list_films(tmp_path / "films.parquet")
     monkeypatch.undo()
-    monkeypatch.setattr("pneumo_hf.data.listing.pq.ParquetFile.iter_batches", unreachable)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", unreachable)
     with pytest.raises(InputError, match="the same command resumes"):
         list(films)
 
