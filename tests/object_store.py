@@ -54,6 +54,7 @@ class Proxy:
 def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """Serve an empty bucket `films`, to which s3:// leads; the proxy before it."""
     import boto3
+    import fsspec
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -65,6 +66,7 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
     boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}").create_bucket(Bucket="films")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # those of an earlier store
     try:
         yield proxy
     finally:

@@ -122,7 +122,7 @@ def test_films_and_scores_in_an_object_store_whose_connections_break(
         assert code == 0, log
         assert store.cut == 20
         table = fsspec.filesystem("s3").cat_file("s3://films/preds.csv").decode()
-        assert fsspec.filesystem("s3").ls("films/preds.csv.parts") == []
+        assert not fsspec.filesystem("s3").exists("films/preds.csv.parts")
     rows = list(csv.DictReader(table.splitlines()))
     assert [row["path"] for row in rows if row["error"]] == ["s3://films/in/NORMAL/broken.png"]
     main(predict(tiny_run, tmp_path / "films", tmp_path / "alone.csv", "--details"))
