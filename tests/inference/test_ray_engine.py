@@ -124,7 +124,7 @@ def test_films_and_scores_in_an_object_store_whose_connections_break(
         table = fsspec.filesystem("s3").cat_file("s3://films/preds.csv").decode()
         assert not fsspec.filesystem("s3").exists("films/preds.csv.parts")
     rows = list(csv.DictReader(table.splitlines()))
-    assert [row["path"] for row in rows if row["error"]] == ["s3://films/in/NORMAL/broken.png"]
+    assert [row["path"] for row in rows if row["error"]] == ["s3://films/in/films/NORMAL/broken.png"]
     main(predict(tiny_run, tmp_path / "films", tmp_path / "alone.csv", "--details"))
     alone = list(csv.DictReader((tmp_path / "alone.csv").open(newline="")))
     assert len(rows) == len(alone) == 41
