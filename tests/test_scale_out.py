@@ -42,16 +42,26 @@ open(folder + ".seed", "w").write(str(torch.initial_seed()))
 """
 SHARDED = """
 import os, sys
+from accelerate import state
+from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 from pneumo_hf.training import trainer
 from train_hf import main
 
 kinds, init, last = set(), trainer.XrayTrainer.__init__, float(sys.argv[2])
+prepare = state.PartialState.__init__
+
+def as_on_gpus(self, *args, **options):  # on CPUs accelerate would not shard, in silence
+    prepare(self, *args, **options)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+state.PartialState.__init__ = as_on_gpus
 
 class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **_):
         if state.max_steps > 2:  # stage two
-            kinds.update(type(weight.data).__name__ for weight in model.parameters())
+            kinds.update(type(weight.data).__name__ for weight in model.parameters() if weight.requires_grad)
     def on_epoch_begin(self, args, state, control, **_):
         if state.epoch >= last:
             os._exit(9)
