@@ -1,7 +1,7 @@
 """`predict --engine ray` on two cores: `python benchmarks/scoring_ray.py [PART ...]`.
 
-  kills     a worker and the driver killed at random moments, resumed with one worker, killed, and with two: every film
-            once, the scores of the plain path, memory of all processes while the last of them works
+  kills     a small network: a worker and the driver killed at random moments, resumed with one worker, killed, and
+            with two: every film once, the scores of the plain path, memory of all processes in the last run
   rate      films a second of two workers against two plain processes of half the films each, in turns; without the
             start, from the first tenth of the films to the last
   million   tiny films (one picture of 32 x 32 pixels) by a tiny network: what the engine itself costs
@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from common import MODEL, ROOT, median_ratio, parser, take_turns, write_part
 from scaling import MIB, write_shards
 
@@ -100,7 +101,8 @@ def kills(given: argparse.Namespace, folder: Path) -> None:
     names, output = write_shards(folder / "shards", given.films), folder / "preds.csv"
     shards = sorted((folder / "shards").iterdir())
     halves = shards[: len(shards) // 2], shards[len(shards) // 2 :]
-    plain = [start(half, folder / f"plain-{number}.csv") for number, half in enumerate(halves)]
+    model = write_network(folder / "model", 64)
+    plain = [start(half, folder / f"plain-{number}.csv", model=model) for number, half in enumerate(halves)]
     assert not any(process.wait() for process in plain)
     first, second, third = sorted(random.uniform(0.05, 0.6) * given.films for _ in range(3))
 
@@ -111,7 +113,7 @@ def kills(given: argparse.Namespace, folder: Path) -> None:
     runs |= {"one worker, the driver killed": [1, lambda n: n > third, never], "two workers": [2, never, never]}
     rows, found = {}, []
     for name, (workers, stop, kill) in runs.items():
-        rows[name] = watch(start(shards, output, *ray(workers)), output, stop, kill)
+        rows[name] = watch(start(shards, output, *ray(workers), model=model), output, stop, kill)
         found.append(done(output))
     scores, alone = read(output), read(folder / "plain-0.csv") | read(folder / "plain-1.csv")
     assert list(scores) == names == list(alone), "a film is missing or out of its place"
@@ -160,23 +162,27 @@ def rate(given: argparse.Namespace, folder: Path) -> None:
     write_part("ray", "rate", ratios, rows, films=given.rate_films, unit="s")
 
 
-def million(given: argparse.Namespace, folder: Path) -> None:
-    """Shards of 10,000 rows; a network of 32 x 32 pixels, so that the engine's own work shows."""
-    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+def write_network(folder: Path, side: int) -> Path:
+    """A checkpoint of a network that takes next to no time."""
+    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
     labels = {0: "NORMAL", 1: "PNEUMONIA"}
-    config = ResNetConfig(
-        num_channels=3, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", id2label=labels
-    )
-    ResNetForImageClassification(config).save_pretrained(folder / "model")
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "model")
+    small = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+    torch.manual_seed(0)
+    ResNetForImageClassification(ResNetConfig(**small, id2label=labels)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    return folder
+
+
+def million(given: argparse.Namespace, folder: Path) -> None:
+    """Shards of 10,000 rows; a network of 32 x 32 pixels, so that the engine's own work shows."""
     film = subprocess.run([sys.executable, "-c", TINY], stdout=subprocess.PIPE, check=True).stdout  # the same for all
     (folder / "shards").mkdir()
     for first in range(0, given.tiny, 10_000):
         table = pa.table({"image": [film] * 10_000, "file_name": [f"{first + n:08d}.png" for n in range(10_000)]})
         pq.write_table(table, folder / "shards" / f"{first:08d}.parquet", row_group_size=1000)
     output = folder / "preds.csv"
-    process = start([folder / "shards"], output, *ray(2), model=folder / "model")
+    process = start([folder / "shards"], output, *ray(2), model=write_network(folder / "model", 32))
     rows = watch(process, output, lambda _: False, lambda _: False)
     assert list(read(output)) == [f"{n:08d}.png" for n in range(given.tiny)]
     working = [row for row in rows if row["films"]]
