@@ -37,6 +37,7 @@ from training import BATCH, LITE0, Clock, arguments_of, ms_a_film, stage_two
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.sources import load_data
+from pneumo_hf.inference.parts import Parts
 from pneumo_hf.runtime import end_processes, keep_freed_memory
 from pneumo_hf.training.models import load_model
 
@@ -51,7 +52,9 @@ def scoring(given: argparse.Namespace, folder: Path) -> None:
     films = load_dataset("parquet", data_files=shards, split="train", cache_dir=str(folder))
     for count in (few, many):
         (folder / str(count)).mkdir()
-        films.select(range(count)).to_parquet(folder / str(count) / "films.parquet")
+        for half in range(2):
+            own = films.select(range(half * count // 2, (half + 1) * count // 2))
+            own.to_parquet(folder / str(count) / f"films-{half}.parquet")
     first, second = sorted(os.sched_getaffinity(0))[:2]
     places = {"on one core": [first], "on the other": [second], "on both": [first, second]}
     sizes = {"few": few, "all": many}
@@ -70,16 +73,25 @@ def scoring(given: argparse.Namespace, folder: Path) -> None:
 
 def score(cores: list[int], films: Path, expected: int) -> float:
     """Seconds from the launch of a process for every core to the end; every film must have been scored once."""
-    output = films.with_name(f"{time.monotonic_ns()}.csv")
-    launch = [*TORCHRUN, str(len(cores))] if len(cores) > 1 else []
-    predict = ["predict", "--model", str(MODEL), str(films), "--output", str(output), "--device", "cpu"]
-    command = [sys.executable, *launch, "-m", "pneumo_hf", *predict]
-    environment, pin = {**os.environ, "OMP_NUM_THREADS": "1"}, lambda: os.sched_setaffinity(0, cores)
-    start = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL, preexec_fn=pin)
+    shares = [[films]] if len(cores) == 1 else [[shard] for shard in sorted(films.iterdir())]
+    outputs = [films.with_name(f"{time.monotonic_ns()}-{core}.csv") for core in cores]
+    environment, start = {**os.environ, "OMP_NUM_THREADS": "1"}, time.perf_counter()
+    predict = [sys.executable, "-m", "pneumo_hf", "predict", "--model", str(MODEL), "--device", "cpu"]
+    processes = [
+        subprocess.Popen(
+            [*predict, *map(str, share), "--output", str(output)],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=partial(os.sched_setaffinity, 0, [core]),
+        )
+        for core, share, output in zip(cores, shares, outputs, strict=True)
+    ]
+    assert not any(process.wait() for process in processes)
     taken = time.perf_counter() - start
-    with output.open() as file:
-        paths = [row["path"] for row in csv.DictReader(file)]
+    paths = []
+    for output in outputs:
+        with output.open() as file:
+            paths += [row["path"] for row in csv.DictReader(file)]
     assert len(paths) == len(set(paths)) == expected, f"{len(paths)} rows of {len(set(paths))} films, not {expected}"
     return taken
 
@@ -169,13 +181,14 @@ def predict(given: argparse.Namespace, folder: Path) -> None:
     backend, count = "onnx" if (MODEL / "onnx" / "model.onnx").exists() else "torch", given.films
     kill_at = random.Random(0).uniform(0.2, 0.8)  # of the films
     names = write_shards(folder / "shards", count)
-    output, part = folder / "preds.csv", folder / "preds.csv.parts" / "0-of-1.jsonl"
+    output = folder / "preds.csv"
+    parts = Parts(str(output))
     command = [sys.executable, "-m", "pneumo_hf", "predict", "--model", str(MODEL), "--backend", backend]
     command += ["--device", "cpu", str(folder / "shards"), "--output", str(output)]
-    killed = watch(command, part, lambda: lines_of(part) >= kill_at * count)
-    found = lines_of(part)
+    killed = watch(command, parts, lambda: done(parts) >= kill_at * count)
+    found = done(parts)
     assert not output.exists()
-    resumed = watch(command, part, lambda: False)
+    resumed = watch(command, parts, lambda: False)
     with output.open(newline="") as file:
         paths = [row["path"] for row in csv.DictReader(file)]
     assert paths == names, "a film is missing, twice, or out of its place"
@@ -200,14 +213,14 @@ def write_shards(folder: Path, count: int) -> list[str]:
     return names
 
 
-def watch(command: list[str], part: Path, enough: Callable[[], bool]) -> list[dict[str, float]]:
+def watch(command: list[str], parts: Parts, enough: Callable[[], bool]) -> list[dict[str, float]]:
     """Run until it ends or there is `enough`, when the process tree gets SIGKILL; memory by the films scored."""
     rows, start = [], time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         mib = sum(one.memory_info().rss for one in tree if one.is_running()) / MIB
-        rows.append({"seconds": time.perf_counter() - start, "films": lines_of(part), "mib": mib})
+        rows.append({"seconds": time.perf_counter() - start, "films": done(parts), "mib": mib})
         if enough():
             for victim in reversed(tree):
                 victim.kill()
@@ -218,8 +231,8 @@ def watch(command: list[str], part: Path, enough: Callable[[], bool]) -> list[di
     return rows[:-1]  # the last may be of a process about to end
 
 
-def lines_of(part: Path) -> int:
-    return part.read_bytes().count(b"\n") if part.exists() else 0
+def done(parts: Parts) -> int:
+    return sum(map(len, parts.done()))
 
 
 def second_half_growth(rows: list[dict[str, float]]) -> float:

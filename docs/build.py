@@ -268,6 +268,7 @@ def performance() -> None:
 def scaling() -> None:
     """docs/scaling.md: what is counted, what is assumed (the rates above), and what follows."""
     serving, training, spread = measured("serving")["serving"], measured("training"), measured("scaling")
+    ray = measured("ray")
     onnx, side, flops = serving["rows"]["onnx"], *arithmetic()
     cores, decode_ms = serving["machine"]["cpus"], onnx["parts_ms"]["decode"] + onnx["parts_ms"]["resize"]
     read_ms = statistics.median(onnx["batch16_ms_a_film"])  # decode and model, on all cores of the machine
@@ -289,7 +290,7 @@ def scaling() -> None:
     costs = {"decode_ms": decode_ms, "read_ms": read_ms, "cores": cores, "train_ms": train_ms, "gflops": flops / 1e9}
     rates = {"decoded_a_second": decoded, "scored_a_second": scored, "trained_a_second": trained}
     counts = {"films": (10**5, 10**6, 10**8), "side": side}
-    render("scaling", costs=costs, assumed=ASSUMED, rows=rows, spread=spread, **counts, **rates)
+    render("scaling", costs=costs, assumed=ASSUMED, rows=rows, spread=spread, ray=ray, **counts, **rates)
 
 
 def arithmetic() -> tuple[int, float]:

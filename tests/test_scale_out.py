@@ -1,13 +1,11 @@
-"""Several processes, really launched: they train as one does, score as one does, and survive a kill."""
+"""Several processes, really launched: they train as one does, with whole weights or sharded, and survive a kill."""
 
 import csv
 import json
 import os
-import random
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,10 @@ import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from safetensors.torch import load_file
 
 from pneumo_hf.__main__ import main
 from tests.conftest import as_options, write_films
-from tests.data.test_listing import write_shard
 from tests.training.families import tiny_checkpoint
 from train_hf import main as train
 
@@ -41,6 +39,40 @@ from train_hf import main
 folder = sys.argv[1] + os.environ["RANK"]
 main([*sys.argv[2:], "--output_dir", folder])
 open(folder + ".seed", "w").write(str(torch.initial_seed()))
+"""
+SHARDED = """
+import os, sys
+from accelerate import state
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback
+from pneumo_hf.training import trainer
+from train_hf import main
+
+kinds, init, last = set(), trainer.XrayTrainer.__init__, float(sys.argv[2])
+prepare = state.PartialState.__init__
+
+def as_on_gpus(self, *args, **options):  # on CPUs accelerate would not shard, in silence
+    prepare(self, *args, **options)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+state.PartialState.__init__ = as_on_gpus
+
+class Watch(TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **_):
+        if state.max_steps > 2:  # stage two
+            kinds.update(type(weight.data).__name__ for weight in model.parameters() if weight.requires_grad)
+    def on_epoch_begin(self, args, state, control, **_):
+        if state.epoch >= last:
+            os._exit(9)
+
+def watched(self, *args, **options):
+    init(self, *args, **options)
+    self.add_callback(Watch())
+
+trainer.XrayTrainer.__init__ = watched
+main(sys.argv[3:])
+open(sys.argv[1], "w").write(" ".join(kinds))
 """
 
 
@@ -71,13 +103,8 @@ def read_csv(path: Path) -> list[dict]:
     return list(csv.DictReader(path.open(newline="")))
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """20 steps of 16 films: by one process; by two, of which each has a folder of its own: rank 0's, rank 1's."""
-    folder = tmp_path_factory.mktemp("scale_out")
-    counts = {"train": (32, 48), "validation": (14, 19), "test": (16, 21)}  # odd numbers: the last batches are uneven
-    write_films(folder / "films", counts)
-    recipe = as_options(
+def recipe_of(folder: Path) -> list[str]:
+    return as_options(
         model_name_or_path="baseline-cnn",
         dataset=folder / "films",
         validation_split="given",
@@ -89,6 +116,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
         use_cpu="true",
         **SAME_SUMS,
     )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """20 steps of 16 films: by one process; by two, of which each has a folder of its own: rank 0's, rank 1's."""
+    folder = tmp_path_factory.mktemp("scale_out")
+    counts = {"train": (32, 48), "validation": (14, 19), "test": (16, 21)}  # odd numbers: the last batches are uneven
+    write_films(folder / "films", counts)
+    recipe = recipe_of(folder)
     (folder / "rank.py").write_text(RANK_1)
     train([*recipe, "--per_device_train_batch_size", "16", "--output_dir", str(folder / "alone")])
     run(*TORCHRUN, folder / "rank.py", folder / "rank_", *recipe, "--per_device_train_batch_size", 8)
@@ -128,38 +164,32 @@ def test_only_the_main_process_writes(trained: tuple[Path, Path, Path]) -> None:
     assert other <= {"rng_state_1.pth"}  # each process's random numbers belong to a checkpoint to resume from
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    for number in range(4):
-        write_shard(folder / f"films-{number}.parquet", 700 * number, 700)
-    return folder
-
-
-def scored(part: Path) -> int:
-    return part.read_bytes().count(b"\n") if part.exists() else 0
-
-
-def test_two_processes_killed_and_launched_again_score_every_film_once(
-    tiny_run: Path, shards: Path, tmp_path: Path
+def test_fsdp_shards_the_weights_resumes_and_saves_the_checkpoint_of_whole_ones(
+    trained: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    options = ["predict", "--model", str(tiny_run), "--device", "cpu", str(shards), "--output"]
-    main([*options, str(tmp_path / "alone.csv")])
-    two = (*TWO, "-m", "pneumo_hf", *options, tmp_path / "two.csv")
-    process, parts = start(*two), [tmp_path / "two.csv.parts" / f"{rank}-of-2.jsonl" for rank in range(2)]
-    while not all(map(scored, parts)) and process.poll() is None:
-        time.sleep(0.005)
-    time.sleep(random.uniform(0, 0.5))
-    assert process.poll() is None, process.communicate()[1]
-    kill(process)
-    process.communicate()
-    assert 64 <= sum(map(scored, parts)) < 2800
-    assert not (tmp_path / "two.csv").exists()
-    alone_log, log = run(*two), read_csv(tmp_path / "alone.csv")
-    assert "have been scored already" in alone_log
-    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
-    assert [row["path"] for row in log] == [f"person{number // 2}_virus_{number}.png" for number in range(2800)]
-    assert not (tmp_path / "two.csv.parts").exists()
+    """FSDP2 over gloo, killed after two epochs of four: the weights are gathered for every save."""
+    config, run_dir = tmp_path / "fsdp.yaml", tmp_path / "run"
+    own = {"num_processes: 8": "num_processes: 2\nuse_cpu: true\nmain_process_port: 0"}
+    text = (CONFIGS / "fsdp.yaml").read_text()
+    for there, here in own.items():
+        assert there in text
+        text = text.replace(there, here)
+    config.write_text(text)
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    recipe = [*recipe_of(trained[0].parent), "--per_device_train_batch_size", "8", "--output_dir", run_dir]
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, tmp_path / "sharded.py")
+    killed = start(*launch, tmp_path / "kinds", 2, *recipe)
+    assert killed.communicate(timeout=200)[1].count("stage 2  epoch") == 2
+    assert killed.returncode and not (run_dir / "model.safetensors").exists()
+    run(*launch, tmp_path / "kinds", 9, *recipe, "--resume_from_checkpoint")
+    assert (tmp_path / "kinds").read_text() == "DTensor"  # in training no process had the weights whole
+    whole, sharded = (load_file(folder / "model.safetensors") for folder in (trained[1], run_dir))
+    assert whole.keys() == sharded.keys()
+    for name, weight in whole.items():
+        np.testing.assert_allclose(sharded[name].numpy(), weight.numpy(), atol=1e-4, err_msg=name)
+    first, again = (json.loads((path / "report" / "metrics.json").read_text()) for path in (trained[1], run_dir))
+    for name, metric in first["metrics"].items():
+        assert again["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-4), name
 
 
 def test_evaluate_over_two_processes_gives_the_figures_of_one(

@@ -2,7 +2,7 @@
 # A training on two nodes of eight GPUs under SLURM:
 #   sbatch configs/accelerate/slurm.sh --config configs/flagship.yaml --dataset chest_xray.zip
 # --dataset and --output_dir must lie on a disk that all nodes share. After a preemption SLURM starts it again, and it
-# resumes from its last whole epoch. JOB="-m pneumo_hf predict" sbatch ... scores films, and resumes by itself.
+# resumes from its last whole epoch.
 #SBATCH --job-name=pneumo_hf
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -13,12 +13,11 @@
 set -euo pipefail
 
 HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export JOB=${JOB:-train_hf.py}
 RESUME=()
-if [ "$JOB" = train_hf.py ] && [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     RESUME=(--resume_from_checkpoint)
 fi
 export HOST
 srun bash -c 'exec accelerate launch --config_file configs/accelerate/multi_node.yaml \
     --num_machines "$SLURM_NNODES" --num_processes $((8 * SLURM_NNODES)) \
-    --machine_rank "$SLURM_NODEID" --main_process_ip "$HOST" $JOB "$@"' _ "$@" "${RESUME[@]}"
+    --machine_rank "$SLURM_NODEID" --main_process_ip "$HOST" train_hf.py "$@"' _ "$@" "${RESUME[@]}"

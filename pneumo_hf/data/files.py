@@ -9,12 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
 import fsspec
 
+from pneumo_hf.data.stores import open_store, patiently
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.dicom import HEAD, is_dicom
 from pneumo_hf.imaging.film import FILM_SUFFIXES
@@ -79,7 +80,11 @@ def name_in_zip(info: zipfile.ZipInfo) -> str:
 
 
 def read_head(file: str, size: int | None) -> bytes:
-    """Read the first bytes of a file, or all of it for None. Raises what `read_film` does."""
+    """Read the first bytes of a file, or all of it for None.
+
+    Raises:
+        InputError: an object store cannot be reached. Else what `read_film` raises.
+    """
     if is_in_zip(file):
         inside, archive = split_zip_path(file)
         try:
@@ -90,11 +95,15 @@ def read_head(file: str, size: int | None) -> bytes:
         except KeyError as error:
             raise FileNotFoundError(f"not in {Path(archive).name}") from error
     if "://" in file:
-        with fsspec.open(file) as opened:
-            return opened.read(-1 if size is None else size)
+        return patiently(partial(_read_address, file, size), file)
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise FileNotFoundError("not a file")
     with open(file, "rb") as opened:
+        return opened.read(-1 if size is None else size)
+
+
+def _read_address(file: str, size: int | None) -> bytes:
+    with fsspec.open(file) as opened:
         return opened.read(-1 if size is None else size)
 
 
@@ -137,6 +146,22 @@ def list_shards(root: Path) -> list[Path]:
     if beside:
         logger.info("%s: its Parquet shards are read, not the pictures beside them (%d)", root, beside)
     return shards
+
+
+def list_address(address: str) -> list[tuple[str, str]]:
+    """List `(name below it, address)` of each file of a folder in an object store, or of the one file that it is.
+
+    Raises:
+        InputError: there is none, or the store does not let us in.
+    """
+    store, root = open_store(address)
+    try:
+        found = sorted(patiently(lambda: store.find(root), address))
+    except (PermissionError, FileNotFoundError) as error:
+        raise InputError(f"{address} cannot be read: {str(error) or type(error).__name__}") from error
+    if not found:
+        raise InputError(f"no such file or folder: {address}")
+    return [(file.removeprefix(root).lstrip("/") or file, store.unstrip_protocol(file)) for file in found]
 
 
 def list_zip(archive: Path, most: int | None = None) -> tuple[Path, list[tuple[str, str]]]:

@@ -1,16 +1,13 @@
 """What `predict` does to a score before it writes it: isotonic regression, and another prevalence."""
 
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.ensembles import validation_scores
 from pneumo_hf.inference.scorer import Scorer
-
-Rescale = Callable[[float], float]
+from pneumo_hf.inference.table import Rescale
 
 
 def rescaling(scorer: Scorer, calibration: str, prevalence: float | None) -> Rescale:
@@ -47,7 +44,7 @@ def rescaling(scorer: Scorer, calibration: str, prevalence: float | None) -> Res
     return rescale
 
 
-def summary(scorer: Scorer, flags: Counter, output: Path, rescale: Rescale | None) -> list[str]:
+def summary(scorer: Scorer, flags: Counter, output: str, rescale: Rescale | None) -> list[str]:
     """Say in a few lines what was scored, and between which scores a film is flagged.
 
     Args:

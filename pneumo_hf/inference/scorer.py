@@ -1,8 +1,9 @@
 """What a checkpoint and an ensemble share: films become probabilities here, for training, commands and app."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,27 @@ if TYPE_CHECKING:
 
 
 Decoded = tuple[dict, tuple[np.ndarray, ...] | None]  # a row without its film; the film for each member, if readable
+
+
+@dataclass
+class Decoder:
+    """Reads, decodes and resizes a film, which needs no network of a checkpoint but its image processors."""
+
+    image_processors: list[Any]  # of each member of an ensemble
+    details: bool = False  # whether to measure what `monitor` watches
+
+    def __call__(self, row: dict, read: Callable = read_film) -> Decoded:
+        """Return the row with `error`, and where that is empty `issue` and details; the film as members are fed it."""
+        film, reason, content = try_film(row["image"], read)
+        if film is None:
+            return {**row, "error": reason}, None
+        resized = self.resize(film)
+        details = details_of_film(row, film, resized[0], content) if self.details else {}
+        return {**row, **details, "issue": quality_issue(film), "error": ""}, resized
+
+    def resize(self, film: Image.Image) -> tuple[np.ndarray, ...]:
+        """Resize a film as each member is fed it: `[1, H, W]` uint8 for each."""
+        return tuple(resize_film(film, image_processor) for image_processor in self.image_processors)
 
 
 class Scorer(ABC):
@@ -62,6 +84,11 @@ class Scorer(ABC):
         return self.settings.task
 
     @property
+    def decoder(self) -> Decoder:
+        """What turns files into what the members are fed."""
+        return Decoder([member.image_processor for member in self.members], self.details)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns of a predictions CSV of this scorer."""
         columns = columns_of(self.task) + (ANSWERS if self.clinical else ())
@@ -92,18 +119,9 @@ class Scorer(ABC):
 
         While the model scores a batch, a thread reads and decodes the next.
         """
-
-        def decode(row: dict) -> tuple[dict, tuple[np.ndarray, ...] | None]:
-            film, reason, content = try_film(row["image"], read)
-            if film is None:
-                return {**row, "error": reason}, None
-            resized = self.resize(film)
-            details = details_of_film(row, film, resized[0], content) if self.details else {}
-            return {**row, **details, "issue": quality_issue(film), "error": ""}, resized
-
         # beside a GPU every core decodes; on a CPU they are the network's
-        shared_by = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        threads = 1 if self.device.type == "cpu" else max(1, (os.cpu_count() or 1) // shared_by)
+        threads = 1 if self.device.type == "cpu" else None
+        decode = partial(self.decoder, read=read)
         decoded = (result for _, result in in_threads(decode, rows, threads, self.batch_size))
         for batch in one_ahead(in_batches(decoded, self.batch_size)):
             yield from self.score_batch(batch)
@@ -132,7 +150,7 @@ class Scorer(ABC):
 
     def resize(self, film: Image.Image) -> tuple[np.ndarray, ...]:
         """Resize a film as each of `members` is fed it: `[1, H, W]` uint8 for each."""
-        return tuple(resize_film(film, member.image_processor) for member in self.members)
+        return self.decoder.resize(film)
 
     def prediction_rows(self, films: "FilmDataset", logits: np.ndarray, distances: np.ndarray) -> list[dict]:
         """Make the rows of a predictions CSV, with details, of decoded films, logits `[N, C]` and distances `[N]`."""
@@ -175,7 +193,7 @@ class Scorer(ABC):
         return self.logits(*pixels), np.full(len(pixels[0]), np.nan)
 
     def score_batch(self, batch: Sequence[Decoded]) -> Iterator[dict]:
-        """Score films that are decoded: their rows with the scores."""
+        """Score films that `decoder` has decoded: their rows with the scores."""
         pixels = [resized for _, resized in batch if resized is not None]
         parts = [torch.from_numpy(np.stack(part)) for part in zip(*pixels, strict=True)]
         nothing = np.empty((0, len(self.task.labels))), np.empty(0)

@@ -1,102 +1,93 @@
-"""Many films to one CSV, each of the processes that were launched scoring a part; killed, it resumes."""
+"""Many films to one CSV or Parquet file; killed, it resumes."""
 
-import csv
 import hashlib
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from uuid import uuid4
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.listing import FilmList
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.data.reading import in_batches
+from pneumo_hf.data.stores import is_address
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.onnx import weights_digest
+from pneumo_hf.inference.parts import Parts
 from pneumo_hf.inference.predictor import Predictor
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.labels import NEGATIVE, column_of
-from pneumo_hf.runtime import Processes, keep_freed_memory
+from pneumo_hf.inference.table import Rescale, RowValues, write_table
+from pneumo_hf.runtime import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-JOB = "job.json"
-TINY = 1e-300
+FILMS_A_PART = 512  # a multiple of every batch size, so that a part begins with a batch; what a kill costs, at most
 
 
 def score_files(
     scorer: Scorer,
     films: FilmList,
-    output: Path,
+    output: str,
     options: dict,
-    recalibrate: Callable[[float], float],
-    group: Processes,
+    recalibrate: Rescale,
+    score: Callable[[Parts, FilmList], None] | None = None,
 ) -> Counter:
-    """Score films into a CSV (the scorer's `columns`), in their order; memory does not grow with their number.
+    """Score films into a CSV, or into `.parquet`, in their order; memory does not grow with their number.
 
-    Every process writes its part to the folder `{output}.parts`, line by line, and the main one joins them. Killed at
-    any moment, the same command resumes after the last whole batch on disk.
+    Until all are scored they lie in `{output}.parts`. Killed at any moment, the same command resumes from there.
 
     Args:
+        output: a path, or an address in an object store.
         options: what else the scores depend on; with the checkpoints' weights and the list of films they decide
-            whether an unfinished CSV is of the same command.
+            whether an unfinished table is of the same command.
         recalibrate: of the probabilities, after the decision.
+        score: another way to score the films that `Parts` does not have: `ray_engine`'s.
 
     Returns:
-        How many films have each flag, None for those that could not be read; in the main process only.
+        How many films have each flag, None for those that could not be read.
 
     Raises:
-        InputError: the output is a folder, an unfinished CSV is of another command, or a process still works on it.
+        InputError: the output is a folder, an unfinished table is of another command, or a process still works on it.
     """
-    keep_freed_memory()
-    if output.is_dir():
+    if os.path.isdir(output):
         raise InputError(f"Is a directory: {output}")
-    folder = output.with_name(f"{output.name}.parts")
-    if (folder / JOB).exists():  # begun on another device, perhaps, or by an earlier version
-        scorer.batch_size = json.loads((folder / JOB).read_text())["batch_size"]
-    if output.exists():
+    if os.path.exists(output):
         logger.info("%s is there already, and will be replaced once all films are scored", output)
-    job = {
-        **options,
-        "processes": group.count,
-        "batch_size": scorer.batch_size,
-        "films": len(films),
-        "list": films.digest,
-        "weights": [_digest(member) for member in scorer.members],
-    }
-    _start_or_resume(folder, job)
-    parts = [folder / f"{index}-of-{group.count}.jsonl" for index in range(group.count)]
-    part = parts[group.index]
+    parts = Parts(output)
+    weights = [_digest(member) for member in scorer.members]
+    job = json.loads(json.dumps({**options, "films": len(films), "list": films.digest, "weights": weights}))
+    with _alone(parts):
+        parts.start_or_resume(job)
+        left = sum(map(len, parts.left(len(films))))
+        if left < len(films):
+            logger.info("%d films have been scored already: resuming with the others", len(films) - left)
+        if score:
+            score(parts, films)
+        else:
+            _score_here(scorer, films, parts, RowValues(scorer, recalibrate))
+        assert not parts.left(len(films))
+        flags = Counter()
+        write_table(_counted(parts.rows(), flags), scorer.columns, parts.output, f"{parts.folder}/joined")
+        parts.remove()
+    return flags
+
+
+@contextmanager
+def _alone(parts: Parts) -> Iterator[None]:
+    """Keep a second command from the same work, on one machine; elsewhere it would be in vain, and do no harm."""
+    if is_address(parts.output):
+        yield
+        return
+    os.makedirs(parts.folder, exist_ok=True)
     try:
-        with FileLock(part.with_suffix(".lock"), blocking=False):
-            _score_part(scorer, films, part, recalibrate, group)
+        with FileLock(f"{parts.folder}/lock", blocking=False):
+            yield
     except Timeout as error:
-        raise InputError(f"another process is still writing {part}: wait for it, or end it") from error
-    group.wait_for_all()
-    return _join(parts, output, scorer.columns) if group.is_main else Counter()
-
-
-def _start_or_resume(folder: Path, job: dict) -> None:
-    """Make the folder of the parts, or accept the one there is if it is of the same job."""
-    job = json.loads(json.dumps(job))
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / JOB).exists():
-        partial = folder / f"{uuid4().hex[:12]}.partial"
-        partial.write_text(json.dumps(job, indent=2))
-        os.replace(partial, folder / JOB)  # by every process, each the same
-    found = json.loads((folder / JOB).read_text())
-    differing = [key for key in job if found.get(key) != job[key]]
-    if differing:
-        raise InputError(
-            f"{folder} holds the unfinished CSV of another command, with other {', '.join(differing)}: repeat that "
-            "command, or delete the folder"
-        )
+        raise InputError(f"another process is still writing {parts.output}: wait for it, or end it") from error
 
 
 def _digest(predictor: Predictor) -> str:
@@ -105,76 +96,27 @@ def _digest(predictor: Predictor) -> str:
     return f"{weights_digest(predictor.model)} {settings.hexdigest()}"
 
 
-def _score_part(
-    scorer: Scorer, films: FilmList, part: Path, recalibrate: Callable[[float], float], group: Processes
-) -> None:
-    """Append the films of this process that are not there yet, a line of JSON each, a batch at a time."""
-    mine = group.part(len(films), scorer.batch_size)
-    done = _whole_lines(part, len(mine), scorer.batch_size)
-    if done:
-        logger.info("%d films have been scored already: resuming from there", done)
-    names, columns = LabelNames(scorer.task.labels), scorer.columns
-    rows = scorer.score_rows(films.rows(mine.start + done, mine.stop))
-    title = "Scoring films" + (f" (part 1 of {group.count})" if group.count > 1 else "")
-    bar = tqdm(total=len(mine), initial=done, desc=title, unit="film", disable=not group.is_main)
-    with part.open("ab") as file, bar:
-        for batch in in_batches(rows, scorer.batch_size):
-            lines = (json.dumps(_values(row, names, columns, recalibrate)) + "\n" for row in batch)
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            bar.update(len(batch))
+def _score_here(scorer: Scorer, films: FilmList, parts: Parts, values: RowValues) -> None:
+    """Score in this process what the parts do not have."""
+    keep_freed_memory()
+    left = parts.left(len(films))
+    done = len(films) - sum(map(len, left))
+    with tqdm(total=len(films), initial=done, desc="Scoring films", unit="film") as bar:
+        for gap in left:
+            rows = map(values, _seen(scorer.score_rows(films.rows(gap.start, gap.stop)), bar))
+            first = gap.start
+            for part in in_batches(rows, FILMS_A_PART):
+                parts.add(first, part)
+                first += len(part)
 
 
-def _values(row: dict, names: LabelNames, columns: Sequence[str], recalibrate: Callable[[float], float]) -> list:
-    """A scored row's values of the columns."""
-    number = names.named(row["label"], row["subtype"])
-    values = {**row, "path": row["file_name"], "label": "" if number is None else names.labels[number]}
-    if row["probability"] is not None:  # decided already, at the threshold of the score as it was
-        values["probability"] = new = recalibrate(row["probability"])
-        if len(names.labels) > 2:
-            values[column_of(NEGATIVE)] = 1 - new
-            for column in map(column_of, names.labels[1:]):
-                values[column] = row[column] * new / max(row["probability"], TINY)
-    return [values[column] for column in columns]
+def _seen(rows: Iterable[dict], bar: tqdm) -> Iterator[dict]:
+    for row in rows:
+        yield row
+        bar.update()
 
 
-def _whole_lines(part: Path, wanted: int, batch_size: int) -> int:
-    """Count the films in a part; a torn line is cut off with its batch, so that batches stay the same."""
-    if not part.exists():
-        return 0
-    lines = size = films = kept = 0
-    with part.open("r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            lines, size = lines + 1, size + len(line)
-            if lines % batch_size == 0 or lines == wanted:
-                films, kept = lines, size
-        file.truncate(kept)
-    return films
-
-
-def _join(parts: list[Path], output: Path, columns: Sequence[str]) -> Counter:
-    """Write the CSV from its finished parts, replacing an earlier one in one step; then the parts are removed."""
-    folder, flags = parts[0].parent, Counter()
-    joined = folder / "joined.csv"
-    with joined.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for part in parts:
-            if not part.exists():
-                raise InputError(f"{part} is not on this machine: --output must lie on a disk that all of them share")
-            with part.open() as lines:
-                for values in map(json.loads, lines):
-                    writer.writerow(values)
-                    flags[values[PREDICTION_COLUMNS.index("flag")]] += 1
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(joined, output)
-    for path in sorted(
-        folder.iterdir(), key=lambda path: path.name == JOB
-    ):  # the job last: it marks an unfinished CSV
-        path.unlink()
-    folder.rmdir()
-    return flags
+def _counted(rows: Iterable[list], flags: Counter) -> Iterator[list]:
+    for row in rows:
+        flags[row[PREDICTION_COLUMNS.index("flag")]] += 1
+        yield row

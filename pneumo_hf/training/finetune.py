@@ -19,6 +19,7 @@ from pneumo_hf.training.ema import WeightAverage
 from pneumo_hf.training.layers import checkpoint_blocks, freeze_below, freeze_statistics, freeze_unused
 from pneumo_hf.training.lora import add_adapters
 from pneumo_hf.training.optimizer import make_optimizer
+from pneumo_hf.training.sharding import shards_weights, whole_afterwards
 from pneumo_hf.training.stage import label_weights, memory_format, of_stage
 from pneumo_hf.training.trainer import XrayTrainer
 
@@ -36,8 +37,11 @@ def fine_tune(
     logger.info("stage 2: fine-tuning, at most %g epochs%s", arguments.num_train_epochs, " (resumed)" * bool(resumed))
     freeze_unused(model, image_processor.size["height"])
     adapters = add_adapters(model, arguments.lora_rank) if arguments.lora_rank else None
-    trainer = fine_tuner(model, image_processor, films, arguments, resumed)
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if shards_weights() and (adapters or arguments.ema_decay):
+        raise InputError("lora_rank and ema_decay want whole weights: train them without FSDP")
+    with whole_afterwards(model) as lent:
+        trainer = fine_tuner(lent, image_processor, films, arguments, resumed)
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if adapters:
         adapters.merge_and_unload()
     return trainer.state.log_history

@@ -14,6 +14,7 @@ from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.imaging.processor import Normalize
 from pneumo_hf.runtime import processes
 from pneumo_hf.training.head import catch_features, classifier_head
+from pneumo_hf.training.sharding import whole_afterwards
 from pneumo_hf.training.stage import label_weights, memory_format, of_stage
 from pneumo_hf.training.trainer import XrayTrainer
 
@@ -36,41 +37,42 @@ def train_probe(
     }
     # The step schedule is of stage two, whose epochs it counts; every other one is stretched to the stage it is in.
     own = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": None} if arguments.lr_scheduler_type == "step" else {}
-    trainer = XrayTrainer(
-        model=ProbeModel(model),
-        args=of_stage(
-            "stage1",
-            arguments,
-            num_train_epochs=arguments.probe_epochs,
-            learning_rate=arguments.probe_learning_rate,
-            save_strategy="no",
-            load_best_model_at_end=False,
-            gradient_accumulation_steps=1,
-            bf16=False,
-            torch_compile=False,
-            activation_checkpointing=False,
-            max_steps=-1,
-            **own,
-        ),
-        train_dataset=features["train"],
-        eval_dataset=features["validation"],
-        prepare=nn.Identity(),
-        augment=None,
-        class_weights=label_weights(films, arguments),
-        stage="stage1",
-    )
-    trainer.train()
+    with whole_afterwards(classifier_head(model)) as head:
+        trainer = XrayTrainer(
+            model=ProbeModel(head),
+            args=of_stage(
+                "stage1",
+                arguments,
+                num_train_epochs=arguments.probe_epochs,
+                learning_rate=arguments.probe_learning_rate,
+                save_strategy="no",
+                load_best_model_at_end=False,
+                gradient_accumulation_steps=1,
+                bf16=False,
+                torch_compile=False,
+                activation_checkpointing=False,
+                max_steps=-1,
+                **own,
+            ),
+            train_dataset=features["train"],
+            eval_dataset=features["validation"],
+            prepare=nn.Identity(),
+            augment=None,
+            class_weights=label_weights(films, arguments),
+            stage="stage1",
+        )
+        trainer.train()
     return trainer.state.log_history
 
 
 class ProbeModel(nn.Module):
-    """The model's head, the very modules, on features `[B, F]`."""
+    """A model's head, the very modules, on features `[B, F]`."""
 
     accepts_loss_kwargs = False
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, head: nn.Module):
         super().__init__()
-        self.head = classifier_head(model)
+        self.head = head
 
     def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
         return ImageClassifierOutput(logits=self.head(pixel_values))

@@ -12,14 +12,14 @@ from pneumo_hf.config.training_arguments import XrayTrainingArguments
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.training.losses import class_weights
 from pneumo_hf.training.run_folder import CHECKPOINTS
+from pneumo_hf.training.sharding import shards_weights
 
 
 def prepare(
     model: PreTrainedModel, films: dict[str, FilmDataset], arguments: XrayTrainingArguments
 ) -> dict[str, FilmDataset]:
     """Select the films that both stages take, and bring the model into their memory layout (in place)."""
-    if arguments.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=memory_format(arguments))
     if arguments.sampler != "undersample":
         return films
     return {**films, "train": undersample(films["train"], arguments.seed)}
@@ -33,8 +33,8 @@ def undersample(films: FilmDataset, seed: int) -> FilmDataset:
 
 
 def memory_format(arguments: XrayTrainingArguments) -> torch.memory_format:
-    """Return the layout of convolutions' inputs."""
-    return torch.channels_last if arguments.channels_last else torch.contiguous_format
+    """Return the layout of convolutions: weights that are sharded must be contiguous."""
+    return torch.channels_last if arguments.channels_last and not shards_weights() else torch.contiguous_format
 
 
 def label_weights(films: dict[str, FilmDataset], arguments: XrayTrainingArguments) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from httpx2 import ConnectError
 from PIL import Image as Pictures
 
+from pneumo_hf.data import stores
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
 from pneumo_hf.errors import InputError
@@ -55,6 +56,20 @@ def test_shards_are_streamed_from_any_film_on(tmp_path: Path) -> None:
         assert list(films.rows(start, stop)) == every[start:stop]
 
 
+def test_a_part_of_a_list_is_those_films(films_folder: Path, tmp_path: Path) -> None:
+    """What is sent to another process; the cuts are where row groups begin."""
+    write_shard(tmp_path / "a.parquet", 0)  # row groups of 100, 100 and 50
+    write_shard(tmp_path / "b.parquet", ROWS)
+    films = list_films(tmp_path / "a.parquet", films_folder / "test", tmp_path / "b.parquet")
+    every = list(films)
+    assert films.cuts(100) == [0, 100, 200, 390, 490]  # 50 and 40 films are too few
+    for start, stop in ((0, 540), (95, 105), (240, 260), (255, 300), (289, 540), (539, 540)):
+        part = films.part(start, stop)
+        assert list(part) == every[start:stop]
+        assert list(part.rows(1, 4)) == every[start + 1 : min(start + 4, stop)]
+        assert len(part) == stop - start
+
+
 def test_films_of_all_kinds_of_sources_in_the_order_given(films_folder: Path, tmp_path: Path) -> None:
     write_shard(tmp_path / "films.parquet", 0, 5)
     archive = shutil.make_archive(str(tmp_path / "films"), "zip", films_folder / "test")
@@ -88,11 +103,13 @@ def test_films_that_the_network_does_not_bring_are_not_given_up(tmp_path: Path, 
 
     write_shard(tmp_path / "films.parquet", 0, 5)
     films = list_films(tmp_path / "films.parquet")
-    monkeypatch.setattr("pyarrow.parquet.ParquetFile", unreachable)
+    monkeypatch.setattr(stores, "WAITS", ())
+    monkeypatch.setattr("pneumo_hf.data.shards.pq.ParquetFile", unreachable)
     with pytest.raises(InputError, match="cannot be reached .no route to the host.: the same command resumes"):
         list_films(tmp_path / "films.parquet")
     monkeypatch.undo()
-    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", unreachable)
+    monkeypatch.setattr(stores, "WAITS", ())
+    monkeypatch.setattr("pneumo_hf.data.shards.pq.ParquetFile.iter_batches", unreachable)
     with pytest.raises(InputError, match="the same command resumes"):
         list(films)
 

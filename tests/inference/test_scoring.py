@@ -1,10 +1,11 @@
-"""What a killed `predict` leaves, and how the next one resumes; several processes are in tests/test_scale_out.py."""
+"""What a killed `predict` leaves, and how the next one resumes; several workers are in test_ray_engine.py."""
 
 import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
@@ -12,8 +13,9 @@ from pneumo_hf import Predictor
 from pneumo_hf.__main__ import main
 from pneumo_hf.data.listing import FilmList, list_films
 from pneumo_hf.errors import InputError
+from pneumo_hf.inference import scoring
+from pneumo_hf.inference.parts import Parts
 from pneumo_hf.inference.scoring import score_files
-from pneumo_hf.runtime import Processes
 
 
 class Cut(FilmList):
@@ -28,30 +30,35 @@ class Cut(FilmList):
         raise KeyboardInterrupt
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "FILMS_A_PART", 16)
+
+
 @pytest.fixture
 def predictor(tiny_run: Path) -> Predictor:
     return Predictor(tiny_run, device="cpu", batch_size=8)
 
 
 def score(predictor: Predictor, films: FilmList, output: Path, **arguments: str):
-    return score_files(predictor, films, output, arguments, lambda probability: probability, Processes())
+    return score_files(predictor, films, str(output), arguments, lambda probability: probability)
 
 
-def lines(output: Path) -> list[str]:
-    return (output.with_name(f"{output.name}.parts") / "0-of-1.jsonl").read_text().splitlines()
+def there(output: Path) -> list[str]:
+    """The names of the parts."""
+    return sorted(path.name for path in output.with_name(f"{output.name}.parts").glob("*.jsonl"))
 
 
-def test_it_resumes_behind_the_last_whole_batch(predictor: Predictor, films_folder: Path, tmp_path: Path) -> None:
+def test_it_resumes_with_the_parts_that_are_missing(predictor: Predictor, films_folder: Path, tmp_path: Path) -> None:
     films, output, parts = list_films(films_folder), tmp_path / "preds.csv", tmp_path / "preds.csv.parts"
     flags = score(predictor, films, tmp_path / "whole.csv")
     assert flags.total() == len(films) == 152
     with pytest.raises(KeyboardInterrupt):
-        score(predictor, Cut(films, after=30), output)
+        score(predictor, Cut(films, after=70), output)
     assert not output.exists()
-    assert 8 <= len(lines(output)) <= 24
-    first = lines(output)
-    with (parts / "0-of-1.jsonl").open("a") as file:  # a batch of which the disk has three lines and a half
-        file.write("\n".join([*first[:3], first[3][:20]]))
+    assert there(output) == [f"{first:012d}-{first + 16:012d}.jsonl" for first in (0, 16, 32, 48)]
+    (parts / there(output)[1]).unlink()  # as if another worker had had it
+    (parts / "0123.partial").write_text('["half a part')
     asked = []
 
     class Watched(FilmList):
@@ -60,19 +67,60 @@ def test_it_resumes_behind_the_last_whole_batch(predictor: Predictor, films_fold
             return super().rows(start, stop)
 
     assert score(predictor, Watched(films.parts), output) == flags
-    assert asked == [(len(first), 152)]  # none is scored twice
+    assert asked == [(16, 32), (64, 152)]  # none is scored twice
     assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not parts.exists()
 
 
-def test_killed_between_scoring_and_joining(predictor: Predictor, films_folder: Path, tmp_path: Path) -> None:
-    films = list_films(films_folder / "test")
+def test_killed_between_scoring_and_joining(
+    predictor: Predictor, films_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films, output = list_films(films_folder / "test"), tmp_path / "preds.csv"
     score(predictor, films, tmp_path / "whole.csv")
-    with pytest.raises(KeyboardInterrupt):
-        score(predictor, Cut(films, after=41), tmp_path / "preds.csv")
-    assert len(lines(tmp_path / "preds.csv")) == 40  # all there are: 5 batches of 8
-    score(predictor, films, tmp_path / "preds.csv")
-    assert (tmp_path / "preds.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    monkeypatch.setattr(scoring, "write_table", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        score(predictor, films, output)
+    monkeypatch.undo()
+    assert len(there(output)) == 3  # all there are, of 40 films
+    monkeypatch.setattr(predictor, "logits", None)  # none is scored again
+    score(predictor, films, output)
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_parts_that_two_commands_wrote_at_the_same_time(tmp_path: Path) -> None:
+    """On an object store nothing keeps a second command from it."""
+    (tmp_path / "p.parts").mkdir()
+    parts = Parts(str(tmp_path / "p"))
+    for first, stop in ((0, 4), (2, 6), (2, 3), (8, 9)):
+        parts.add(first, [[number] for number in range(first, stop)])
+    assert parts.left(12) == [range(6, 8), range(9, 12)]
+    parts.add(6, [[6], [7]])
+    parts.add(9, [[9], [10], [11]])
+    assert parts.left(12) == []
+    assert [row[0] for row in parts.rows()] == list(range(12))
+
+
+def test_parquet_has_the_values_of_the_csv(predictor: Predictor, films_folder: Path, tmp_path: Path) -> None:
+    predictor.details = True
+    (tmp_path / "films").mkdir()
+    for path in (*sorted((films_folder / "test" / "NORMAL").iterdir())[:3],):
+        (tmp_path / "films" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "films" / "empty.png").write_bytes(b"")
+    for name in ("preds.csv", "preds.parquet"):
+        score(predictor, list_films(tmp_path / "films"), tmp_path / name)
+    table = pq.read_table(tmp_path / "preds.parquet")
+    with (tmp_path / "preds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert table.column_names == list(rows[0])
+    assert str(table.schema.field("probability").type) == "double"
+    assert str(table.schema.field("flag").type) == "string"
+    for row, written in zip(rows, table.to_pylist(), strict=True):
+        for name, value in written.items():
+            assert (
+                (float(row[name] or "nan") == pytest.approx(value, abs=0, nan_ok=True))
+                if isinstance(value, float)
+                else (row[name] == (value or ""))
+            )
 
 
 def test_an_earlier_csv_stays_until_the_new_one_is_whole(
@@ -89,21 +137,6 @@ def test_an_earlier_csv_stays_until_the_new_one_is_whole(
     assert output.read_text().startswith("path,label")
 
 
-def test_it_resumes_in_the_batches_that_it_was_begun_with(
-    predictor: Predictor, tiny_run: Path, films_folder: Path, tmp_path: Path
-) -> None:
-    """As on a machine with a GPU, where more films go at once."""
-    films, output = list_films(films_folder), tmp_path / "preds.csv"
-    score(predictor, films, tmp_path / "whole.csv")
-    with pytest.raises(KeyboardInterrupt):
-        score(predictor, Cut(films, after=30), output)
-    other = Predictor(tiny_run, device="cpu")
-    assert other.batch_size == 16
-    score(other, films, output)
-    assert other.batch_size == 8
-    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
-
-
 @pytest.mark.parametrize("change", ["arguments", "list", "weights"])
 def test_another_commands_parts_are_refused(
     change: str, predictor: Predictor, films_folder: Path, tmp_path: Path
@@ -111,7 +144,7 @@ def test_another_commands_parts_are_refused(
     films, output, operating_point = list_films(films_folder), tmp_path / "preds.csv", "youden"
     with pytest.raises(KeyboardInterrupt):
         score(predictor, Cut(films, after=30), output, operating_point=operating_point)
-    before = lines(output)
+    before = there(output)
     if change == "arguments":
         operating_point = "f1"
     elif change == "list":
@@ -121,13 +154,13 @@ def test_another_commands_parts_are_refused(
     name = {"arguments": "operating_point"}.get(change, change)
     with pytest.raises(InputError, match=f"of another command, with other {name}: repeat"):
         score(predictor, films, output, operating_point=operating_point)
-    assert lines(output) == before
+    assert there(output) == before
 
 
 def test_two_at_once_do_not_write_one_part(predictor: Predictor, films_folder: Path, tmp_path: Path) -> None:
     films, parts = list_films(films_folder / "test"), tmp_path / "preds.csv.parts"
     parts.mkdir()
-    with FileLock(parts / "0-of-1.lock"), pytest.raises(InputError, match="still writing"):
+    with FileLock(parts / "lock"), pytest.raises(InputError, match="still writing"):
         score(predictor, films, tmp_path / "preds.csv")
 
 
