@@ -109,6 +109,27 @@ class Figures:
         self.waiting = Gauge("pneumo_hf_films_waiting", "Films that are being answered", registry=self.registry)
 
 
+class InThreads:
+    """Answers to all films of a request, in threads of their own, or to none where too many wait already."""
+
+    def __init__(self, figures: Figures):
+        self.threads, self.waiting, self.figures = ThreadPoolExecutor(MOST_FILMS, "films"), 0, figures
+
+    async def __call__(self, function: Callable, films: Sequence[tuple]) -> list:
+        if self.waiting + len(films) > MOST_WAITING:
+            raise HTTPException(429, TOO_MANY, LATER)
+        loop = asyncio.get_running_loop()
+        self._count(len(films))
+        try:
+            return await asyncio.gather(*(loop.run_in_executor(self.threads, function, *film) for film in films))
+        finally:
+            self._count(-len(films))
+
+    def _count(self, more: int) -> None:
+        self.waiting += more
+        self.figures.waiting.set(self.waiting)
+
+
 def make_api(predictor: Scorer, answers: Answers, figures: Figures) -> FastAPI:
     """Make the application that is mounted at `/v1`."""
     token = Depends(HTTPBearer(auto_error=False))  # for the description: `Guard` asks for it
@@ -120,22 +141,8 @@ def make_api(predictor: Scorer, answers: Answers, figures: Figures) -> FastAPI:
         description=DISCLAIMER,
         dependencies=[token],
     )
-    threads, waiting = ThreadPoolExecutor(MOST_FILMS, "films"), 0
-    name = Path(predictor.name).name
+    answer_all, name = InThreads(figures), Path(predictor.name).name
     version = "-".join(weights_digest(member.model)[:12] for member in predictor.members)
-
-    async def answer_all(function: Callable, films: Sequence[tuple]) -> list:
-        """Answer to all films, in threads of their own, or to none where too many wait already."""
-        nonlocal waiting
-        if waiting + len(films) > MOST_WAITING:
-            raise HTTPException(429, TOO_MANY, LATER)
-        waiting, loop = waiting + len(films), asyncio.get_running_loop()
-        figures.waiting.set(waiting)
-        try:
-            return await asyncio.gather(*(loop.run_in_executor(threads, function, *film) for film in films))
-        finally:
-            waiting -= len(films)
-            figures.waiting.set(waiting)
 
     @api.post("/score", responses=REFUSALS)
     async def score(
