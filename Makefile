@@ -53,7 +53,7 @@ recipes: setup  ## docs/results.md: every recipe on the whole set: make recipes 
 
 bench: setup  ## benchmarks/results and docs/performance.md; without the Hub: make bench RESNET50=FOLDER MOBILENET=FOLDER
 	$(BIN)/python benchmarks/training.py $(if $(RESNET50),--resnet50 $(RESNET50)) $(if $(MOBILENET),--mobilenet $(MOBILENET))
-	for name in serving scaling load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in serving scaling load rest start; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python docs/build.py performance scaling
 bench-gpu:  ## the same of a GPU, with the Python that is there: make bench-gpu PYTHON=python3 [DATA=chest_xray.zip]
 	$(PYTHON) benchmarks/gpu.py $(if $(DATA),--data $(DATA))

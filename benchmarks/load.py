@@ -54,7 +54,15 @@ def main(arguments: Namespace) -> None:
 @contextmanager
 def served(arguments: Namespace) -> Iterator[tuple[str, psutil.Process, Path]]:
     """The app: its address, its process, and the folder in which it keeps files."""
-    command = ["app.py", "--model", arguments.model, "--port", str(arguments.port), "--backend", arguments.backend]
+    command = [
+        "app.py",
+        "--model",
+        str(arguments.model),
+        "--port",
+        str(arguments.port),
+        "--backend",
+        arguments.backend,
+    ]
     with tempfile.TemporaryDirectory() as folder:
         environment, quiet = {**os.environ, "TMPDIR": folder}, subprocess.DEVNULL
         app = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=quiet, stderr=quiet)
