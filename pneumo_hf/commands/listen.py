@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         scorer.settings.use(arguments.operating_point)
     node = Node(Answering(scorer, arguments.heatmap), settings)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: node.stop.set())
+        signal.signal(number, lambda *_: setattr(node, "ending", True))
     allowed = ", ".join(callers.texts)
     logger.info("%s listens on port %d; films from %s, reports to %s", settings.title, arguments.port, allowed, peer)
     logger.info("%d films wait from before", len(node.queue))

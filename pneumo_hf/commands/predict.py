@@ -107,11 +107,15 @@ def _score_study(arguments: argparse.Namespace) -> None:
 
     if not (arguments.dicomweb and arguments.study) or arguments.paths:
         raise InputError("--dicomweb URL and --study UID go together, and without paths")
-    study, folder = WebStudy(arguments.dicomweb, arguments.study), Path(f"{arguments.output}.films")
-    study.fetch(folder)
-    arguments.paths, arguments.dicom_output = [folder], arguments.dicom_output or folder / "reports"
+    study, films, reports = (
+        WebStudy(arguments.dicomweb, arguments.study),
+        *(Path(f"{arguments.output}.{name}") for name in ("films", "reports")),
+    )
+    study.fetch(films)
+    arguments.paths, arguments.dicom_output = [films], arguments.dicom_output or reports
     study.store(_score_films(arguments))
-    shutil.rmtree(folder)
+    for folder in (films, reports):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _score_films(arguments: argparse.Namespace) -> list[Path]:

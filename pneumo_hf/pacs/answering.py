@@ -1,6 +1,7 @@
 """A screened film becomes its answer: a structured report and, on request, a heatmap."""
 
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
 import torch
@@ -11,6 +12,14 @@ from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.pacs.structured_report import Model, structured_report
 
 NO_CHEST = "not_chest_xray"  # the flag of what is no chest film
+
+
+class UnanswerableError(Exception):
+    """A film that is not answered: the reason, and its detail, which is not counted by."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason = reason
 
 
 class Answering:
@@ -31,19 +40,31 @@ class Answering:
         """Score a film: "probability", "prediction", "flag", "error"."""
         return self.scorer([film])[0]
 
-    def documents(self, header: Dataset, film: Image.Image | None, answer: dict) -> list[Dataset]:
-        """Make the DICOM documents of an answer to a film, none for what is no chest film.
+    def documents(self, header: Dataset, film: Image.Image | None, answer: dict) -> list[bytes]:
+        """Make the DICOM files of an answer to a film: the report, and the heatmap, which alone needs the film.
 
-        The film is for its heatmap alone.
+        Raises:
+            UnanswerableError: the model takes it for no chest film, or its header allows no report.
         """
         if answer["flag"] == NO_CHEST:
-            return []
-        documents = [structured_report(header, answer, self.model)]
-        if self.heatmap and film:
-            from pneumo_hf.pacs.secondary_capture import secondary_capture
+            raise UnanswerableError("the model takes it for no chest film", answer["error"])
+        overlay = self.heatmap(film) if self.heatmap and film else None
+        try:
+            documents = [structured_report(header, answer, self.model)]
+            if overlay:
+                from pneumo_hf.pacs.secondary_capture import secondary_capture
 
-            documents.append(secondary_capture(header, self.heatmap(film), self.model))
-        return documents
+                documents.append(secondary_capture(header, overlay, self.model))
+            return [as_file(document) for document in documents]
+        except Exception as error:  # what highdicom and pydicom raise on a header's values has no class in common
+            raise UnanswerableError("no report can be made of its header", type(error).__name__) from error
+
+
+def as_file(document: Dataset) -> bytes:
+    """Write a document as a DICOM file."""
+    file = BytesIO()
+    document.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 def heatmap_maker(scorer: Scorer) -> Callable[[Image.Image], Image.Image]:

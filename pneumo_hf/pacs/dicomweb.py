@@ -46,7 +46,7 @@ class WebStudy:
         Raises:
             InputError: the server cannot be reached or refuses, or has no such film.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _as_input_errors():
             found = self.client.search_for_instances(self.study, fields=list(KEYS), get_remaining=True)
             rows = [{name: _value(row, tag) for name, tag in KEYS.items()} for row in found]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydicom import Dataset
 
 from pneumo_hf.errors import NO_ROOM, InputError
 
@@ -39,8 +38,9 @@ class DiskQueue:
 
     def __init__(self, folder: Path, most: int):
         self.films, self.answers, self.partial = (folder / name for name in ("films", "answers", "partial"))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # films have names
         for part in (self.films, self.answers, self.partial):
-            part.mkdir(parents=True, exist_ok=True)
+            part.mkdir(exist_ok=True)
         self.owner = FileLock(folder / "lock", blocking=False)
         try:
             self.owner.acquire()
@@ -99,15 +99,12 @@ class DiskQueue:
             self.unscored.appendleft(uid)
             self.changed.notify_all()
 
-    def answer(self, uid: str, documents: Sequence[Dataset]) -> None:
+    def answer(self, uid: str, documents: Sequence[bytes]) -> None:
         """Keep the documents of a film's answer until they are taken; when this returns they are on the disk."""
         folder = self.partial / f"{uid}.answer"
         folder.mkdir(exist_ok=True)
         for number, document in enumerate(documents):
-            with (folder / f"{number}.dcm").open("wb") as file:
-                document.save_as(file, enforce_file_format=True)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(folder / f"{number}.dcm", document)
         _sync(folder)
         _move(folder, self.answers / uid)
 

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pneumo_hf.data.reading import reason_of
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.labels import column_of
-from pneumo_hf.pacs.answering import NO_CHEST, Answering
+from pneumo_hf.pacs.answering import Answering, UnanswerableError
 from pneumo_hf.pacs.screening import screen_header
 
 RESCALING = {"prevalence": None, "calibration": "temperature"}  # what changes an answer, and is usual
@@ -47,22 +46,26 @@ def write_documents(
     answering = Answering(scorer, heatmap, **changes)
     answering.model = replace(answering.model, threshold=rescale(answering.model.threshold))
     folder.mkdir(parents=True, exist_ok=True)
-    written, refused, seen = [], Counter(), set()
+    written, refused, seen = [], 0, set()
     with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         for film, row in zip(films, csv.DictReader(file), strict=True):
             header, reason, content = _screen(film["image"])
-            reason = reason or _reason(row, header.SOPInstanceUID in seen)
-            if reason:
-                refused[reason] += 1
-                logger.info("%s: no report, %s", row["path"], reason)
+            uid = header.get("SOPInstanceUID")
+            reason = reason or ("" if row["probability"] else row["error"])
+            reason = reason or ("another film has its UID" if uid in seen else "")
+            try:
+                if reason:
+                    raise UnanswerableError(reason)
+                documents = answering.documents(header, load_xray(content) if heatmap else None, _answer(row))
+            except UnanswerableError as error:
+                refused += 1
+                logger.info("%s: no report, %s", row["path"], error)
                 continue
-            uid = header.SOPInstanceUID
             seen.add(uid)
-            documents = answering.documents(header, load_xray(content) if heatmap else None, _answer(row))
             for kind, document in zip(("report", "heatmap"), documents, strict=False):
                 written.append(folder / f"{uid}_{kind}.dcm")
-                document.save_as(written[-1], enforce_file_format=True)
-    logger.info("DICOM documents: %d in %s; films without: %d", len(written), folder, refused.total())
+                written[-1].write_bytes(document)
+    logger.info("DICOM documents: %d in %s; films without: %d", len(written), folder, refused)
     return written
 
 
@@ -74,15 +77,6 @@ def _screen(image: dict | None) -> tuple[Dataset, str, bytes]:
         return Dataset(), reason_of(error), b""
     screened = screen_header(content)
     return screened.header or Dataset(), screened.reason, content
-
-
-def _reason(row: dict, again: bool) -> str:
-    """Why a film that could be answered by its header is not; empty where nothing is in the way."""
-    if not row["probability"]:
-        return row["error"]
-    if row["flag"] == NO_CHEST:
-        return f"not a chest film: {row['error']}"
-    return "another film has its UID" if again else ""
 
 
 def _answer(row: dict) -> dict:

@@ -71,7 +71,10 @@ class Callers:
 
     def __contains__(self, caller: tuple[str, str]) -> bool:
         """Return whether an AE title and an address are those of one that is let in."""
-        name, address = caller[0].strip(), ipaddress.ip_address(caller[1])
+        try:
+            name, address = caller[0].strip(), ipaddress.ip_address(caller[1])
+        except ValueError:
+            return False
         plain = getattr(address, "ipv4_mapped", None) or address
         return any(name == known and plain in network for known, network in self.known)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pneumo_hf.data.processes import Pool, TooSlowError
 from pneumo_hf.errors import NO_ROOM
-from pneumo_hf.pacs.answering import Answering
+from pneumo_hf.pacs.answering import Answering, UnanswerableError
 from pneumo_hf.pacs.disk_queue import DiskQueue
 from pneumo_hf.pacs.network import Settings
 from pneumo_hf.pacs.receiver import Receiver
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what matters is logged here, without names
 
 LONGEST = 60.0  # seconds to read a film
-POLL = 1.0  # seconds
+POLL = 0.2  # seconds
 FULL_DISK_PAUSE = 30.0  # seconds
 
 
@@ -33,6 +33,7 @@ class Node:
     def __init__(self, answering: Answering, settings: Settings):
         self.answering, self.dry_run = answering, settings.dry_run
         self.stop, self.counts, self.refused = threading.Event(), Counter(), Counter()
+        self.ending = False  # which a signal's handler may set: it must not wait for a lock, as an event's would
         self.failed: BaseException | None = None
         self.queue = DiskQueue(settings.folder, settings.most)
         self.sender = Sender(self.queue, settings)
@@ -40,13 +41,14 @@ class Node:
         self.pool = Pool(1, LONGEST)
 
     def run(self) -> None:
-        """Answer films until `stop`; what waits then waits for the next start."""
+        """Answer films until `ending`; what waits then waits for the next start."""
         work = [self._score_all] if self.dry_run else [self._score_all, lambda: self.sender.run(self.stop)]
         threads = [threading.Thread(target=self._guarded, args=(part,)) for part in work]
         for thread in threads:
             thread.start()
-        while not self.stop.wait(POLL):
-            pass
+        while not self.ending:
+            time.sleep(POLL)
+        self.stop.set()
         self.receiver.stop()
         self.sender.wake.set()
         for thread in threads:
@@ -69,8 +71,7 @@ class Node:
         try:
             work()
         except BaseException as error:
-            self.failed = error
-            self.stop.set()
+            self.failed, self.ending = error, True
 
     def _score_all(self) -> None:
         while not self.stop.is_set():
@@ -93,11 +94,12 @@ class Node:
         except TooSlowError as error:
             screened = Screened(None, reason=str(error))
         if screened.header is None or screened.film is None:
-            return self._refuse(uid, screened.reason)
+            return self._refuse(uid, UnanswerableError(screened.reason))
         answer = self.answering.score(screened.film)
-        documents = self.answering.documents(screened.header, screened.film, answer)
-        if not documents:
-            return self._refuse(uid, f"not a chest film: {answer['error']}")
+        try:
+            documents = self.answering.documents(screened.header, screened.film, answer)
+        except UnanswerableError as error:
+            return self._refuse(uid, error)
         self.counts["scored"] += 1
         what = f"{answer['prediction']} {answer['probability']:.4f} {answer['flag']}".strip()
         logger.info("%s: %s, in %.2f s", uid, what, time.perf_counter() - start)
@@ -107,7 +109,7 @@ class Node:
             self.queue.answer(uid, documents)
             self.sender.wake.set()
 
-    def _refuse(self, uid: str, reason: str) -> None:
-        self.refused[reason] += 1
-        logger.info("%s: refused, %s", uid, reason)
+    def _refuse(self, uid: str, error: UnanswerableError) -> None:
+        self.refused[error.reason] += 1
+        logger.info("%s: refused, %s", uid, error)
         self.queue.remove(uid)

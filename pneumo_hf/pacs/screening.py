@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image
 from pydicom import Dataset, config
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
@@ -143,8 +144,10 @@ def _header(dataset: Dataset) -> Dataset:
     header.SpecificCharacterSet = UTF_8
     for name in (*KEPT, *COPIED):
         value = dataset.get(name)
-        if value is not None and not (name in ALWAYS and not _is_valid(name, value)):
-            setattr(header, name, PersonName(str(value)) if isinstance(value, PersonName) else value)
+        if name.endswith("Name"):  # one, in UTF-8
+            value = PersonName(str(value[0] if isinstance(value, MultiValue) and value else value or ""))
+        if value is not None and _is_valid(name, value):
+            setattr(header, name, value)
         elif name in ALWAYS:
             setattr(header, name, "")
     return header

@@ -66,8 +66,8 @@ class Sender:
                 if stop.is_set():
                     break
                 refused = self._send(association, self.queue.documents(uid))
-                if not association.is_established:
-                    logger.warning("%s broke off: its answers wait", self.peer)
+                if refused and not association.is_established:
+                    logger.warning("%s broke off: %d answers wait", self.peer, len(self.queue.answered()))
                     return False
                 self._note(uid, refused)
         finally:
@@ -81,7 +81,7 @@ class Sender:
         return association if association.is_established else None
 
     def _send(self, association: Association, documents: Sequence[Path]) -> str:
-        """Send the documents of an answer; return why it was refused, empty if it was not."""
+        """Send the documents of an answer, each until it is taken; return why one was refused, empty if none was."""
         for document in documents:
             try:
                 answer = association.send_c_store(document)
@@ -92,6 +92,7 @@ class Sender:
                 return "no response"
             if status and status != DUPLICATE and status >> 12 != 0xB:  # 0xBxxx is a warning: it is stored
                 return f"status 0x{status:04X}"
+            document.unlink()  # the film stays until all are taken
         return ""
 
     def _note(self, uid: str, refused: str) -> None:

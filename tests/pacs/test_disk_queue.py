@@ -6,24 +6,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from pydicom import Dataset
 
 from pneumo_hf.errors import InputError
 from pneumo_hf.pacs import disk_queue
 from pneumo_hf.pacs.disk_queue import DiskQueue, OtherFilmError, QueueFullError
-from pneumo_hf.pacs.screening import screen
-from tests.pacs.conftest import dicom_films
-
-
-def document() -> Dataset:
-    header = screen(dicom_films(1)[0]).header
-    assert header is not None
-    header.file_meta = Dataset()  # what enforces a file format fills it in
-    return header
 
 
 def test_films_come_out_in_order_and_wait_for_the_next_start(tmp_path: Path) -> None:
-    queue = DiskQueue(tmp_path, most=3)
+    queue = DiskQueue(tmp_path / "queue", most=3)
+    assert (tmp_path / "queue").stat().st_mode & 0o077 == 0
     for uid in ("1.2", "1.1", "1.3"):
         queue.put(uid, uid.encode())
     queue.put("1.1", b"1.1")  # sent again: it is there
@@ -33,9 +24,9 @@ def test_films_come_out_in_order_and_wait_for_the_next_start(tmp_path: Path) -> 
     with pytest.raises(QueueFullError):
         queue.put("1.4", b"one too many")
     with pytest.raises(InputError, match="another node uses"):
-        DiskQueue(tmp_path, most=3)
+        DiskQueue(tmp_path / "queue", most=3)
     queue.close()
-    again = DiskQueue(tmp_path, most=3)
+    again = DiskQueue(tmp_path / "queue", most=3)
     assert [again.take(0) for _ in range(4)] == ["1.2", "1.1", "1.3", None]
     assert again.film("1.2").read_bytes() == b"1.2"
 
@@ -44,11 +35,12 @@ def test_a_scored_film_is_not_scored_again(tmp_path: Path) -> None:
     queue = DiskQueue(tmp_path, most=3)
     for uid in ("1.1", "1.2"):
         queue.put(uid, b"film")
-    (tmp_path / "answers" / "1.1").mkdir()
+    queue.answer("1.1", [b"report", b"heatmap"])
     (tmp_path / "partial" / "1.2.answer").mkdir()  # half written when it was killed
     (tmp_path / "partial" / "1.5").write_bytes(b"half a film")
     queue.close()
     again = DiskQueue(tmp_path, most=3)
+    assert [path.read_bytes() for path in again.documents("1.1")] == [b"report", b"heatmap"]
     assert again.answered() == ["1.1"] and again.take(0) == "1.2" and again.take(0) is None
     assert not list((tmp_path / "partial").iterdir())
     again.remove("1.1")
