@@ -43,8 +43,7 @@ class Parts:
 
     def done(self) -> list[range]:
         """List the films that are there, in order."""
-        matches = map(NAME.fullmatch, self._names())
-        parts = (range(int(match[1]), int(match[2])) for match in matches if match)
+        parts = (range(int(m[1]), int(m[2])) for m in map(NAME.fullmatch, self._names()) if m)
         return sorted(parts, key=lambda part: part.start)
 
     def left(self, films: int) -> list[range]:
