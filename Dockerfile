@@ -8,7 +8,7 @@ WORKDIR /app
 # the CPU build of PyTorch first: the one of PyPI brings 3 GB of CUDA along
 RUN pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu
 COPY requirements.txt ./
-RUN pip install -r requirements.txt onnxruntime==1.30.0
+RUN pip install -r requirements.txt onnxruntime==1.32.0 onnx==1.23.2 onnxscript==0.7.2
 
 COPY app.py LICENSE ./
 COPY pneumo_hf ./pneumo_hf

@@ -26,9 +26,11 @@ ROOT = Path(__file__).parent
 def main(arguments: argparse.Namespace) -> None:
     """Load the model and serve it until stopped."""
     from pneumo_hf.app.decoding import end_processes, start_processes
-    from pneumo_hf.app.files import remove_files, uploads_folder
+    from pneumo_hf.app.files import import_gradio, remove_files
 
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads_folder())  # read by gradio when it is imported
+    import_gradio()
+    if not os.environ.get("SPACES_ZERO_GPU"):
+        runtime.import_for_scoring()
     from pneumo_hf.app.interface import serve
     from pneumo_hf.evaluation.ensembles import load_predictor
 
@@ -86,7 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--backend",
         choices=("torch", "onnx"),
         default=environment("PNEUMO_HF_BACKEND", "torch"),
-        help="onnx: what `export` wrote (default: $PNEUMO_HF_BACKEND, else torch)",
+        help="onnx: ONNX Runtime on the CPU, by what `export` wrote; else exported at first use, and kept (default: "
+        "$PNEUMO_HF_BACKEND, else torch)",
     )
     parser.add_argument(
         "--auth",

@@ -229,8 +229,17 @@ def quickstart_table() -> str:
 
 
 def originals() -> None:
-    """The table of originals and copies, in docs/evaluation.md."""
+    """The table of originals and copies, in docs/evaluation.md, and beside the shipped model what its card says."""
     write_block(DOCS / "evaluation.md", originals_table(), "originals")
+    (MODEL / "report" / "originals.json").write_text(json.dumps(originals_pair(), indent=1) + "\n")
+
+
+def originals_pair() -> dict:
+    """The originals and their copies alone, of the shipped model."""
+    part = measured("originals")["pairs"]
+    assert part["model"] == MODEL.name, f"benchmarks/results/originals.json is of {part['model']}"
+    rows = {row["way"]: row for row in part["rows"] if row["way"] in ("copies", "originals")}
+    return {"threshold": part["threshold"], "films": part["films"], **rows}
 
 
 def originals_table() -> str:

@@ -1,4 +1,9 @@
-"""The pictures of the docs, from the real pages: python docs/take_screenshot.py http://127.0.0.1:7860 PAGE.html."""
+"""The pictures of the docs, from the real pages.
+
+    python docs/take_screenshot.py http://127.0.0.1:7860 PAGE.html [STUDY]
+
+STUDY is the address of the study of docs/pacs.md in Orthanc's explorer, /app/explorer.html#study?uuid=...
+"""
 
 import shutil
 import sys
@@ -56,4 +61,9 @@ with sync_playwright() as playwright:
     page.goto(Path(sys.argv[2]).resolve().as_uri())
     page.wait_for_timeout(500)
     page.screenshot(path=DOCS / "report.png", clip={"x": 0, "y": 0, "width": 1180, "height": 1500}, full_page=True)
+    if len(sys.argv) > 3:
+        page.set_viewport_size({"width": 1180, "height": 520})
+        page.goto(sys.argv[3])
+        expect(page.get_by_text("pneumo_hf: heatmap")).to_be_visible(timeout=PATIENCE)
+        save(page, "pacs.png")
     browser.close()

@@ -5,7 +5,19 @@ import sys
 from collections.abc import Sequence
 
 from pneumo_hf import DISCLAIMER, runtime
-from pneumo_hf.commands import audit, compare, evaluate, export, monitor, predict, prepare, push, recalibrate, tune
+from pneumo_hf.commands import (
+    audit,
+    compare,
+    evaluate,
+    export,
+    listen,
+    monitor,
+    predict,
+    prepare,
+    push,
+    recalibrate,
+    tune,
+)
 from pneumo_hf.errors import InputError, one_line_errors
 
 COMMANDS = {
@@ -13,6 +25,7 @@ COMMANDS = {
     "prepare": prepare,
     "evaluate": evaluate,
     "predict": predict,
+    "listen": listen,
     "compare": compare,
     "recalibrate": recalibrate,
     "monitor": monitor,

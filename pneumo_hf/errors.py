@@ -11,6 +11,7 @@ EXTRAS = {  # packages that the light core does without, and the extra that brin
     **dict.fromkeys(("matplotlib", "captum", "jinja2", "sklearn", "scipy", "kornia"), "report"),
     "gradio": "app",
     "optuna": "tune",
+    **dict.fromkeys(("highdicom", "pynetdicom", "dicomweb_client"), "dicom"),
 }
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("training", "serving", "scaling", "load", "gpu", "monitoring", "scoring_ray")
+SCRIPTS = ("training", "serving", "scaling", "load", "gpu", "monitoring", "pacs", "scoring_ray")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from pneumo_hf.data.digests import HELD_OUT
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub.card import WITH_FILMS, write_card
-from pneumo_hf.reporting.report import METRIC_NAMES
+from pneumo_hf.reporting.names import METRIC_NAMES
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "model_card.md"

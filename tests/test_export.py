@@ -1,5 +1,6 @@
 """`export`: the ONNX file gives the checkpoint's scores, flags and all, at any batch size, or is not kept."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pneumo_hf.__main__ import main
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub import export as export_module
 from pneumo_hf.hub.scan import what_must_not_leave
+from pneumo_hf.inference import onnx_export
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,13 +61,13 @@ def test_an_export_says_nothing_of_the_machine_that_wrote_it(
 def test_what_does_not_agree_is_not_kept(
     tiny_run: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    forward = export_module._Network.forward
+    forward = onnx_export._Network.forward
 
     def changed(network: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, features = forward(network, pixel_values)
         return logits + torch.tensor([0.0, 0.05]), features
 
-    monkeypatch.setattr(export_module._Network, "forward", changed)
+    monkeypatch.setattr(onnx_export._Network, "forward", changed)
     with pytest.raises(SystemExit, match="2"):
         main(["export", "--model", str(tiny_run), "--output_dir", str(tmp_path), *options])
     assert "not kept" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -74,7 +76,7 @@ def test_what_does_not_agree_is_not_kept(
 def test_what_the_exporter_left_unfinished_is_gone_and_the_earlier_export_stays(
     tiny_run: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(predictor: Predictor, path: Path) -> None:
+    def fails(model: nn.Module, image_processor: object, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
@@ -87,8 +89,33 @@ def test_what_the_exporter_left_unfinished_is_gone_and_the_earlier_export_stays(
     assert (tmp_path / "onnx" / "model.onnx").read_bytes() == b"of yesterday"
 
 
-def test_a_checkpoint_without_its_export_says_how_to_make_it(tiny_run: Path) -> None:
-    with pytest.raises(Exception, match="has no onnx/model.onnx: python -m pneumo_hf export"):
+def test_a_checkpoint_without_its_export_gets_one_at_first_use_which_is_kept(
+    tiny_run: Path, films_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    films = sorted((films_folder / "test").rglob("*.jpeg"))[:3]
+    expected = [row["probability"] for row in Predictor(tiny_run, device="cpu")(films)]
+    found = [row["probability"] for row in Predictor(tiny_run, backend="onnx")(films)]
+    assert found == pytest.approx(expected, abs=1e-5)
+    (kept,) = (tmp_path / ".cache" / "pneumo_hf" / "onnx").glob("*.onnx")
+    written = kept.stat().st_mtime_ns
+    monkeypatch.setattr(onnx_export, "write_onnx", None)  # not called again
+    assert [row["probability"] for row in Predictor(tiny_run, backend="onnx")(films)] == found
+    assert kept.stat().st_mtime_ns == written and not (tiny_run / "onnx").exists()
+
+
+def test_an_export_that_does_not_agree_or_cannot_be_written_is_not_kept(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(onnx_export, "AGREEMENT", -1.0)
+    with pytest.raises(InputError, match="not kept"):
+        Predictor(tiny_run, backend="onnx")
+    folder = tmp_path / ".cache" / "pneumo_hf" / "onnx"
+    assert not list(folder.rglob("*.onnx"))
+    shutil.rmtree(folder)
+    folder.write_text("no folder")
+    with pytest.raises(InputError, match="cannot be kept in .*onnx: File exists"):
         Predictor(tiny_run, backend="onnx")
 
 

@@ -20,7 +20,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, ROOT / "train_hf.py", ROOT / "app.py"]
 FUNCTION_LINES = 60
 MODULE_LINES = 300
-COMMANDS = ("audit", "prepare", "evaluate", "predict", "compare", "recalibrate", "monitor", "tune", "export", "push")
+COMMANDS = (
+    "audit",
+    "prepare",
+    "evaluate",
+    "predict",
+    "listen",
+    "compare",
+    "recalibrate",
+    "monitor",
+    "tune",
+    "export",
+    "push",
+)
 HELPS = ["train_hf.py", "-m pneumo_hf", *(f"-m pneumo_hf {name}" for name in COMMANDS)]
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "matplotlib"}
 FORMER_WORDS = re.compile(

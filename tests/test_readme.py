@@ -40,6 +40,7 @@ def test_the_quickstart_reaches_what_it_promises_in_every_seed() -> None:
 def test_the_table_of_originals_is_that_of_the_file() -> None:
     block = build.block(ROOT / "docs" / "evaluation.md", "originals")
     assert block == build.originals_table() and "| copies |" in block
+    assert json.loads((build.MODEL / "report" / "originals.json").read_text()) == build.originals_pair()
 
 
 @pytest.mark.parametrize("page", ["results", "performance", "scaling", "data"])

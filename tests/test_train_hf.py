@@ -21,7 +21,7 @@ from pneumo_hf import Predictor, load_data, load_xray
 from pneumo_hf.config.parse import parse_args
 from pneumo_hf.data.files import read_film
 from pneumo_hf.data.listing import list_films
-from pneumo_hf.reporting.report import METRIC_NAMES
+from pneumo_hf.reporting.names import METRIC_NAMES
 from pneumo_hf.training.models import load_model
 from tests.conftest import as_options, make_film, write_films
 from tests.data.test_pixels import add_bad_films

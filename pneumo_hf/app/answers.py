@@ -6,12 +6,14 @@ import time
 import gradio as gr
 
 from pneumo_hf import DISCLAIMER
-from pneumo_hf.app.decoding import decode
+from pneumo_hf.app.decoding import decode, prepare
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, ON_ZERO_GPU, Together, scoring
 from pneumo_hf.app.verdict import at_threshold
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import from_base64
-from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.imaging.processor import fixed_resize
+from pneumo_hf.imaging.quality import quality_issue
+from pneumo_hf.inference.scorer import Decoded, Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +23,11 @@ class Answers:
 
     def __init__(self, predictor: Scorer):
         self.predictor, self.thresholds = predictor, predictor.settings.thresholds
-        score = scoring(predictor)  # here, for ZeroGPU wants to know of it before the app is launched
-        self.score = (lambda film: score([film])[0]) if ON_ZERO_GPU else Together(predictor)
+        self.scoring = scoring(predictor)  # here, for ZeroGPU wants to know of it before the app is launched
+        self.together = Together(predictor)
+        found = [fixed_resize(member.image_processor) for member in predictor.members]
+        resizes = [resize for resize in found if resize and not resize.clahe]  # which needs torch
+        self.resizes = resizes if len(resizes) == len(found) else []
 
     def point(self, name: str | None) -> str:
         """Return the name of an operating point, the checkpoint's own where none is named.
@@ -38,11 +43,23 @@ class Answers:
     def __call__(self, film: bytes | str, point: str) -> dict:
         """Decode and score a film, its content or its path, and decide at an operating point."""
         start, sent = time.perf_counter(), isinstance(film, bytes)
-        picture, reason, _ = decode({"bytes": film if sent else None, "path": None if sent else film})
-        result = self.predictor.unread(reason) if picture is None else self.score(picture)
+        image = {"bytes": film if sent else None, "path": None if sent else str(film)}
+        result = self._score_film(image) if ON_ZERO_GPU else self.together(self._prepared(image))
         decided = at_threshold(self.predictor, result, self.thresholds[point])
         logger.info("answered a request in %.0f ms", 1000 * (time.perf_counter() - start))
         return decided
+
+    def _prepared(self, image: dict) -> Decoded:
+        if self.resizes:
+            return prepare(image, self.resizes)
+        picture, reason, _ = decode(image)  # to be resized by a processor, which the processes that read are without
+        if picture is None:
+            return {"error": reason}, None
+        return {"error": "", "issue": quality_issue(picture)}, self.predictor.resize(picture)
+
+    def _score_film(self, image: dict) -> dict:
+        picture, reason, _ = decode(image)
+        return self.predictor.unread(reason) if picture is None else self.scoring([picture])[0]
 
 
 def build_api(predictor: Scorer, answers: Answers) -> None:

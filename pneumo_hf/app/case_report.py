@@ -1,23 +1,26 @@
 """One self-contained page about one film, to print or to keep; nothing that names a person."""
 
 import datetime
+import hashlib
 from pathlib import Path
 
 from PIL import Image
 
 from pneumo_hf import DISCLAIMER, __version__
-from pneumo_hf.app.decoding import TooSlowError, call
+from pneumo_hf.app.decoding import call
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import as_address, render
 from pneumo_hf.app.points import measured_at, offered
-from pneumo_hf.app.verdict import at_threshold, in_words, of_hundred, shares_of_labels, trained_on
+from pneumo_hf.app.verdict import at_threshold, cautions, in_words, of_hundred, shares_of_labels, trained_on
+from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.imaging.quality import NOTES
 from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer
 
+DIGITS = 16  # of the file's digest
 LARGEST_PRINTED = 900  # pixels a side
 FACTS = {"view": "view", "age": "age in years", "sex": "sex", "body_part": "body part", "modality": "modality"}
 SHOWN = {  # of a header's free text: anything else could be a name
@@ -28,11 +31,12 @@ SHOWN = {  # of a header's free text: anything else could be a name
 
 
 def file_facts(path: str, film: Image.Image) -> dict[str, str]:
-    """Return what the file is, and of a DICOM its header's facts; nothing that names a person."""
+    """Return what the file is, and of a DICOM its header's facts; nothing that names a person, as file names do."""
     content = Path(path).read_bytes()
     found = call(describe, content)
     bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
     facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
+    facts["SHA-256"] = hashlib.sha256(content).hexdigest()[:DIGITS]  # which file it was, without its name
     if not is_dicom(content):
         return facts
     try:
@@ -42,7 +46,11 @@ def file_facts(path: str, film: Image.Image) -> dict[str, str]:
     known = {key: value for key, value in header.items() if value is not None and value in SHOWN.get(key, {value})}
     if notes := film.info.get(NOTES):
         facts["note"] = "; ".join(notes)
-    return facts | {words: str(known[key]) for key, words in FACTS.items() if key in known}
+    return facts | {words: _in_short(known[key]) for key, words in FACTS.items() if key in known}
+
+
+def _in_short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def write_case_report(
@@ -61,13 +69,14 @@ def write_case_report(
         report: the checkpoint's, where there is one.
     """
     decided, settings = at_threshold(predictor, result, threshold), predictor.settings
-    points = offered(settings)
+    points, age = offered(settings), facts.get(FACTS["age"])
     validation = {point["name"]: point for point in settings.operating_points}
     path = download_path("case_report.html")
     path.write_text(
         render(
             "case_report.html.jinja",
             verdict=in_words(predictor, decided, threshold, report),
+            cautions=cautions(predictor, decided, threshold, float(age) if age else None, report),
             result=decided,
             threshold=threshold,
             facts=facts,

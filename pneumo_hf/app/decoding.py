@@ -4,23 +4,22 @@ Nothing here imports torch or gradio: every such process would.
 """
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 from threading import BoundedSemaphore, Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pneumo_hf.data.files import UNREADABLE, close_archives, list_zip, only_films, read_film
+from pneumo_hf.data.files import UNREADABLE, list_zip, only_films, read_film
 from pneumo_hf.data.patients import keyed_hash
+from pneumo_hf.data.processes import Pool, TooSlowError
 from pneumo_hf.data.reading import ReadFilm, try_film
 from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
+from pneumo_hf.imaging.quality import quality_issue
+from pneumo_hf.imaging.resizing import Resize
+
+if TYPE_CHECKING:
+    from pneumo_hf.inference.scorer import Decoded
 
 R = TypeVar("R")
 
@@ -29,98 +28,6 @@ QUICK = 1.0  # seconds; most films take some milliseconds, the largest JPEG 2000
 SLOW_AT_ONCE, SLOW_WAITING = 2, 16  # of the films that are not quick; more are told to come again
 LONGEST = 15.0  # seconds for one of these
 MOST_NAMES = 10_000  # in a zip, films or not
-ARCHIVES_OPEN = 60.0  # seconds, at most, after which their memory and their place on the disk are free
-
-
-class TooSlowError(Exception):
-    """Something that was sent took too long to read; the message says so to who sent it."""
-
-
-class Pool:
-    """So many processes that call functions for threads, each call within a limit.
-
-    Args:
-        processes: calls at once; others wait for their turn.
-        limit: seconds for a call, after which its process is ended and replaced.
-        nice: how far the processes stand back behind others.
-    """
-
-    def __init__(self, processes: int, limit: float, nice: int = 0):
-        self.limit, self.nice = limit, nice
-        self.workers = {_Worker(limit, nice) for _ in range(processes)}
-        self.free: SimpleQueue = SimpleQueue()
-        for worker in self.workers:
-            self.free.put(worker)
-
-    def call(self, function: Callable[..., R], *arguments: Any) -> R:
-        """Return what a function of a module returns, or raise what it raises.
-
-        Raises:
-            TooSlowError: it took longer than the limit, or took its process with it.
-        """
-        worker = self.free.get()
-        try:
-            worker.pipe.send((function, arguments))
-            error, value = worker.pipe.recv()
-        except (EOFError, OSError) as ended:
-            worker.end()
-            self.workers.discard(worker)
-            worker = _Worker(self.limit, self.nice)
-            self.workers.add(worker)
-            raise TooSlowError("it cannot be read, or not in time") from ended
-        finally:
-            self.free.put(worker)
-        if error is not None:
-            raise error
-        return value
-
-    def end(self) -> None:
-        """End the processes, whatever they do."""
-        for worker in list(self.workers):
-            worker.end()
-
-
-class _Worker:
-    """A process that starts on its own time: what it is sent before waits in the pipe."""
-
-    def __init__(self, limit: float, nice: int):
-        self.pipe, theirs = Pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import work; work({theirs.fileno()}, {limit}, {nice})"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C is the app's
-        )
-        theirs.close()
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.pipe.close()
-
-
-def work(pipe: int, limit: float, nice: int) -> None:
-    """Answer calls until the app has ended; the kernel ends a process that works longer, even if the app is gone."""
-    os.nice(nice)
-    app, to_close = Connection(pipe), time.monotonic() + ARCHIVES_OPEN
-    while True:
-        if not app.poll(ARCHIVES_OPEN) or time.monotonic() > to_close:
-            close_archives()
-            to_close = time.monotonic() + ARCHIVES_OPEN
-            continue
-        try:
-            function, arguments = app.recv()
-            signal.setitimer(signal.ITIMER_REAL, limit)
-            answer: tuple[Exception | None, Any]
-            try:
-                answer = None, function(*arguments)
-            except Exception as error:  # the caller's to judge
-                answer = error, None
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            app.send(answer)
-        except (EOFError, OSError):
-            return
 
 
 @cache
@@ -165,6 +72,22 @@ def decode(image: dict) -> ReadFilm:
         return ReadFilm(None, str(error))
 
 
+def prepare(image: dict, resizes: Sequence[Resize]) -> "Decoded":
+    """Read a film and make it what a predictor's members are fed: 50 kB cross from process to process, not a film.
+
+    Args:
+        image: a value of the column `image`. resizes: of each member.
+
+    Returns:
+        What `Scorer.score_batch` takes: `error` and `issue` of the film, and the film `[1, H, W]` uint8 of each
+        member, None where it cannot be read.
+    """
+    try:
+        return call(_prepare, image, resizes)
+    except TooSlowError as error:
+        return {"error": str(error)}, None
+
+
 def list_zipped_films(archive: str) -> list[tuple[str, str]]:
     """List name and path of the films in a zip, nothing of which is read.
 
@@ -192,6 +115,13 @@ def end_processes() -> None:
 
 def _decode(image: dict) -> ReadFilm:
     return try_film(image)._replace(content=b"")
+
+
+def _prepare(image: dict, resizes: Sequence[Resize]) -> "Decoded":
+    film, reason, _ = try_film(image)
+    if film is None:
+        return {"error": reason}, None
+    return {"error": "", "issue": quality_issue(film)}, tuple(resize(film) for resize in resizes)
 
 
 def _list_zipped_films(archive: str) -> list[tuple[str, str]]:

@@ -1,9 +1,7 @@
-"""Files that the app makes and is sent: all in one folder of its process, gone when they are old or when it ends.
-
-Nothing here imports gradio, which reads GRADIO_TEMP_DIR when it is imported.
-"""
+"""Files that the app makes and is sent: all in one folder of its process, gone when they are old or when it ends."""
 
 import atexit
+import inspect
 import os
 import secrets
 import shutil
@@ -12,7 +10,9 @@ import threading
 import time
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
@@ -49,6 +49,26 @@ def download_path(name: str) -> Path:
 def uploads_folder() -> Path:
     """Make the folder where gradio keeps what visitors send."""
     return _folder("uploads")
+
+
+def import_gradio() -> None:
+    """Import gradio, which reads GRADIO_TEMP_DIR then, without the stubs for editors that it writes at each import.
+
+    They are two fifths of the time, and lie in its own folder. It writes none for a class that has no file.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads_folder())
+    getfile, inspect_ = inspect.getfile, cast(Any, inspect)
+
+    def no_file(kind: Any) -> str:
+        if isinstance(kind, type) and kind.__module__.startswith("gradio."):
+            raise OSError(f"no stub for {kind.__name__}")
+        return getfile(kind)
+
+    inspect_.getfile = no_file
+    try:
+        import_module("gradio")
+    finally:
+        inspect_.getfile = getfile
 
 
 def sweep_regularly() -> None:

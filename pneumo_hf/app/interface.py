@@ -23,7 +23,7 @@ from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.model_thread import ON_ZERO_GPU
 from pneumo_hf.app.pages import head, render
 from pneumo_hf.app.reader import build_reader
-from pneumo_hf.app.rest import make_routes, refusal
+from pneumo_hf.app.rest import STATIC, make_routes, refusal
 from pneumo_hf.app.verdict import trained_on
 from pneumo_hf.app.worklist import build_worklist
 from pneumo_hf.errors import InputError
@@ -139,7 +139,8 @@ class Guard:
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         path = scope.get("path", "")
         # wherever the app is mounted: a root path stands before these
-        asked = ("/v1/" in path and not path.endswith(DESCRIPTIONS)) or path.endswith("/metrics")
+        described = path.endswith(DESCRIPTIONS) or f"/v1{STATIC}/" in path
+        asked = ("/v1/" in path and not described) or path.endswith("/metrics")
         if asked or f"{API_PREFIX}/mcp" in path:
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not any(secrets.compare_digest(given, known.encode()) for known in self.expected):

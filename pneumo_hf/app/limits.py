@@ -9,16 +9,25 @@ from pneumo_hf.reporting.findings import shortcut_level
 PERCENT = 100
 
 
-def limits(predictor: Scorer, metrics: dict[str, Any], external: Sequence[dict]) -> list[str]:
+def limits(
+    predictor: Scorer, metrics: dict[str, Any], external: Sequence[dict], originals: dict | None = None
+) -> list[str]:
     """Say in sentences what the model was trained on and what was not measured.
 
     Args:
         metrics: of its report.
         external: metrics of films of other hospitals, where there are any.
+        originals: what the same films give as full-size originals and as small copies, where that was measured.
     """
     finding, settings = predictor.task.finding, predictor.settings
     words = [_trained_on(predictor), *_read_at(predictor)]
     words += _threshold_moves(predictor, metrics)
+    if originals:
+        full, small = originals["originals"]["sensitivity"], originals["copies"]["sensitivity"]
+        words.append(
+            f"It was trained on small, compressed copies. Of {full['of']} films with {finding} it calls "
+            f"{full['right']} as full-size originals, {small['right']} as copies: expect to miss more on originals."
+        )
     floors = {name: floor for name, floor in metrics.get("shortcut_floors", {}).items() if shortcut_level(floor)}
     if floors:
         name, floor = max(floors.items(), key=lambda item: item[1]["value"])

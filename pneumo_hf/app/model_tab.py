@@ -15,8 +15,8 @@ from pneumo_hf.app.curves import decision_curve, decision_svg, roc_svg
 from pneumo_hf.app.limits import limits
 from pneumo_hf.evaluation.operating_points import predictive_values
 from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.reporting.names import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
 from pneumo_hf.reporting.page import templates
-from pneumo_hf.reporting.report import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
 
 ASSETS = Path(__file__).parent / "assets"
 PAGES = templates(ASSETS)
@@ -29,6 +29,7 @@ class Report(NamedTuple):
 
     metrics: dict
     curve: Any  # [K, 2], or None
+    originals: dict | None = None  # films as full-size originals and as small copies, where that was measured
 
     def at(self, threshold: float) -> tuple[float, float]:
         """Return sensitivity and specificity on the test films at a threshold, to the curve's step."""
@@ -41,7 +42,7 @@ def read_report(predictor: Scorer) -> Report | None:
     if metrics is None:
         return None
     values = np.loadtxt(curve, delimiter=",", skiprows=1, usecols=(1, 2)) if curve else None
-    return Report(json.loads(metrics.read_text()), values)
+    return Report(json.loads(metrics.read_text()), values, read_originals(predictor))
 
 
 def build_model_tab(predictor: Scorer, report: Report | None) -> None:
@@ -87,7 +88,7 @@ def facts(metrics: dict, predictor: Scorer) -> str:
         of_labels=metrics.get("labels", {}).get("metrics", {}),
         label_name=label_metric_name,
         external=external,
-        limits=limits(predictor, metrics, external),
+        limits=limits(predictor, metrics, external, read_originals(predictor)),
     )
 
 
@@ -132,6 +133,12 @@ def external_reports(predictor: Scorer) -> list[dict]:
             return []
     paths = (report_file(predictor, Path(name).name) for name in names)
     return [json.loads(path.read_text()) for path in paths if path]
+
+
+def read_originals(predictor: Scorer) -> dict | None:
+    """Read `report/originals.json` beside a checkpoint: films as full-size originals and as small copies."""
+    path = report_file(predictor, "originals.json")
+    return json.loads(path.read_text()) if path else None
 
 
 def report_file(predictor: Scorer, name: str) -> Path | None:

@@ -6,8 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, wraps
 from queue import Empty, SimpleQueue
 
-from pneumo_hf.imaging.film import XraySource
-from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.inference.scorer import Decoded, Scorer
 
 ON_ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))  # which is there for the length of a call
 MOST_AT_ONCE = 16  # films that are scored as one batch
@@ -51,8 +50,10 @@ class Together:
     def __init__(self, predictor: Scorer):
         self.predictor, self.waiting = predictor, SimpleQueue()
 
-    def __call__(self, film: XraySource) -> dict:
-        """A result of `Predictor` for the film; blocks until it is there."""
+    def __call__(self, film: Decoded) -> dict:
+        """A result of `Predictor` for a decoded film; blocks until it is there."""
+        if film[1] is None:
+            return self.predictor.unread(film[0]["error"])
         answer: Future = Future()
         self.waiting.put((film, answer))
         _thread.submit(self._score_waiting)  # for as many as wait then; for none, if an earlier one took them
@@ -70,8 +71,8 @@ class Together:
         if not films:
             return
         try:
-            for answer, result in zip(answers, self.predictor(films), strict=True):
-                answer.set_result(result)
+            for answer, row in zip(answers, self.predictor.score_batch(films), strict=True):
+                answer.set_result({key: row[key] for key in self.predictor.unread("")})
         except Exception as error:  # theirs to hear, whatever it is: they wait
             for answer in answers:
                 if not answer.done():

@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = "Or look at a film of the official test set (Kermany et al. 2018, CC BY 4.0)"
 LARGEST_SHOWN = 3000  # pixels a side under a heatmap, which takes some 50 bytes for each
-MAP_CAPTION = "where the score rests. A coarse map, and no outline of a finding."
+MAP_CAPTION = (
+    "where the score rests. A coarse map, no outline of a finding: it can lie on the wrong lung, or outside the body."
+)
+TO_THE_VERDICT = "() => document.querySelector('#verdict').scrollIntoView({ block: 'nearest' })"
 PRINTED_OPACITY = 0.5  # of the heatmap on a case report
 
 
@@ -42,13 +45,15 @@ class Reader:
     def read(self, path: str | None) -> tuple:
         result, film = read_film_file(self.predictor, path)
         facts = file_facts(path, film) if path and film else {}
+        if result and film:
+            result |= {"size": film.size}
         age, sex, view = (facts.get(FACTS[name]) for name in CLINICAL_COLUMNS)
         return result, viewer_html(film), render("facts.html.jinja", facts=facts), age and float(age), sex, view
 
     def decide(
         self, result: dict | None, threshold: float, age: float | None, sex: str | None, view: str | None
     ) -> tuple[str, str]:
-        verdict = verdict_html(self.predictor, result, threshold, self.report) if result else ""
+        verdict = verdict_html(self.predictor, result, threshold, self.report, age) if result else ""
         verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
         return verdict, measured_html(self.report, threshold)
 
@@ -87,7 +92,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
             )
             clinical = clinical_boxes(predictor)
             facts = gr.HTML("", elem_id="facts", apply_default_css=False)
-            make = gr.Button("One-page report to print", elem_id="make-report", size="sm")
+            make = gr.Button("One-page report to print", elem_id="make-report", size="md")
             page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report")
     # One after the other, so that no verdict is shown of an earlier film, or at an earlier threshold.
     emptied = file.change(
@@ -95,7 +100,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
     )
     scored = emptied.then(reader.read, file, [result, shown, facts, *clinical], api_visibility="private", **limits)
     decided = {"fn": reader.decide, "inputs": [result, cut, *clinical], "outputs": [verdict, measured]}
-    scored.then(**decided, api_visibility="private")
+    scored.then(**decided, api_visibility="private").then(None, None, None, js=TO_THE_VERDICT)
     for changed in (cut, *clinical):
         changed.change(**decided, api_visibility="private", show_progress="hidden")
     heat_on.input(reader.show_heat, [file, heat_on], heat, api_visibility="private", **limits)
@@ -114,8 +119,12 @@ def build_examples(examples: list[Path], file: gr.File) -> None:
             button.click(lambda chosen=str(path): chosen, None, file, api_visibility="private", queue=False)
 
 
-def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Slider]:
+def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
     """Lay out the operating points by plain names, with their figures, and a slider for any other threshold."""
+
+    def both(threshold: float) -> tuple[float, float]:
+        return round(100 * threshold, 1), threshold
+
     settings, choices = reader.predictor.settings, []
     for point in offered(settings):
         measured = measured_at(reader.report, point.threshold)
@@ -126,9 +135,10 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Slider]:
     own = next(point.name for point in offered(settings) if point.threshold == settings.threshold)
     points = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="operating-point")
     with gr.Accordion("Another threshold", open=False, elem_id="by-hand"):
-        cut = gr.Slider(0, 1, settings.threshold, step=0.001, label="Decision threshold", elem_id="reader-threshold")
-    points.input(lambda name: reader.thresholds.get(name, gr.skip()), points, cut, api_visibility="private")
-    cut.input(lambda: None, None, points, api_visibility="private")
+        hand = gr.Slider(0, 100, both(settings.threshold)[0], step=0.1, label="Flag from, in %", elem_id="by-percent")
+    cut = gr.Number(settings.threshold, label="Decision threshold", visible=False)  # exact, of 0 to 1
+    points.input(lambda name: both(reader.thresholds[name]), points, [hand, cut], api_visibility="private")
+    hand.input(lambda percent: (None, percent / 100), hand, [points, cut], api_visibility="private")
     return points, cut
 
 
@@ -227,6 +237,7 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float, repo
     except InputError:
         logger.info("a case report without a heatmap")
     pictures = {caption: film} | pictures
+    result |= {"size": film.size}
     return write_case_report(predictor, result, threshold, pictures, file_facts(path, film), report)
 
 

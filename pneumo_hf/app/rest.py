@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute, BaseRoute, Mount
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
 
@@ -23,6 +24,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer
 
+STATIC = "/docs-files"  # script and style of /v1/docs
 MOST_FILMS = 64  # of one request
 MOST_WAITING = 512  # films of all requests; more are asked to come again
 MOST_REQUESTS = 256  # at once
@@ -107,26 +109,40 @@ class Figures:
         self.waiting = Gauge("pneumo_hf_films_waiting", "Films that are being answered", registry=self.registry)
 
 
+class InThreads:
+    """Answers to all films of a request, in threads of their own, or to none where too many wait already."""
+
+    def __init__(self, figures: Figures):
+        self.threads, self.waiting, self.figures = ThreadPoolExecutor(MOST_FILMS, "films"), 0, figures
+
+    async def __call__(self, function: Callable, films: Sequence[tuple]) -> list:
+        if self.waiting + len(films) > MOST_WAITING:
+            raise HTTPException(429, TOO_MANY, LATER)
+        loop = asyncio.get_running_loop()
+        self._count(len(films))
+        try:
+            return await asyncio.gather(*(loop.run_in_executor(self.threads, function, *film) for film in films))
+        finally:
+            self._count(-len(films))
+
+    def _count(self, more: int) -> None:
+        self.waiting += more
+        self.figures.waiting.set(self.waiting)
+
+
 def make_api(predictor: Scorer, answers: Answers, figures: Figures) -> FastAPI:
     """Make the application that is mounted at `/v1`."""
     token = Depends(HTTPBearer(auto_error=False))  # for the description: `Guard` asks for it
-    api = FastAPI(title="pneumo_hf", version=__version__, description=DISCLAIMER, dependencies=[token])
-    threads, waiting = ThreadPoolExecutor(MOST_FILMS, "films"), 0
-    name = Path(predictor.name).name
+    api = FastAPIOffline(
+        redoc_url=None,
+        static_url=STATIC,
+        title="pneumo_hf",
+        version=__version__,
+        description=DISCLAIMER,
+        dependencies=[token],
+    )
+    answer_all, name = InThreads(figures), Path(predictor.name).name
     version = "-".join(weights_digest(member.model)[:12] for member in predictor.members)
-
-    async def answer_all(function: Callable, films: Sequence[tuple]) -> list:
-        """Answer to all films, in threads of their own, or to none where too many wait already."""
-        nonlocal waiting
-        if waiting + len(films) > MOST_WAITING:
-            raise HTTPException(429, TOO_MANY, LATER)
-        waiting, loop = waiting + len(films), asyncio.get_running_loop()
-        figures.waiting.set(waiting)
-        try:
-            return await asyncio.gather(*(loop.run_in_executor(threads, function, *film) for film in films))
-        finally:
-            waiting -= len(films)
-            figures.waiting.set(waiting)
 
     @api.post("/score", responses=REFUSALS)
     async def score(

@@ -18,6 +18,9 @@ REMEDIES = {  # what to do about what is wrong with a picture
     "a negative: its lungs are bright": "Invert it in its file, and give it again.",
 }
 WITHOUT = "Read it without the model."
+UPRIGHT = "If it is one, give the whole frontal film, upright."
+FULL_SIZE = 2  # times the pixels a side that the model sees: such films are no small copies
+KERMANY_AGES = (1, 5)  # whole years
 
 
 class Verdict(NamedTuple):
@@ -42,7 +45,7 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     if decided["probability"] is None:
         return Verdict("unread", "Not read", _sentence(error))
     if decided["flag"] == "not_chest_xray":
-        return Verdict("unread", "Not a chest film", f"{_sentence(error)} It gets no probability.")
+        return Verdict("unread", "Not recognised as a chest film", f"{_sentence(error)} {UPRIGHT}")
     if decided["flag"] == "abstain":
         if error:
             return Verdict("abstain", "No answer", f"{_sentence(error)} {REMEDIES.get(error, WITHOUT)}")
@@ -66,19 +69,48 @@ def of_hundred(share: Share) -> str:
     return "none" if share.value == 0 else "fewer than 1" if share.value < 0.005 else f"{100 * share.value:.0f}"
 
 
-def verdict_html(predictor: Scorer, result: dict, threshold: float, report: Report | None = None) -> str:
+def cautions(
+    predictor: Scorer, decided: dict, threshold: float, age: float | None, report: Report | None = None
+) -> list[str]:
+    """Say where a film is not as those that the model was trained and measured on: by age, and by size.
+
+    Args:
+        decided: with `size`, the film's width and height in pixels, where it is known.
+        age: in years, where it is known.
+    """
+    words, (youngest, oldest) = [], KERMANY_AGES
+    trained = all(member.settings.trained_on_kermany for member in predictor.members)
+    if trained and age is not None and not youngest <= age < oldest + 1:
+        words.append(
+            f"The patient is {age:g} years old: the model was trained on children of {youngest} to {oldest} years, "
+            "and its figures are theirs."
+        )
+    side = max(predictor.settings.preprocessing.get("size") or (0,))
+    pairs = report.originals if report else None
+    if pairs and max(decided.get("size") or (0,)) >= FULL_SIZE * side and abs(pairs["threshold"] - threshold) < 1e-3:
+        full, small = pairs["originals"]["sensitivity"], pairs["copies"]["sensitivity"]
+        words.append(
+            f"It was measured on small copies. As full-size films, as this one, {full['of'] - full['right']} of "
+            f"{full['of']} with {predictor.task.finding} were not flagged, {small['of'] - small['right']} as copies."
+        )
+    return words
+
+
+def verdict_html(
+    predictor: Scorer, result: dict, threshold: float, report: Report | None = None, age: float | None = None
+) -> str:
     """Format the decision in words, then the probability on its scale, with the threshold and where no answer is."""
     decided, task = at_threshold(predictor, result, threshold), predictor.task
-    shown = decided["probability"] is not None and decided["flag"] != "not_chest_xray"
-    trust = f"calibrated on {predictor.chosen_on}" if predictor.settings.is_calibrated else "not calibrated"
+    shown = decided["probability"] is not None and not decided["error"]  # else it is of no use
     return render(
         "verdict.html.jinja",
         verdict=in_words(predictor, decided, threshold, report),
+        cautions=cautions(predictor, decided, threshold, age, report) if decided["probability"] is not None else [],
         probability=decided["probability"] if shown else None,
         threshold=threshold,
         unsure=predictor.settings.abstention_band(threshold),
         finding=task.finding,
-        trust="not to be relied on here" if decided["error"] else trust,
+        trust=f"calibrated on {predictor.chosen_on}" if predictor.settings.is_calibrated else "not calibrated",
         labels=shares_of_labels(decided, task) if shown else {},
     )
 

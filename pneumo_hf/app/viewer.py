@@ -1,7 +1,6 @@
 """The film on the page, with window, zoom and a ruler of grey levels, and the layer of the heatmap over it."""
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
 from pneumo_hf.app.pages import as_address, render
@@ -52,6 +51,8 @@ def heat_html(coarse: np.ndarray | None, words: str = "") -> str:
 
 def _colours(heat: np.ndarray) -> np.ndarray:
     """Colours `[..., 4]` uint8 of a heatmap `[...]`: laid over the film they give `overlay` of full opacity."""
+    from matplotlib import colormaps  # when first asked for: the app starts without
+
     colours = colormaps["inferno"](heat)
     colours[..., 3] = opacity_of(heat)
     return (colours * 255).round().astype(np.uint8)

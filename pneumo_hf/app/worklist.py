@@ -1,6 +1,7 @@
 """The tab that reads many films: files or zips in; out come a list in reading order, each film on request, a CSV and a
 page to print."""
 
+import html
 import logging
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import gradio as gr
 from PIL import Image
 
-from pneumo_hf.app.decoding import AT_ONCE, TooSlowError, decode, list_zipped_films
+from pneumo_hf.app.decoding import AT_ONCE, decode, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, scoring
@@ -19,6 +20,7 @@ from pneumo_hf.app.viewer import viewer_html
 from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_worklist_page
 from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
+from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.data.reading import in_batches, in_threads
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import Scorer
@@ -66,7 +68,7 @@ def build_worklist(predictor: Scorer) -> None:
         files = (_write_csv(kept, columns_of(predictor.task)), _write_page(predictor, kept))
         buttons = (gr.DownloadButton(value=path) for path in files)
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
-        yield said, kept, list_html(kept, predictor.settings.threshold), *unfolded, *buttons
+        yield said, kept, list_html(kept, predictor.settings), *unfolded, *buttons
 
     def open_film(answers: list[dict], event: gr.EventData) -> tuple[str, str]:
         return opened(predictor, report, answers[int(event.index)])  # of the list of this visitor alone
@@ -74,7 +76,10 @@ def build_worklist(predictor: Scorer) -> None:
     _build_api(predictor)
     with gr.Accordion("Films to read", elem_id="worklist-choose") as choose:
         files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=130)
-        button = gr.Button("Read them all", variant="primary", elem_id="worklist-read")
+        button = gr.Button("Read them all", variant="primary", elem_id="worklist-read", interactive=False)
+        files.change(
+            lambda chosen: gr.Button(interactive=bool(chosen)), files, button, api_visibility="private", queue=False
+        )
     progress, answers = gr.HTML(elem_id="worklist-progress", css_template=STYLE), gr.State([])
     with gr.Column(visible=False) as results:
         with gr.Row():
@@ -85,8 +90,8 @@ def build_worklist(predictor: Scorer) -> None:
                 verdict = gr.HTML(CLOSED, elem_id="worklist-verdict", **plain)
                 film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
         with gr.Row():
-            table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="sm")
-            page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="sm")
+            table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="md")
+            page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="md")
     shown = [progress, answers, listing, results, choose, table, page]
     done = button.click(read, files, shown, api_visibility="private", show_progress="hidden", **LIMITS)
     done.then(lambda: ("", CLOSED), None, [film, verdict], api_visibility="private", show_progress="hidden")
@@ -161,10 +166,12 @@ def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
 def opened(predictor: Scorer, report: Report | None, answer: dict) -> tuple[str, str]:
     """Lay out the film of an answer, and its decision in words."""
     film = decode(answer["image"]).film if answer["image"] else None
-    verdict = verdict_html(predictor, answer, predictor.settings.threshold, report)
+    name = f'<p class="name">{html.escape(answer["name"])}</p>'
+    seen = answer | {"size": film.size} if film else answer
+    said = name + verdict_html(predictor, seen, predictor.settings.threshold, report)
     if film is None:
-        return ("" if answer["kind"] == "unreadable" else GONE), verdict
-    return viewer_html(film).replace("film-window", FILTER).replace("film-keys", "worklist-keys"), verdict
+        return ("" if answer["kind"] == "unreadable" else GONE), said
+    return viewer_html(film).replace("film-window", FILTER).replace("film-keys", "worklist-keys"), said
 
 
 def shown_of(answer: dict) -> dict:

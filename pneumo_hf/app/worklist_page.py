@@ -9,22 +9,25 @@ from pathlib import Path
 
 from PIL import Image
 
+from pneumo_hf.app.points import offered
 from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.reporting.page import render_page
 
 ASSETS = Path(__file__).parent / "assets"
 STYLE, JS = ((ASSETS / name).read_text() for name in ("worklist.css", "worklist.js"))
 WORDS = {  # in reading order
-    "review": "Review",
+    "review": "Flagged",
     "abstain": "No answer",
-    "unreadable": "Unreadable",
-    "clear": "No flag",
+    "unreadable": "Not read",
+    "clear": "Not flagged",
     "not_chest_xray": "Not a chest film",
 }
 
 
-def list_html(answers: list[dict], threshold: float) -> str:
+def list_html(answers: list[dict], settings: CheckpointSettings) -> str:
     """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser."""
+    threshold = settings.threshold
     counts = Counter(answer["kind"] for answer in answers)
     kinds = {"": f"All <b>{len(answers)}</b>"}
     kinds |= {kind: f"{words} <b>{counts[kind]}</b>" for kind, words in WORDS.items() if counts[kind]}
@@ -39,13 +42,20 @@ def list_html(answers: list[dict], threshold: float) -> str:
     heads = "".join(
         f'<th aria-sort="{"ascending" if key == "place" else "none"}"><button type="button" data-sort="{key}">'
         f"{words}</button></th>"
-        for key, words in (("place", "Flag"), ("score", "Score"), ("name", "Film"))
+        for key, words in (("place", "Flag"), ("score", "Probability"), ("name", "Film"))
     )
-    return f"""<div class="sieve"><div class="kinds" role="group" aria-label="Filter by flag">{buttons}</div>
+    return f"""<p>Flagged from {threshold:.1%} up ({_own_point(settings)}), whatever is chosen for a single film.</p>
+<div class="sieve"><div class="kinds" role="group" aria-label="Filter by flag">{buttons}</div>
 <input type="search" placeholder="Filter by name" aria-label="Filter by name"></div>
-<div class="rows"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+<div class="rows"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>
+<p class="none" hidden>No film matches.</p></div>
 <div class="steps"><button type="button" data-step="-1">Previous</button>
 <span role="status">{len(answers)} films</span><button type="button" data-step="1">Next</button></div>"""
+
+
+def _own_point(settings: CheckpointSettings) -> str:
+    """The plain name of the operating point in use."""
+    return next(point.plain for point in offered(settings) if point.threshold == settings.threshold).lower()
 
 
 def _only_zip(answers: list[dict]) -> str:
@@ -64,7 +74,7 @@ def _row(place: int, answer: dict, name: str, threshold: float) -> str:
     return (
         f'<tr data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}" data-name="{name}">'
         f'<td><span class="chip {kind}">{WORDS[kind]}</span></td>'
-        f"<td>{f'{100 * score:.1f} %{meter}</span>' if scored else '<span>–</span>'}</td>"
+        f"<td>{f'{score:.1%}{meter}</span>' if scored else '<span>–</span>'}</td>"
         f'<td><button type="button" class="film">{name}</button>{reason}</td></tr>'
     )
 
@@ -104,7 +114,7 @@ def write_worklist_page(
         shared=_only_zip(answers),
         model=Path(predictor.name).name,
         threshold=settings.threshold,
-        method=settings.method,
+        point=_own_point(settings),
         chosen_on=predictor.chosen_on,
         finding=predictor.task.finding,
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

@@ -33,7 +33,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flip", action="store_true", help="average each film's score with its mirror image's")
     parser.add_argument("--device", help="of torch: cpu, cuda, ... (default: the GPU where there is one)")
     parser.add_argument(
-        "--backend", choices=("torch", "onnx"), default="torch", help="onnx: what `export` wrote, on the CPU"
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="onnx: ONNX Runtime on the CPU, by what `export` wrote; else exported at first use, and kept",
     )
 
 

@@ -3,10 +3,12 @@
 import argparse
 import hashlib
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumo_hf.commands import add_model_arguments
+from pneumo_hf.runtime import import_for_scoring
 
 if TYPE_CHECKING:
     from pneumo_hf.evaluation.rescaling import Rescale
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
         "paths",
-        nargs="+",
+        nargs="*",
         metavar="PATH",
         help="films, folders, zips, Parquet shards, a Hub data set id; or an address: s3://, gs://, hf://",
     )
@@ -72,18 +74,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="isotonic: map the scores by isotonic regression on the validation predictions beside the checkpoint; "
         "the decisions stay (default: temperature, folded into the weights)",
     )
+    _add_dicom_arguments(parser)
+
+
+def _add_dicom_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dicom_output",
+        metavar="DIR",
+        help="of each frontal chest film of DX, CR or RG also a DICOM structured report (TID 1500), in this folder",
+    )
+    parser.add_argument(
+        "--heatmap", action="store_true", help="beside each report, the film under its Grad-CAM heatmap as DICOM"
+    )
+    parser.add_argument(
+        "--dicomweb", metavar="URL", help="score a --study of this DICOMweb server, and store the reports"
+    )
+    parser.add_argument("--study", metavar="UID", help="its Study Instance UID")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Score films into a CSV or Parquet file."""
+    if arguments.dicomweb or arguments.study:
+        _score_study(arguments)
+    else:
+        _score_films(arguments)
+
+
+def _score_study(arguments: argparse.Namespace) -> None:
+    """Fetch the films of a study, score them, and store the reports in it."""
+    from pneumo_hf.errors import InputError
+    from pneumo_hf.pacs.dicomweb import WebStudy
+
+    if not (arguments.dicomweb and arguments.study) or arguments.paths:
+        raise InputError("--dicomweb URL and --study UID go together, and without paths")
+    study, folder = WebStudy(arguments.dicomweb, arguments.study), Path(f"{arguments.output}.films")
+    study.fetch(folder)
+    arguments.paths, arguments.dicom_output = [folder], arguments.dicom_output or folder / "reports"
+    study.store(_score_films(arguments))
+    shutil.rmtree(folder)
+
+
+def _score_films(arguments: argparse.Namespace) -> list[Path]:
+    """Score films into a CSV or Parquet file; return the DICOM documents that were written."""
+    import_for_scoring()
     from functools import partial
 
     from pneumo_hf.data.listing import list_films
+    from pneumo_hf.data.stores import is_address
     from pneumo_hf.data.tables import read_clinical
     from pneumo_hf.errors import InputError
     from pneumo_hf.evaluation.rescaling import summary
     from pneumo_hf.inference.scoring import score_files
 
+    if not arguments.paths or (arguments.heatmap and not arguments.dicom_output):
+        raise InputError("no film is named" if not arguments.paths else "--heatmap is part of --dicom_output DIR")
+    if arguments.dicom_output:
+        from pneumo_hf.pacs.files import write_documents  # now: without the extra, nothing is scored first
+
+        if is_address(arguments.output) or arguments.output.endswith(".parquet"):
+            raise InputError("--dicom_output wants a CSV on this machine as --output")
     films, score = list_films(*arguments.paths), None
     if arguments.clinical:
         films.told = read_clinical(Path(arguments.clinical))
@@ -107,6 +156,10 @@ def run(arguments: argparse.Namespace) -> None:
         logger.warning("%s names none of the films: is its path column theirs?", arguments.clinical)
     for line in summary(scorer, flags, arguments.output, None if arguments.calibration == "isotonic" else rescale):
         logger.info("%s", line)
+    if not arguments.dicom_output:
+        return []
+    table, folder = Path(arguments.output), Path(arguments.dicom_output)
+    return write_documents(scorer, films, table, folder, arguments.heatmap, options, rescale)
 
 
 def load(arguments: argparse.Namespace) -> "tuple[Scorer, Rescale]":

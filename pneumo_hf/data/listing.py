@@ -5,8 +5,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-
-from datasets import load_dataset_builder
+from typing import TYPE_CHECKING
 
 from pneumo_hf.data.files import (
     HUB_ID,
@@ -21,10 +20,12 @@ from pneumo_hf.data.files import (
 )
 from pneumo_hf.data.patients import is_unknown
 from pneumo_hf.data.schema import CLINICAL_COLUMNS, file_row
-from pneumo_hf.data.shards import Shard, read_shard
 from pneumo_hf.data.stores import is_address
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import FILM_SUFFIXES
+
+if TYPE_CHECKING:
+    from pneumo_hf.data.shards import Shard
 
 
 class FilmList:
@@ -134,6 +135,8 @@ def _address_parts(source: str) -> list["_Files | Shard"]:
 
 
 def _hub_shards(name: str) -> list[str]:
+    from datasets import load_dataset_builder
+
     try:
         files = load_dataset_builder(name).config.data_files or {}
     except (OSError, ValueError) as error:
@@ -183,4 +186,6 @@ class _Files:
 
 def _shard(path: str) -> "Shard | _Files":
     """A shard; one that cannot be read as such is a film that cannot be read."""
+    from pneumo_hf.data.shards import read_shard  # with datasets a second to import: for shards alone
+
     return read_shard(path) or _Files([path])

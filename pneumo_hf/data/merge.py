@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from pneumo_hf.data.duplicates import Fingerprint, copy_groups, copy_pairs, fingerprint
 from pneumo_hf.data.labels import parse_label_map, parse_labels
-from pneumo_hf.data.patients import patient_group, qualify
+from pneumo_hf.data.patients import qualify
 from pneumo_hf.data.reading import in_threads, try_film
 from pneumo_hf.data.schema import features
 from pneumo_hf.data.sources import read_source
@@ -65,24 +65,6 @@ def load_sources(
     counts = ", ".join(f"{len(films)} {split}" for split, films in data.items())
     logger.info("%d sources: %s; %d copies dropped", len(sources), counts, len(dropped))
     return data, dropped
-
-
-def leave_out_patients(data: DatasetDict, held_out: DatasetDict) -> DatasetDict:
-    """Leave the patients of other films out of train and validation; the test stays as it is.
-
-    Raises:
-        InputError: no film is of such a patient: the sets do not name them alike.
-    """
-    patients = {patient_group(patient) for table in held_out.values() for patient in table["patient_id"]}
-    result, left_out = DatasetDict(data), 0
-    for split in {"train", "validation"} & set(data):
-        known = np.array([patient_group(patient) in patients for patient in data[split]["patient_id"]])
-        result[split] = data[split].select(np.flatnonzero(~known))
-        left_out += int(known.sum())
-    if not left_out:
-        raise InputError("hold_out: no film of train is of a patient of these films, or they are named otherwise")
-    logger.info("%d films of %d patients are held out", left_out, len(patients))
-    return result
 
 
 def labels_of(tables: Mapping[str, Dataset]) -> list[str]:

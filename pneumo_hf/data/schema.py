@@ -3,9 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
-
-from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
+from typing import TYPE_CHECKING, Any
 
 from pneumo_hf.data.files import UNREADABLE, is_utf8, read_film, readable
 from pneumo_hf.data.patients import keyed_hash, parse_file_name
@@ -15,6 +13,9 @@ from pneumo_hf.imaging.dicom import dicom_facts, is_dicom, years
 from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.labels import LABELS
 
+if TYPE_CHECKING:
+    from datasets import Dataset, Features  # a second to import: not for scoring files
+
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "validation"),
@@ -22,6 +23,10 @@ SPLITS = {
 }
 CLINICAL_COLUMNS = ("age", "sex", "view")  # what a header, a shard or a table may tell of a film and its patient
 DEVICE_COLUMNS = ("manufacturer", "device_model", "patient_position")  # how a film was taken
+COLUMNS = (  # of `features`
+    *("image", "label", "patient_id", "subtype", "source", "file_name", "view", "age", "sex", "body_part", "modality"),
+    *DEVICE_COLUMNS,
+)
 SPLIT_WORD = re.compile(r"(train|val|valid|validation|validate|dev|test)(?:ing|set|data|list|labels?|images?|films?)?")
 HELD_OUT_WORDS = {"holdout", "heldout", "hold", "held", "eval", "evaluation", "unseen", "tst", "trn", "tune", "tuning"}
 SEXES = dict.fromkeys(("f", "female", "woman"), "F") | dict.fromkeys(("m", "male", "man"), "M")
@@ -83,8 +88,10 @@ def clinical_values(told: Mapping[str, str | None]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def features(labels: Sequence[str] = LABELS) -> Features:
+def features(labels: Sequence[str] = LABELS) -> "Features":
     """Return the columns for these labels; what a source does not say is None (`subtype`: "")."""
+    from datasets import ClassLabel, Features, Image, Value
+
     return Features(
         {
             "image": Image(decode=False),  # {"bytes", "path"}: reading is load_xray's
@@ -106,7 +113,7 @@ def features(labels: Sequence[str] = LABELS) -> Features:
 def film_row(image: dict, file_name: str, label: int | None, source: str, dicom: bytes | None = None) -> dict:
     """Make a row of the table from a film's place and name, and from its header where it is DICOM."""
     patient_id, subtype = parse_file_name(readable(file_name))
-    row = dict.fromkeys(features()) | {
+    row = dict.fromkeys(COLUMNS) | {
         "image": image,
         "label": label,
         "patient_id": patient_id,
@@ -146,7 +153,9 @@ def file_row(file: str, file_name: str, label: int | None, source: str) -> dict:
     return film_row(image, file_name, label, source, dicom if dicom and is_dicom(dicom) else None)
 
 
-def make_table(rows: Iterable[dict], labels: Sequence[str]) -> Dataset:
+def make_table(rows: Iterable[dict], labels: Sequence[str]) -> "Dataset":
     """Make a table from at least one row, built piece by piece."""
+    from datasets import Dataset, concatenate_datasets
+
     pieces = [Dataset.from_list(chunk, features=features(labels)) for chunk in in_batches(rows, ROWS_AT_ONCE)]
     return concatenate_datasets(pieces)

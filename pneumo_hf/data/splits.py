@@ -84,6 +84,26 @@ def _hold_out(
     return films.select(rest), films.select(held_out)
 
 
+def leave_out_patients(films: dict[str, FilmDataset], held_out: DatasetDict) -> dict[str, FilmDataset]:
+    """Leave the patients of other films out of train and validation; the test stays as it is.
+
+    It is done after the split, so that the other patients fall as they would without it, and as those of teachers.
+
+    Raises:
+        InputError: no film is of such a patient: the sets do not name them alike.
+    """
+    patients = {patient_group(patient) for table in held_out.values() for patient in table["patient_id"]}
+    result, left_out = dict(films), 0
+    for split in ("train", "validation"):
+        known = np.array([patient_group(patient) in patients for patient in films[split].patient_ids])
+        result[split] = films[split].select(np.flatnonzero(~known))
+        left_out += int(known.sum())
+    if not left_out:
+        raise InputError("hold_out: no film of train is of a patient of these films, or they are named otherwise")
+    logger.info("%d films of %d patients are held out", left_out, len(patients))
+    return result
+
+
 def split_by_patient(
     patient_ids: Sequence[str],
     labels: Sequence[int],

@@ -2,14 +2,14 @@
 
 Every metric is written for weights `[B, N]`, a row a resample: the figure itself has weights of one, and a bootstrap
 resample counts how often each film's patient was drawn. scikit-learn is the reference in the tests.
+
+scipy and scikit-learn are imported where they are called: the app, which measures nothing at first, starts without.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, norm, rankdata
-from sklearn.metrics import roc_auc_score
 
 from pneumo_hf.evaluation.sample_size import design_effect
 from pneumo_hf.inference.settings import is_positive
@@ -23,6 +23,8 @@ EPSILON = 1e-7
 
 def epoch_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
     """Compute what epochs are compared by, and sensitivity and specificity at a threshold of .5."""
+    from sklearn.metrics import roc_auc_score
+
     truth, counts = (
         np.clip(np.where(labels == 1, probs, 1 - probs), EPSILON, 1),
         confusion(labels, is_positive(probs, 0.5)),
@@ -52,6 +54,8 @@ def metrics_with_intervals(
     without both labels do not count for the metrics that need both. They are too narrow with few patients, and where
     every film is right they have no width. A metric that is undefined is NaN.
     """
+    from scipy.stats import binomtest, norm
+
     values = weighted_metrics(labels, probs, threshold, np.ones((1, len(labels))))
     blocks = [
         weighted_metrics(labels, probs, threshold, weights)
@@ -83,6 +87,8 @@ def delong_areas(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, n
 
     DeLong, DeLong and Clarke-Pearson 1988, by midranks as in Sun and Xu 2014. Needs two films of each label.
     """
+    from scipy.stats import rankdata
+
     cases, controls = labels == 1, labels == 0
     of_cases, of_controls = [], []
     for values in scores:

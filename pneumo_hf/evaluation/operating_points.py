@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from pneumo_hf.config.arguments import target_of
-from pneumo_hf.evaluation.calibration import prevalence_of_scores
 from pneumo_hf.evaluation.metrics import weighted_metrics
 from pneumo_hf.inference.conformal import conformal_limits
 from pneumo_hf.inference.settings import CheckpointSettings
@@ -30,6 +28,8 @@ def fit_settings(
         temperature: that the scores were calibrated by.
         training_data: where they come from.
     """
+    from pneumo_hf.evaluation.calibration import prevalence_of_scores  # scipy and scikit-learn: for fitting alone
+
     thresholds = choose_thresholds(labels, probs, list(dict.fromkeys((*NAMED, method))))
     return CheckpointSettings(
         threshold=thresholds[method],
@@ -49,6 +49,8 @@ def choose_thresholds(labels: np.ndarray, probs: np.ndarray, names: Sequence[str
     that specificity. `f1` has the largest F1; `cost@X` the least cost where a missed pneumonia costs as much as X
     false alarms, at the share of pneumonia that these films have. Of tied ones, the middle.
     """
+    from sklearn.metrics import roc_curve
+
     fpr, tpr, cuts = roc_curve(labels, probs, drop_intermediate=False)
     cases, controls = labels.sum(), (1 - labels).sum()
     tp, fp = tpr * cases, fpr * controls

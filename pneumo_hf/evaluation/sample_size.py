@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import beta
 
 SIZES = (50, 100, 200, 300, 500, 1000)  # films
 MARGIN = 0.05  # of an interval, to either side
@@ -117,5 +116,7 @@ def _around(share: float, films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _limits(passed: np.ndarray, films: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.stats import beta  # here: the app, which asks for it late, starts without
+
     low, high = beta.ppf([[0.025], [0.975]], passed + 0.5, films - passed + 0.5)
     return np.where(passed > 0, low, 0.0), np.where(passed < films, high, 1.0)

@@ -17,8 +17,8 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import Task
+from pneumo_hf.reporting.names import FIGURES, METRIC_NAMES, label_metric_name
 from pneumo_hf.reporting.recalibration import REPORT, write_recalibrated_card
-from pneumo_hf.reporting.report import FIGURES, METRIC_NAMES, label_metric_name
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
 HUB_METRICS = ["roc_auc", "accuracy", "precision", "recall", "f1", "matthews_correlation", "brier_score"]  # its ids
@@ -53,7 +53,8 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
     """Render the card of a finished run to its `README.md`, with the test metrics as the Hub's model-index.
 
     What `evaluate` measured on other hospitals' films is shown too, if its metrics.json lies in the run as
-    `report/external_NAME.json`. A recalibrated checkpoint has a card of its own.
+    `report/external_NAME.json`, and the same films full-size and small, if `report/originals.json` is there. A
+    recalibrated checkpoint has a card of its own.
 
     Raises:
         InputError: such a file was measured with another checkpoint, or the template is not here.
@@ -83,6 +84,7 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
         resamples=f"{RESAMPLES:,}",
         validation_points={point["name"]: point for point in settings.operating_points},
         external=[_read_external(path, metrics) for path in sorted(report.glob("external*.json"))],
+        originals=_read_originals(report / "originals.json", settings.threshold),
         figures={
             name: caption
             for name, caption in FIGURES.items()
@@ -114,6 +116,15 @@ def _read_external(path: Path, metrics: dict) -> dict:
     if home not in (None, own):
         raise InputError(f"{path} is of another checkpoint, of ROC AUC {home:.4f}, not {own:.4f}: remove it")
     return external
+
+
+def _read_originals(path: Path, threshold: float) -> dict | None:
+    originals = json.loads(path.read_text()) if path.exists() else None
+    if originals and abs(originals["threshold"] - threshold) > 1e-3:
+        raise InputError(
+            f"{path} was measured at a threshold of {originals['threshold']}, not {threshold:.4f}: remove it"
+        )
+    return originals
 
 
 def shows_public_films(run: Path) -> bool:

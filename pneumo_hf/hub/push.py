@@ -14,7 +14,7 @@ from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub.card import WITH_FILMS, shows_public_films
 from pneumo_hf.hub.scan import what_must_not_leave
-from pneumo_hf.reporting.report import FIGURES
+from pneumo_hf.reporting.names import FIGURES
 
 logger = logging.getLogger(__name__)
 

@@ -83,7 +83,7 @@ def read_dicom(content: bytes) -> Image.Image:
         ValueError: no chest film (modality, body part, colour, several frames), a transfer syntax that nothing here
             decodes, or damaged; the message says which.
     """
-    film = _read(content)
+    film = parse_dicom(content)
     try:
         reason = _refusal(film)
         lateral = is_lateral(_view(film))
@@ -109,7 +109,7 @@ def dicom_facts(content: bytes) -> dict:
     Raises:
         ValueError: the header is damaged.
     """
-    film = _read(content, pixels=False)
+    film = parse_dicom(content, pixels=False)
     try:
         sex = _text(film, "PatientSex")
         return {
@@ -126,6 +126,25 @@ def dicom_facts(content: bytes) -> dict:
             "window_width": number(film, "WindowWidth"),
             "bits": film.get("BitsStored"),
         }
+    except DAMAGE as error:
+        raise ValueError("damaged DICOM: its header cannot be read") from error
+
+
+def parse_dicom(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
+    """Parse a DICOM file, perhaps in gzip or without its preamble; what is deflated stays within a film's size.
+
+    Raises:
+        ValueError: the header is damaged.
+    """
+    try:
+        if content.startswith(GZIP):
+            content = _unpack(content)
+        if _inflates_too_far(content):
+            raise ValueError
+        film = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels, force=True)
+        if "TransferSyntaxUID" not in film.file_meta and "PixelData" in film:
+            film.file_meta.TransferSyntaxUID = _guessed_syntax(film)
+        return film
     except DAMAGE as error:
         raise ValueError("damaged DICOM: its header cannot be read") from error
 
@@ -159,20 +178,6 @@ def _begins_data_set(head: bytes) -> bool:
         if group in (2, 8) and element < 0x80 and (short or vr.decode("latin-1") in VRS):
             return True
     return False
-
-
-def _read(content: bytes, pixels: bool = True) -> pydicom.FileDataset:
-    try:
-        if content.startswith(GZIP):
-            content = _unpack(content)
-        if _inflates_too_far(content):
-            raise ValueError
-        film = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels, force=True)
-        if "TransferSyntaxUID" not in film.file_meta and "PixelData" in film:
-            film.file_meta.TransferSyntaxUID = _guessed_syntax(film)
-        return film
-    except DAMAGE as error:
-        raise ValueError("damaged DICOM: its header cannot be read") from error
 
 
 def _guessed_syntax(film: pydicom.FileDataset) -> UID:

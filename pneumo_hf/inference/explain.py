@@ -1,4 +1,7 @@
-"""Where a score comes from: Grad-CAM heatmaps, and honest measures of how far they can be believed."""
+"""Where a score comes from: Grad-CAM heatmaps, and honest measures of how far they can be believed.
+
+captum, kornia and matplotlib are imported where they are called: the app starts without.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,9 +10,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from captum.attr import LayerAttribution, LayerGradCam
-from kornia.filters import gaussian_blur2d
-from matplotlib import colormaps
 from PIL import Image
 from torch import nn
 
@@ -48,6 +48,8 @@ class GradCam:
         return heatmaps / np.maximum(heatmaps.max(axis=(1, 2), keepdims=True), 1e-12)
 
     def _map(self, member: Predictor, found: "FeatureMap", pixels: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+        from captum.attr import LayerAttribution, LayerGradCam
+
         with torch.enable_grad(), found.laid_out() as layer:
             pixel_values = member.normalize(pixels.to(member.device)).requires_grad_()
             cam = LayerGradCam(partial(_log_odds, member), layer)
@@ -152,6 +154,8 @@ def _blocks(model: nn.Module) -> set[nn.Module]:
 
 def overlay(film: Image.Image, heatmap: np.ndarray, opacity: float = 0.45) -> Image.Image:
     """Lay a heatmap `[H, W]` of 0 to 1 over its film, in colour; where it is zero the film shows through."""
+    from matplotlib import colormaps
+
     heat = Image.fromarray((np.clip(heatmap, 0, 1) * 255).astype(np.uint8)).resize(
         film.size, Image.Resampling.BILINEAR
     )
@@ -214,6 +218,8 @@ def insertion_and_deletion(
 
 def blurred_away(pixels: torch.Tensor) -> torch.Tensor:
     """Blur all detail out of films `[B, 1, H, W]` of 0 to 255; returns floats."""
+    from kornia.filters import gaussian_blur2d
+
     sigma = pixels.shape[-1] / 20
     size = 2 * round(2 * sigma) + 1
     return gaussian_blur2d(pixels.float(), (size, size), (sigma, sigma))
@@ -221,6 +227,8 @@ def blurred_away(pixels: torch.Tensor) -> torch.Tensor:
 
 def _ranks(heatmaps: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """`[B, 1, H, W]`, 0 for the hottest pixel to 1."""
+    from captum.attr import LayerAttribution
+
     heat = LayerAttribution.interpolate(torch.from_numpy(heatmaps)[:, None], size, "bilinear").flatten(1)
     rank = heat.argsort(dim=1, descending=True, stable=True).argsort(dim=1) / heat.shape[1]
     return rank.view(len(heatmaps), 1, *size)

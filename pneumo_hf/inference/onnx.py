@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +12,12 @@ from transformers.utils import cached_file
 
 from pneumo_hf.errors import InputError
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 FILE = "onnx/model.onnx"  # where transformers.js looks
 INSTALL = "pip install onnx onnxscript onnxruntime"
-
+AGREEMENT = 1e-4  # the largest difference of a probability that an export may have
 
 WEIGHTS = "weights"  # of which weights an export was made, among its metadata
 
@@ -26,33 +30,50 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def exported_file(checkpoint: str | Path) -> Path | None:
+    """Find what `python -m pneumo_hf export` wrote beside a checkpoint, a folder or Hub id; None without it."""
+    try:
+        path = cached_file(str(checkpoint), FILE, _raise_exceptions_for_missing_entries=False)
+    except OSError:  # a Hub that is out of reach
+        return None
+    return Path(path) if path else None
+
+
+def open_session(path: str | Path) -> "InferenceSession":
+    """Open an ONNX file on the CPU, with as many threads as torch has.
+
+    Raises:
+        InputError: there is no ONNX Runtime.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"the onnx backend needs ONNX Runtime: {INSTALL}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # the cores that there are, or OMP_NUM_THREADS
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 class OnnxModel:
     """Resized films `[B, 1, H, W]` uint8 -> logits `[B, C]` and the detector's features `[B, D]` or None, on the CPU.
 
     Without torch on the way: its threads wait for more by spinning, and on few cores take them from ONNX Runtime's.
 
     Args:
-        checkpoint: a folder or Hub id with `onnx/model.onnx`, as `python -m pneumo_hf export` writes it.
+        path: of the file, as `python -m pneumo_hf export` writes it.
+        checkpoint: a folder or Hub id, for messages.
         model: the checkpoint's own, whose weights it must be.
         image_processor: the one that normalises for it.
 
     Raises:
-        InputError: there is no such file, it is of other weights, or there is no ONNX Runtime.
+        InputError: the file is damaged or of other weights, or there is no ONNX Runtime.
     """
 
-    def __init__(self, checkpoint: str | Path, model: nn.Module, image_processor: BaseImageProcessor):
+    def __init__(self, path: Path, checkpoint: str | Path, model: nn.Module, image_processor: BaseImageProcessor):
         try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(f"the onnx backend needs ONNX Runtime: {INSTALL}") from error
-        try:
-            path = cached_file(str(checkpoint), FILE)
-        except OSError as error:
-            raise InputError(f"{checkpoint} has no {FILE}: python -m pneumo_hf export makes it") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()  # the cores that there are, or OMP_NUM_THREADS
-        try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self.session = open_session(path)
+        except InputError:
+            raise
         except Exception as error:  # ONNX Runtime's have no class in common
             why = " ".join(str(error).split())[:100]
             raise InputError(
@@ -62,6 +83,8 @@ class OnnxModel:
             raise InputError(
                 f"the {FILE} of {checkpoint} is of other weights: python -m pneumo_hf export writes it again"
             )
+
+        import onnxruntime
 
         self.logits_alone = onnxruntime.RunOptions()
         self.logits_alone.only_execute_path_to_fetches = True

@@ -21,7 +21,7 @@ from pneumo_hf.inference import hidden_head  # noqa: F401 - registers the one ar
 from pneumo_hf.inference.clinical import load_clinical
 from pneumo_hf.inference.folding import folded
 from pneumo_hf.inference.integrity import assert_buildable, assert_finite_weights, assert_whole
-from pneumo_hf.inference.onnx import OnnxModel
+from pneumo_hf.inference.onnx import OnnxModel, exported_file
 from pneumo_hf.inference.outliers import load_detector
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import CheckpointSettings
@@ -47,7 +47,8 @@ class Predictor(Scorer):
         device: of torch; by default the GPU where there is one.
         batch_size: films at once; by default 32 on a GPU and 16 on a CPU.
         flip: average the logits with those of the mirrored film (test-time augmentation).
-        backend: "torch", or "onnx" for what `python -m pneumo_hf export` wrote, on the CPU.
+        backend: "torch", or "onnx" for ONNX Runtime on the CPU, by what `python -m pneumo_hf export` wrote; else
+            exported at first use into `~/.cache/pneumo_hf/onnx`, and kept there.
         label_map: what the checkpoint's labels are, where they are named otherwise: `{"LABEL_1": "PNEUMONIA", ...}`.
 
     Raises:
@@ -88,7 +89,7 @@ class Predictor(Scorer):
         task, self.order = read_labels(checkpoint, config, label_map or {})
         self.settings = replace(CheckpointSettings.from_config(config, f"{checkpoint}/config.json"), task=task)
         self.detector, self.clinical = load_detector(checkpoint), load_clinical(checkpoint)
-        self.onnx = OnnxModel(checkpoint, self.model, self.image_processor) if backend == "onnx" else None
+        self.onnx = self._exported(checkpoint) if backend == "onnx" else None
         self.device = usable_device("cpu" if self.onnx else device)
         self.batch_size = batch_size or (16 if self.device.type == "cpu" else 32)
         self.normalize = Normalize(self.image_processor, torch.channels_last)
@@ -108,6 +109,14 @@ class Predictor(Scorer):
         for module in (self.model, self.network):
             module.to(self.device, memory_format=torch.channels_last)
         self.normalize.to(self.device)
+
+    def _exported(self, checkpoint: str | Path) -> OnnxModel:
+        path = exported_file(checkpoint)
+        if path is None:
+            from pneumo_hf.inference.onnx_export import kept_export  # with the exporter: where it is needed
+
+            path = kept_export(self.model, self.image_processor)
+        return OnnxModel(path, checkpoint, self.model, self.image_processor)
 
     def use_labels(self, labels: Sequence[str]) -> None:
         """Give the labels in this order from now on.

@@ -141,17 +141,22 @@ class CheckpointSettings:
         return {"prediction": prediction, "flag": flag, "error": error}
 
     def abstention_band(self, threshold: float | None = None) -> tuple[float, float] | None:
-        """Return the scores between which neither label is certain enough, by default at the threshold in use."""
+        """Return the scores between which neither label is certain enough, by default at the threshold in use.
+
+        A threshold below them flags all of them: no score gets a weaker answer than a lower one.
+        """
         threshold = self.threshold if threshold is None else threshold
         if self.conformal_limits is None:
             return None
         lower, upper = sorted(self.conformal_limits[key] for key in ("normal_up_to", "pneumonia_from"))
+        if threshold < lower:
+            return None
         missed = self.conformal_limits["pneumonia_from"] < threshold
         return lower, max(upper, threshold) if missed else upper
 
     def _abstains(self, probability: float, threshold: float) -> bool:
         limits = self.conformal_limits
-        if limits is None:
+        if limits is None or threshold < min(limits["normal_up_to"], limits["pneumonia_from"]):
             return False
         missed = limits["pneumonia_from"] <= probability < threshold  # pneumonia alone is possible, and not called
         return bool(undecided(probability, limits)) or missed

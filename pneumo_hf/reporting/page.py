@@ -7,18 +7,17 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib
 from jinja2 import Environment, FileSystemLoader
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.reporting.findings import shortcut_level
 
-matplotlib.use("Agg")
+if TYPE_CHECKING:  # the app writes pages without charts: it starts without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TEMPLATES = Path(__file__).parent / "templates"
 INK, ACCENT, SOFT = "#1f2937", "#0f766e", "#99d5cf"
@@ -99,14 +98,16 @@ def _picture(path: Path, caption: str) -> Picture:
     return Picture(base64.b64encode(path.read_bytes()).decode(), caption, width, height, " ".join(classes))
 
 
-def save_figure(path: Path, draw: Callable[[Axes], None]) -> None:
+def save_figure(path: Path, draw: "Callable[[Axes], None]") -> None:
     """Save one pair of axes, drawn by `draw`, as a PNG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     draw(figure.subplots())
     save_png(path, figure)
 
 
-def save_png(path: Path, figure: Figure, dpi: int = 120) -> None:
+def save_png(path: Path, figure: "Figure", dpi: int = 120) -> None:
     """Save a figure in 256 colours: a third of the size, and a page embeds them all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)

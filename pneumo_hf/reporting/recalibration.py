@@ -17,8 +17,9 @@ from pneumo_hf.evaluation.operating_points import CURVE_COLUMNS, threshold_curve
 from pneumo_hf.evaluation.recalibration import Recalibration
 from pneumo_hf.inference.settings import TASK, CheckpointSettings
 from pneumo_hf.labels import Task
+from pneumo_hf.reporting.names import METRIC_NAMES
 from pneumo_hf.reporting.page import ACCENT, INK, TEMPLATES, save_figure, write_page
-from pneumo_hf.reporting.report import METRIC_NAMES, without_nan
+from pneumo_hf.reporting.report import without_nan
 
 FIGURES = {
     "reliability.png": "On the dotted line a probability means what it says. After: by fits to other patients.",

@@ -15,60 +15,9 @@ from pneumo_hf.reporting.checklist import checklists
 from pneumo_hf.reporting.checklist_export import write_docx, write_markdown
 from pneumo_hf.reporting.findings import report_findings
 from pneumo_hf.reporting.gallery import mistakes_shown, save_galleries
+from pneumo_hf.reporting.names import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
 from pneumo_hf.reporting.page import write_page
 from pneumo_hf.reporting.plots import save_figures
-
-METRIC_NAMES = {
-    "roc_auc": "ROC AUC",
-    "pr_auc": "PR AUC (average precision)",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "sensitivity": "Sensitivity (recall)",
-    "specificity": "Specificity",
-    "precision": "Precision (PPV)",
-    "npv": "NPV",
-    "f1": "F1",
-    "mcc": "MCC",
-    "brier": "Brier score",
-    "ece": "Expected calibration error",
-    "log_loss": "Log loss",
-}
-LOWER_IS_BETTER = ("brier", "ece", "log_loss")
-LABEL_METRICS = {
-    "accuracy": "Accuracy over all labels",
-    "macro_sensitivity": "Macro sensitivity",
-    "macro_f1": "Macro F1",
-    "macro_roc_auc": "Macro ROC AUC",
-}
-FIGURES = {
-    "roc.png": "Sensitivity against 1 - specificity; the dots are the operating points.",
-    "confusion_matrix.png": "Films by label and by decision.",
-    "labels.png": "Films by label and by likeliest label.",
-    "reliability.png": "On the dotted line a probability means what it says; large dots are many films.",
-    "pr.png": "Precision against sensitivity.",
-    "thresholds.png": "What another threshold would give on these films.",
-    "predictive_values.png": "What a flag, and no flag, are worth where pneumonia is rarer or more common.",
-    "decision_curve.png": "Net benefit, where a missed pneumonia is as bad as (1 - t) / t false alarms.",
-    "risk_coverage.png": "Share of errors when only the most certain films are answered.",
-    "robustness.png": "ROC AUC, sensitivity and specificity at the carried threshold, as films get worse.",
-    "training_curves.png": "How the training went.",
-    "mistakes.png": "The most certain mistakes, with what Grad-CAM says they rest on.",
-    "abstained.png": "Films without an answer: neither label is certain enough, or no chest X-ray.",
-    "heatmaps.png": "Films of pneumonia that were found, with Grad-CAM.",
-}
-
-
-def label_metric_name(key: str) -> str:
-    """Say in words what a figure of `label_metrics` is.
-
-    >>> label_metric_name("roc_auc_VIRUS")
-    'ROC AUC of VIRUS against the rest'
-    """
-    if key in LABEL_METRICS:
-        return LABEL_METRICS[key]
-    kind = next(name for name in ("roc_auc", "sensitivity") if key.startswith(name))
-    label = key.removeprefix(f"{kind}_")
-    return f"ROC AUC of {label} against the rest" if kind == "roc_auc" else f"Sensitivity for {label}"
 
 
 def write_split(folder: Path, evaluation: Evaluation, suffix: str = "") -> None:

@@ -13,11 +13,11 @@ from pneumo_hf.config.training_arguments import Arguments, XrayTrainingArguments
 from pneumo_hf.data.files import is_missing
 from pneumo_hf.data.labels import parse_label_map, parse_labels
 from pneumo_hf.data.leakage import assert_held_out
-from pneumo_hf.data.merge import labels_of, leave_out_patients, load_sources
+from pneumo_hf.data.merge import labels_of, load_sources
 from pneumo_hf.data.pixels import FilmDataset
 from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.data.shortcuts import shortcut_baselines
-from pneumo_hf.data.splits import decode_splits
+from pneumo_hf.data.splits import decode_splits, leave_out_patients
 from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.clinical import assert_usable, fit_clinical
 from pneumo_hf.evaluation.evaluate import Evaluation, evaluate_films
@@ -124,14 +124,14 @@ def load(
             raise InputError(f"there is no checkpoint {teacher}, which teachers names")
     labels, label_map = parse_labels(data_args.labels), parse_label_map(data_args.label_map)
     data, copies = load_sources(data_args.dataset, labels, label_map)
-    if data_args.hold_out:
-        data = leave_out_patients(data, load_sources([data_args.hold_out], labels, label_map)[0])
     found = labels_of(data)
     if labels or found != list(LABELS):
         data_args.labels = ",".join(found)  # in the recipe of the run
     model, image_processor = load_model(model_args, data_args.cache_dir, found)
     with training_args.main_process_first():
         films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
+    if data_args.hold_out:
+        films = leave_out_patients(films, load_sources([data_args.hold_out], labels, label_map)[0])
     assert_usable(films, data_args.clinical_columns or ())
     checkpoints = dict.fromkeys([model_args.model_name_or_path, *(training_args.teachers or ())])
     assert_held_out([name for name in checkpoints if name not in (EMBEDDED, BASELINE)], films)

@@ -69,11 +69,11 @@ def test_an_example_is_read_and_its_threshold_moved(page) -> None:
     assert mark["x"] + mark["width"] / 2 == pytest.approx(track["x"] + threshold * track["width"], abs=2)
 
     page.get_by_role("button", name="Another threshold").click()
-    number = page.locator("#reader-threshold input[type=number]")
-    for threshold, measured in (("0", r"Specificity\s*0.0%"), ("1", r"Sensitivity\s*0.0%")):
+    number = page.locator("#by-percent input[type=number]")
+    for threshold, measured in (("0", r"Specificity\s*0.0%"), ("100", r"Sensitivity\s*0.0%")):
         number.fill(threshold)
         page.keyboard.press("Tab")
-        expect(verdict).to_contain_text(f"threshold {100 * float(threshold):.1f}%", timeout=PATIENCE)
+        expect(verdict).to_contain_text(f"threshold {threshold}.0%", timeout=PATIENCE)
         expect(page.locator("#measured")).to_contain_text(re.compile(measured))
     assert page.locator("#operating-point input:checked").count() == 0
     page.locator("#operating-point label").first.click()

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pneumo_hf import Predictor, recalibrate
 from pneumo_hf.__main__ import main
-from pneumo_hf.app import local_tab
+from pneumo_hf.app import local_films
 from pneumo_hf.app.model_thread import in_model_thread
 from pneumo_hf.inference.details import DETAIL_COLUMNS
 from tests.app.test_app import serving
@@ -126,7 +126,7 @@ def test_dicom_headers_say_who_is_on_a_film(tiny_run: Path, tmp_path: Path) -> N
         for number, patient in enumerate(("Doe^Jane", "Doe^Jane", "Roe^Jim")):
             content = dicom(make_film(number, True, (48, 48)), PatientID=patient, Manufacturer="Acme")
             archive.writestr(f"PNEUMONIA/{number}.dcm", content)
-    films = local_tab.read_films(Predictor(tiny_run, device="cpu"), str(tmp_path / "films.zip"))
+    films = local_films.read_films(Predictor(tiny_run, device="cpu"), str(tmp_path / "films.zip"))
     first, second, third = films.patient_ids
     assert first == second != third and "Doe" not in first and len(films.logits) == 3
     assert [row["manufacturer"] for row in films.details] == ["ACME"] * 3 and "Doe" not in str(films.details)
@@ -136,7 +136,7 @@ def test_the_network_runs_in_the_model_thread_alone(tiny_run: Path, local: Path,
     scorer, used = Predictor(tiny_run, device="cpu"), set()
     noted = register_module_forward_pre_hook(lambda module, _: used.add(threading.get_ident()))
     try:
-        archive = local_tab.recalibrate_upload(scorer, str(zipped(local, tmp_path / "films.zip")))[2]
+        archive = local_films.recalibrate_upload(scorer, str(zipped(local, tmp_path / "films.zip")))[2]
     finally:
         noted.remove()
     assert archive and used == {in_model_thread(threading.get_ident)()}
@@ -144,14 +144,14 @@ def test_the_network_runs_in_the_model_thread_alone(tiny_run: Path, local: Path,
 
 def test_uploads_are_bounded(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Predictor(tiny_run, device="cpu")
-    monkeypatch.setattr(local_tab, "MOST_SCORES", 10)
+    monkeypatch.setattr(local_films, "MOST_SCORES", 10)
     (tmp_path / "long.csv").write_text("label,probability\n" + "NORMAL,0.5\n" * 12)
-    with pytest.raises(local_tab.InputError, match="at most 10"):
-        local_tab.read_scores(scorer, str(tmp_path / "long.csv"))
-    monkeypatch.setattr(local_tab, "MOST_BYTES", 10)
-    with pytest.raises(local_tab.InputError, match="is larger than"):
-        local_tab.read_scores(scorer, str(tmp_path / "long.csv"))
-    monkeypatch.setattr(local_tab, "MOST_FILMS", 3)
+    with pytest.raises(local_films.InputError, match="at most 10"):
+        local_films.read_scores(scorer, str(tmp_path / "long.csv"))
+    monkeypatch.setattr(local_films, "MOST_BYTES", 10)
+    with pytest.raises(local_films.InputError, match="is larger than"):
+        local_films.read_scores(scorer, str(tmp_path / "long.csv"))
+    monkeypatch.setattr(local_films, "MOST_FILMS", 3)
     films = zipped(write_local(tmp_path / "many", 2, 2), tmp_path / "many.zip")
-    with pytest.raises(local_tab.InputError, match="4 films are too many at once: at most 3"):
-        local_tab.read_films(scorer, str(films))
+    with pytest.raises(local_films.InputError, match="4 films are too many at once: at most 3"):
+        local_films.read_films(scorer, str(films))

@@ -1,5 +1,6 @@
 """REST: the predictor's scores as JSON, every refusal with its status, and figures that name no film."""
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -155,3 +156,7 @@ def test_programs_say_who_they_are(
         assert status == 200 or client.post("/v1/score", files=sent(films[0]), headers=headers).status_code == 401
         assert client.get(f"{root}/metrics", headers=headers).status_code == status
         assert client.get("/health").status_code == client.get(f"{root}/v1/docs").status_code == 200
+        script = re.search(r'src="([^"]+)"', client.get(f"{root}/v1/docs").text)[1]
+        assert script.startswith(f"{root}/v1/docs-files/") and client.get(script).status_code == 200
+        for way in (f"{script}/../../score", "/v1/docs-files/..%2fscore", "/v1/docs-files/%2e%2e/score"):
+            assert client.post(way, files=sent(films[0])).status_code in (401, 404, 405)

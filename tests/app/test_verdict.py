@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 from pneumo_hf import Predictor
 from pneumo_hf.app.case_report import write_case_report
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.pages import as_address
-from pneumo_hf.app.points import Share, measured_at, offered
-from pneumo_hf.app.verdict import REMEDIES, in_words, measured_html, of_hundred, trained_on, verdict_html
+from pneumo_hf.app.points import Share, measured_at, offered, wilson
+from pneumo_hf.app.verdict import REMEDIES, cautions, in_words, measured_html, of_hundred, trained_on, verdict_html
 from pneumo_hf.app.viewer import LARGEST_SENT, heat_html, viewer_html
 from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, SHOWN_RANGE
 from pneumo_hf.inference.explain import overlay
@@ -102,11 +103,23 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     assert set(REMEDIES) < set(QUALITY_ISSUES)
     lateral = answer(0.9, "abstain", LATERAL_VIEW)
     assert in_words(shipped, lateral, cut).meaning.endswith("Give the frontal film.")
-    assert "not to be relied on here" in verdict_html(shipped, lateral, cut)
+    assert "90.0%" not in verdict_html(shipped, lateral, cut)
     strange = verdict_html(shipped, answer(0.9, "not_chest_xray", "blank"), cut)
-    assert "Not a chest film" in strange and "90.0%" not in strange
+    assert "Not recognised as a chest film" in strange and "90.0%" not in strange
     assert in_words(shipped, answer(None, error="<b>"), cut).words == "Not read"
     assert "<b>" not in verdict_html(shipped, answer(None, error="<b>"), cut)
+
+
+def test_a_film_that_is_not_as_those_it_was_measured_on_says_so(shipped: Predictor, report: Report) -> None:
+    cut, film = shipped.settings.threshold, answer(0.92, "review")
+    assert cautions(shipped, film, cut, 3.0, report) == cautions(shipped, film | {"size": (224, 224)}, cut, None) == []
+    for age in (0.5, 6.0, 62.0):
+        assert f"The patient is {age:g} years old" in verdict_html(shipped, film, cut, report, age)
+    full, small = (report.originals[name]["sensitivity"] for name in ("originals", "copies"))
+    words = verdict_html(shipped, film | {"size": (1646, 1124)}, cut, report)
+    assert f"{full['of'] - full['right']} of {full['of']} with pneumonia were not flagged" in words
+    assert f"{small['of'] - small['right']} as copies" in words
+    assert "copies" not in verdict_html(shipped, film | {"size": (1646, 1124)}, 0.1, report)  # not measured there
 
 
 def test_without_a_report_nothing_is_claimed(shipped: Predictor) -> None:
@@ -158,3 +171,10 @@ def test_a_large_film_is_sent_smaller_and_says_so() -> None:
     )
     film.info[SHOWN_RANGE] = None
     assert "own curve" in viewer_html(film) and 'data-unit="grey levels"' in viewer_html(film)
+
+
+@pytest.mark.parametrize("films", [1, 7, 234, 390])
+def test_the_interval_of_a_share_is_scipys(films: int) -> None:
+    for right in {0, films // 3, films}:
+        expected = binomtest(right, films).proportion_ci(method="wilson")
+        assert wilson(right / films, films)[1:] == pytest.approx((expected.low, expected.high), abs=1e-12)

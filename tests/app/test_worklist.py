@@ -55,7 +55,7 @@ def test_answers_come_as_they_are_read(predictor: Predictor, paths: list[str]) -
 
 def test_a_name_is_no_markup(predictor: Predictor, paths: list[str]) -> None:
     answers = list(score_worklist(predictor, paths))[-1].answers
-    shown, page = list_html(answers, 0.5), download_path("page.html")
+    shown, page = list_html(answers, predictor.settings), download_path("page.html")
     write_worklist_page(page, predictor, answers, [(Image.new("L", (8, 8)), answer) for answer in answers[:2]], 2)
     for text in (shown, page.read_text()):
         assert "<img src=x" not in text and "&lt;img src=x" in text
@@ -65,8 +65,8 @@ def test_a_name_is_no_markup(predictor: Predictor, paths: list[str]) -> None:
 def test_the_name_of_the_only_zip_stands_in_no_row(predictor: Predictor, paths: list[str]) -> None:
     answers = list(score_worklist(predictor, paths))[-1].answers
     zipped = [answer | {"name": f"ward.zip: {answer['name']}"} for answer in answers]
-    assert "ward.zip" not in list_html(zipped, 0.5)
-    assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
+    assert "ward.zip" not in list_html(zipped, predictor.settings)
+    assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], predictor.settings)
 
 
 def test_a_film_that_is_gone_is_said_to_be(predictor: Predictor, paths: list[str]) -> None:

@@ -5,11 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from datasets import DatasetDict
 from PIL import Image
 
-from pneumo_hf.data.merge import leave_out_patients, load_sources
-from pneumo_hf.errors import InputError
+from pneumo_hf.data.merge import load_sources
 from tests.conftest import make_film
 
 
@@ -59,17 +57,3 @@ def test_the_real_sets_merge_counted(shared: Path, tmp_path: Path) -> None:
         "again.zip": 5840,
         "chest_xray_fullres_sample.zip": 102,
     }
-
-
-def test_patients_of_other_films_are_held_out_of_train_alone(films_folder: Path, tmp_path: Path) -> None:
-    data = load_sources([str(films_folder)])[0]
-    chosen = data["train"].select([0, 7])
-    others = DatasetDict({"train": chosen})
-    left = leave_out_patients(data, others)
-    assert len(left["train"]) == len(data["train"]) - sum(
-        patient in chosen["patient_id"] for patient in data["train"]["patient_id"]
-    )
-    assert not set(left["train"]["patient_id"]) & set(chosen["patient_id"])
-    assert left["test"]["file_name"] == data["test"]["file_name"]
-    with pytest.raises(InputError, match="no film of train is of a patient of these films"):
-        leave_out_patients(data, DatasetDict({"train": data["test"]}))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ViTImageProcessorPil
@@ -11,7 +12,7 @@ from transformers import ViTImageProcessorPil
 from pneumo_hf.config.arguments import DataArguments
 from pneumo_hf.data.patients import parse_file_name, patient_group
 from pneumo_hf.data.sources import load_data
-from pneumo_hf.data.splits import decode_splits, split_by_patient
+from pneumo_hf.data.splits import decode_splits, leave_out_patients, split_by_patient
 from pneumo_hf.errors import InputError
 from tests.conftest import write_films
 
@@ -119,3 +120,21 @@ def test_a_patient_in_train_and_test_stops_the_run(tmp_path: Path) -> None:
     arguments = DataArguments(dataset=[str(folder)], cache_dir=str(tmp_path / "cache"))
     with pytest.raises(InputError, match="leakage: 1 patients"):
         decode_splits(load_data(folder), PROCESSOR, arguments, seed=0)
+
+
+def test_patients_of_other_films_are_held_out_and_the_others_stay_where_they_were(films_folder: Path) -> None:
+    data = load_data(str(films_folder))
+    parts, _ = decode_splits(data, PROCESSOR, DataArguments(str(films_folder)), 0)
+    chosen = data["train"].select([0, 7])
+    left = leave_out_patients(parts, DatasetDict({"train": chosen}))
+    patients = set(chosen["patient_id"])
+    for split, films in parts.items():
+        stay = [
+            name
+            for name, patient in zip(films.table["file_name"], films.patient_ids, strict=True)
+            if split == "test" or patient not in patients
+        ]
+        assert list(left[split].table["file_name"]) == stay
+    assert sum(map(len, left.values())) < sum(map(len, parts.values()))
+    with pytest.raises(InputError, match="no film of train is of a patient of these films"):
+        leave_out_patients(parts, DatasetDict({"train": data["test"]}))

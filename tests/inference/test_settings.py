@@ -111,10 +111,19 @@ def test_the_band_is_where_it_abstains() -> None:
     for limits in (LIMITS, {**LIMITS, "normal_up_to": 0.7}):
         for threshold in (0.2, 0.4, 0.6, 0.9):
             settings = CheckpointSettings(threshold=threshold, method="youden", conformal_limits=limits)
-            low, high = settings.abstention_band()
+            low, high = settings.abstention_band() or (1, 0)
+            assert (low == 1) == (threshold < min(limits["normal_up_to"], limits["pneumonia_from"]))
             scores = np.linspace(0.005, 0.995, 100)
             abstained = [settings.decide(score)["flag"] == "abstain" for score in scores]
             assert abstained == ((scores > low) & (scores < high)).tolist()
+
+
+def test_no_score_gets_a_weaker_answer_than_a_lower_one() -> None:
+    for limits in (LIMITS, {**LIMITS, "normal_up_to": 0.7}):
+        for threshold in (0.02, 0.2, 0.4, 0.6, 0.9):
+            settings = CheckpointSettings(threshold=threshold, method="youden", conformal_limits=limits)
+            flags = [settings.decide(score)["flag"] for score in np.linspace(0.005, 0.995, 100)]
+            assert flags == sorted(flags, key=["", "abstain", "review"].index)
 
 
 def test_a_run_carries_its_operating_points(tiny_run: Path) -> None:

@@ -116,7 +116,8 @@
     const stage = stageOf(event.target);
     if (stage?.hasPointerCapture(event.pointerId)) move(viewerOf(stage), event.movementX, event.movementY, event.shiftKey);
   });
-  new MutationObserver(() => {
-    for (const viewer of document.querySelectorAll(".viewer")) if (!views.has(viewer)) change(viewer, fresh());
+  new MutationObserver(() => { // a new film may stand in the element of the last one, whose reading is then empty
+    for (const viewer of document.querySelectorAll(".viewer"))
+      if (!viewer.querySelector(".reading")?.textContent) change(viewer, fresh());
   }).observe(document, { childList: true, subtree: true });
 })();

@@ -5,7 +5,10 @@ const opened = () => element.querySelector('tr[aria-current="true"]');
 let waiting = 0;
 
 function say() {
-  const rows = visible(), place = rows.indexOf(opened()) + 1;
+  const rows = visible();
+  element.querySelector(".none").hidden = rows.length > 0;
+  all(".steps button").forEach((button) => { button.disabled = !rows.length; });
+  const place = rows.indexOf(opened()) + 1;
   element.querySelector(".steps span").textContent = place ? `${place} of ${rows.length}: ${opened().dataset.name}` : `${rows.length} films`;
 }
 
