@@ -88,6 +88,13 @@ def watch(process: subprocess.Popen, output: Path, stop: Callable[[int], bool], 
     return rows
 
 
+def growth(rows: list[dict[str, float]], films: int) -> float:
+    """Mean memory in the last quarter of a run over that in the third, while it adds films to those it found."""
+    working = np.array([row["mib"] for row in rows if rows[0]["films"] < row["films"] < films])
+    quarters = np.array_split(working, 4)
+    return float(quarters[3].mean() / quarters[2].mean())
+
+
 def read(path: Path) -> dict[str, float]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -119,11 +126,9 @@ def kills(given: argparse.Namespace, folder: Path) -> None:
     assert list(scores) == names == list(alone), "a film is missing or out of its place"
     largest = max(abs(scores[name] - alone[name]) for name in names)
     assert largest <= 1e-6, largest
-    last = [row["mib"] for row in rows["two workers"] if row["films"]]
-    halves = np.array_split(np.array(last[len(last) // 2 :]), 2)
     facts = {"films_there_after_each_run": found[:-1], "every_film_once_and_in_order": True}
     facts |= {"largest_difference": largest, "peak_mib": max(row["mib"] for one in rows.values() for row in one)}
-    ratios = {"ray_memory_last_half": float(halves[1].mean() / halves[0].mean())}
+    ratios = {"ray_memory_last_half": growth(rows["two workers"], given.films)}
     thinned = {name: one[:: max(1, len(one) // 30)] for name, one in rows.items()}
     write_part("ray", "kills", ratios, thinned, films=given.films, **facts)
 
@@ -186,8 +191,7 @@ def million(given: argparse.Namespace, folder: Path) -> None:
     rows = watch(process, output, lambda _: False, lambda _: False)
     assert list(read(output)) == [f"{n:08d}.png" for n in range(given.tiny)]
     working = [row for row in rows if row["films"]]
-    halves = np.array_split(np.array([row["mib"] for row in working[len(working) // 2 :]]), 2)
-    ratios = {"ray_memory_tiny_films": float(halves[1].mean() / halves[0].mean())}
+    ratios = {"ray_memory_tiny_films": growth(rows, given.tiny)}
     facts = {
         "seconds": rows[-1]["seconds"],
         "to_first_part": working[0]["seconds"],

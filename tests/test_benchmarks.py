@@ -66,7 +66,7 @@ def test_a_result_has_ratios_rows_and_the_machine(common, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_result_holds_ratios_rows_and_the_machine(script: str) -> None:
-    result = json.loads((ROOT / "benchmarks" / "results" / f"{script}.json").read_text())
+    result = json.loads((ROOT / "benchmarks" / "results" / f"{script.removeprefix('scoring_')}.json").read_text())
     assert result["ratios"] and all(
         part["rows"] and part["machine" if script != "load" else "cores"] for part in result["parts"].values()
     )
@@ -85,7 +85,10 @@ def test_help_teaches(script: str, common, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(sys, "argv", [path, "--help"])
     with pytest.raises(SystemExit, match="0"):
         runpy.run_path(path, run_name="__main__")
-    assert f"benchmarks/results/{script}.json" in capsys.readouterr().out.replace("\n", "") or script == "load"
+    assert (
+        f"benchmarks/results/{script.removeprefix('scoring_')}.json" in capsys.readouterr().out.replace("\n", "")
+        or script == "load"
+    )
 
 
 def test_memory_that_is_flat_reads_one(common) -> None:

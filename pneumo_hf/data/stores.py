@@ -2,9 +2,11 @@
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import IO, Any, TypeVar
 
 from fsspec.core import url_to_fs
 
@@ -35,6 +37,16 @@ def open_store(address: str) -> tuple[Any, str]:
         raise InputError(f"{address}: {error} (of s3://, pip install 'pneumo-hf[ray]' does)") from error
     except ValueError as error:
         raise InputError(f"{address}: {error}") from error
+
+
+@contextmanager
+def replacing(path: str, partial: str) -> Iterator[IO[bytes]]:
+    """Write a file on a disk in one step: `partial` grows until it is whole, and takes the place of `path`."""
+    with open(partial, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def is_trouble(error: Exception, address: str) -> bool:

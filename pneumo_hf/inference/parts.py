@@ -9,11 +9,11 @@ from uuid import uuid4
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pneumo_hf.data.stores import is_address, open_store, patiently
+from pneumo_hf.data.stores import is_address, open_store, patiently, replacing
 from pneumo_hf.errors import InputError
 
 JOB = "job.json"
-NAME = re.compile(r"(\d+)-(\d+)\.jsonl")  # the first film's number, and the one behind the last
+PART, NAME = "{:012d}-{:012d}.jsonl", re.compile(r"(\d+)-(\d+)\.jsonl")  # the first film, the one behind the last
 
 
 class Parts:
@@ -28,31 +28,23 @@ class Parts:
         self.folder = f"{root}.parts"
 
     def start_or_resume(self, job: dict) -> None:
-        """Begin, or accept what is there if it is of the same job.
-
-        Raises:
-            InputError: it is of another one.
-        """
-        found = self._read(JOB)
-        if found is None:
+        """Begin, or accept what is there if it is of the same job; else raise InputError."""
+        if JOB not in self._names():
             self._write(JOB, json.dumps(job, indent=2).encode())
-            return
-        differing = [key for key, value in job.items() if json.loads(found).get(key) != value]
-        if differing:
-            raise InputError(
-                f"{self.output}.parts holds the unfinished table of another command, with other "
-                f"{', '.join(differing)}: repeat that command, or delete the folder"
-            )
+        found = json.loads(self._read(JOB))
+        if differing := [key for key, value in job.items() if found.get(key) != value]:
+            theirs = f"the unfinished table of another command, with other {', '.join(differing)}"
+            raise InputError(f"{self.output}.parts holds {theirs}: repeat that command, or delete the folder")
 
     def add(self, first: int, rows: Sequence[Sequence]) -> None:
         """Write the rows of films `first` and on."""
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        self._write(f"{first:012d}-{first + len(rows):012d}.jsonl", lines.encode())
+        self._write(PART.format(first, first + len(rows)), lines.encode())
 
     def done(self) -> list[range]:
         """List the films that are there, in order."""
-        matches = map(NAME.fullmatch, self._names())
-        return sorted((range(int(match[1]), int(match[2])) for match in matches if match), key=lambda part: part.start)
+        parts = (range(int(m[1]), int(m[2])) for m in map(NAME.fullmatch, self._names()) if m)
+        return sorted(parts, key=lambda part: part.start)
 
     def left(self, films: int) -> list[range]:
         """List the films, of so many, that are not there, in order."""
@@ -67,41 +59,31 @@ class Parts:
         """Yield the rows of all films in order, each once, even where two commands wrote them at the same time."""
         at = 0
         for part in self.done():
-            content = self._read(f"{part.start:012d}-{part.stop:012d}.jsonl") or b""
-            yield from map(json.loads, content.splitlines()[max(at - part.start, 0) :])
+            lines = self._read(PART.format(part.start, part.stop)).splitlines()
+            yield from map(json.loads, lines[max(at - part.start, 0) :])
             at = max(at, part.stop)
 
     def remove(self) -> None:
         """Delete the folder, the job last: it marks an unfinished table."""
-        for name in sorted(self._names(), key=lambda name: name == JOB):
-            self.store.rm_file(self._path(name))
+        for name in sorted(self._names(), key=JOB.__eq__):
+            self.store.rm_file(f"{self.folder}/{name}")
         with suppress(FileNotFoundError):
             self.store.rmdir(self.folder)  # which an object store does not have
 
     def _names(self) -> list[str]:
-        try:
+        with suppress(FileNotFoundError):
             paths = patiently(lambda: self.store.ls(self.folder, detail=False), self.output)
-        except FileNotFoundError:
-            return []
-        return [path.rpartition("/")[2] for path in paths]
+            return [path.rpartition("/")[2] for path in paths]
+        return []
 
-    def _path(self, name: str) -> str:
-        return f"{self.folder}/{name}"
-
-    def _read(self, name: str) -> bytes | None:
-        try:
-            return patiently(lambda: self.store.cat_file(self._path(name)), self.output)
-        except FileNotFoundError:
-            return None
+    def _read(self, name: str) -> bytes:
+        return patiently(lambda: self.store.cat_file(f"{self.folder}/{name}"), self.output)
 
     def _write(self, name: str, content: bytes) -> None:
         """In one step, as object stores do by themselves."""
+        path, partial = f"{self.folder}/{name}", f"{self.folder}/{uuid4().hex[:12]}.partial"
         if is_address(self.output):
-            patiently(lambda: self.store.pipe_file(self._path(name), content), self.output)
+            patiently(lambda: self.store.pipe_file(path, content), self.output)
             return
-        partial = self._path(f"{uuid4().hex[:12]}.partial")
-        with open(partial, "wb") as file:
+        with replacing(path, partial) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._path(name))

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from pneumo_hf.data.files import readable
 from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.reading import in_batches
-from pneumo_hf.data.stores import is_address, open_store
+from pneumo_hf.data.stores import is_address, open_store, replacing
 from pneumo_hf.inference.clinical import ANSWERS
 from pneumo_hf.inference.details import CATEGORIES
 from pneumo_hf.inference.scorer import Scorer
@@ -61,11 +60,8 @@ def write_table(rows: Iterable[list], columns: Sequence[str], output: str, parti
         with store.open(path, "wb") as file:
             write(rows, columns, file)
         return
-    with open(partial, "wb") as file:
+    with replacing(output, partial) as file:
         write(rows, columns, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, output)
 
 
 def _write_csv(rows: Iterable[list], columns: Sequence[str], file: IO[bytes]) -> None:
