@@ -55,7 +55,12 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
     if report.curve is not None:
 
         def threshold(threshold: float, prevalence: float) -> str:
-            """Measure a threshold on the report's test films, and its worth at a share of pneumonia."""
+            """Measure a threshold on the report's test films, and its worth at a share of pneumonia.
+
+            Args:
+                threshold: a probability of pneumonia, 0 to 1, at or above which a film is flagged.
+                prevalence: share of pneumonia among the films where you are, 0 to 1.
+            """
             return at_threshold(report, threshold, prevalence, finding)
 
         with gr.Row():

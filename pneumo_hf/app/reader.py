@@ -61,11 +61,21 @@ class Reader:
         return heat_of_file(self.predictor, path) if path and wanted else ""
 
     def explain(self, path: str | None, opacity: float) -> Image.Image | None:
-        """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film, at an opacity of 0 (the film as it is) to 1."""
+        """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film: a picture of the film's size.
+
+        Args:
+            path: PNG, JPEG, TIFF, WebP or DICOM.
+            opacity: of the heatmap, 0 (the film as it is) to 1.
+        """
         return explain_film_file(self.predictor, path, opacity)
 
     def case_report(self, path: str | None, threshold: float) -> str:
-        """Write one page about one film, to print: decision, film, heatmap, facts of the file and of the model."""
+        """Write one page about one film, to print: decision, film, heatmap, facts of the file and of the model.
+
+        Args:
+            path: PNG, JPEG, TIFF, WebP or DICOM.
+            threshold: a probability of pneumonia, 0 to 1, at or above which the film is flagged.
+        """
         return report_film_file(self.predictor, path, threshold, self.report)
 
 

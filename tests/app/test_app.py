@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import gzip
+import io
 import json
 import re
 import shutil
@@ -70,9 +71,16 @@ def test_curl_as_the_manual_has_it(url: str) -> None:
     lines = lines.replace("http://127.0.0.1:7860", url)
     done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, cwd=ROOT)
     assert '"probability"' in done.stdout, done.stderr
-    rest = re.search(r"```bash\n(curl .*?v1/score)", manual, re.DOTALL)[1].replace("http://127.0.0.1:7860", url)
-    answer = json.loads(subprocess.run(["bash", "-c", rest], capture_output=True, text=True, cwd=ROOT).stdout)
-    assert 0 <= answer["films"][0]["probability"] <= 1
+    readme = (ROOT / "README.md").read_text()
+    curls = [line for text in (readme, manual) for line in text.splitlines() if "curl" in line and "http://" in line]
+    assert len(curls) == 3
+    for line in curls:
+        line = line.replace("http://127.0.0.1:7860", url).split(" > ")[0]
+        answer = subprocess.run(["bash", "-c", line], capture_output=True, cwd=ROOT, check=True).stdout
+        if "explain" in line:
+            assert Image.open(io.BytesIO(answer)).format == "PNG"
+        else:
+            assert 0 <= json.loads(answer)["films"][0]["probability"] <= 1
 
 
 def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_folder: Path, tmp_path: Path) -> None:

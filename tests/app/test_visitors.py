@@ -72,19 +72,19 @@ def call(address: str, name: str, data: list) -> str:
     return urllib.request.urlopen(f"{address}/{event}", timeout=30).read().decode()
 
 
-def call_tool(address: str, name: str, arguments: dict, headers: dict[str, str] | None = None) -> tuple[set[str], str]:
-    """The names of the MCP tools, and the answer of one of them."""
+def call_tool(address: str, name: str, arguments: dict, headers: dict[str, str] | None = None) -> tuple[dict, str]:
+    """The MCP tools by name, and the answer of one of them."""
     pytest.importorskip("mcp")
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
-    async def ask() -> tuple[set[str], str]:
+    async def ask() -> tuple[dict, str]:
         async with (
             streamablehttp_client(f"{address}/gradio_api/mcp/", headers=headers) as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
-            tools = {tool.name for tool in (await session.list_tools()).tools}
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             return tools, (await session.call_tool(name, arguments)).content[0].text
 
     return asyncio.run(ask())
@@ -224,7 +224,10 @@ def test_mcp_asks_for_the_password_and_stores_nothing_without(
         for name, sent in (("predict", as_data_url(film)), ("predict_base64", as_data_url(film).split(",")[1])):
             tools, answer = call_tool(url, name, {"film": sent, "operating_point": ""}, TOKEN)
             assert f"'probability': {str(expected)[:6]}" in answer
-        assert {"predict", "predict_base64", "explain", "case_report"} <= tools and "predict_batch" not in tools
+        assert {"predict", "predict_base64", "explain", "case_report"} <= set(tools) and "predict_batch" not in tools
+        for tool in tools.values():
+            told = [part["description"] for part in tool.inputSchema["properties"].values()]
+            assert len(tool.description) > 40 and min(map(len, told)) > 20, tool.name
         assert all("pneumo_hf_app" in str(path) for path in files_in(tmp_path))
         with pytest.raises(Exception, match="[Ll]ogin|[Aa]uth|credentials|401"):
             Client(url, verbose=False)
