@@ -57,7 +57,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> object:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> object:
     """What a condition gives, once it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -111,7 +111,7 @@ class Orthanc:
         (folder / "orthanc.json").write_text(json.dumps(settings))
         log = (folder / "log").open("w")
         self.process = subprocess.Popen([tool("Orthanc"), str(folder / "orthanc.json")], stdout=log, stderr=log)
-        wait_until(lambda: self.process.poll() is None and self.answers(), 30)
+        wait_until(lambda: self.process.poll() is None and self.answers())
 
     @property
     def url(self) -> str:

@@ -1,6 +1,7 @@
 """Nodes that start in a second: `python -m tests.pacs.nursery MODEL` imports and loads everything once, and forks.
 
-A line of JSON in, `[log, option, ...]`, and the process id of a `pneumo-hf listen` with these options out.
+A line of JSON in, `[log, option, ...]`, and out the process id of a `pneumo-hf listen` with these options, which runs
+in the log's folder.
 """
 
 import json
@@ -26,6 +27,7 @@ for line in sys.stdin:
         written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
             os.dup2(written, stream)
+        os.chdir(os.path.dirname(log))
         main(["listen", *options])
         sys.stdout.flush()
         os._exit(0)
