@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("training", "serving", "scaling", "load", "rest", "start", "gpu", "monitoring")
+SCRIPTS = ("training", "serving", "scaling", "load", "rest", "start", "alternatives", "gpu", "monitoring")
 
 
 @pytest.fixture
