@@ -81,7 +81,11 @@ WANTED = {  # on two cores
     "scoring_scaling_2proc": 1.85,
     "rest_vs_bare_16": 0.9,
 }
-OWN_SCRIPTS = ("rest", "start")  # parts of a file of results that another script than the file's namesake writes
+OWN_SCRIPTS = (
+    "rest",
+    "start",
+    "alternatives",
+)  # parts of a file of results that another script than the file's namesake writes
 ASSUMED = {
     "cores_a_gpu": 16,
     "sustained_flops": 10e12,  # of a data-centre GPU: depthwise convolutions wait for memory, not for arithmetic

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("training", "serving", "scaling", "load", "rest", "start", "gpu", "monitoring", "pacs", "scoring_ray")
+SCRIPTS = (
+    *("training", "serving", "scaling", "load", "rest", "start", "alternatives", "gpu", "monitoring", "pacs"),
+    "scoring_ray",
+)
 
 
 @pytest.fixture

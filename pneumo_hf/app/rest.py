@@ -24,6 +24,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer
 
+ABOUT: dict[str, Any] = {"title": "pneumo_hf", "version": __version__, "description": DISCLAIMER}
 STATIC = "/docs-files"  # script and style of /v1/docs
 MOST_FILMS = 64  # of one request
 MOST_WAITING = 512  # films of all requests; more are asked to come again
@@ -133,14 +134,7 @@ class InThreads:
 def make_api(predictor: Scorer, answers: Answers, figures: Figures) -> FastAPI:
     """Make the application that is mounted at `/v1`."""
     token = Depends(HTTPBearer(auto_error=False))  # for the description: `Guard` asks for it
-    api = FastAPIOffline(
-        redoc_url=None,
-        static_url=STATIC,
-        title="pneumo_hf",
-        version=__version__,
-        description=DISCLAIMER,
-        dependencies=[token],
-    )
+    api = FastAPIOffline(redoc_url=None, static_url=STATIC, dependencies=[token], **ABOUT)
     answer_all, name = InThreads(figures), Path(predictor.name).name
     version = "-".join(weights_digest(member.model)[:12] for member in predictor.members)
 
