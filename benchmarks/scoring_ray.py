@@ -2,15 +2,18 @@
 
   kills     a small network: a worker and the driver killed at random moments, resumed with one worker, killed, and
             with two: every film once, the scores of the plain path, memory of all processes in the last run
-  rate      films a second of two workers against two plain processes of half the films each, in turns; without the
-            start, from the first tenth of the films to the last
-  million   tiny films (one picture of 32 x 32 pixels) by a tiny network: what the engine itself costs
+  rate      the small network, which leaves most to the engine: films a second of two workers against two plain
+            processes of half the films each, in turns, from the first tenth of the films to the last
+  million   simulated: what is kept of a million films that are files, cut into tasks, added as parts, resumed and
+            joined to a table, without reading or scoring one
 Writes benchmarks/results/ray.json, a part each.
 """
 
 import argparse
 import csv
+import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -22,13 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from common import MODEL, ROOT, median_ratio, parser, take_turns, write_part
+from common import MODEL, ROOT, median_ratio, own_peak_mib, parser, take_turns, write_part
 from scaling import MIB, write_shards
 
+from pneumo_hf.data.listing import FilmList, _Files
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.inference.parts import Parts
+from pneumo_hf.inference.ray_engine import pieces
+from pneumo_hf.inference.scoring import FILMS_A_PART, _alone
+from pneumo_hf.inference.table import write_table
 
 CPU = ("--device", "cpu")
 
@@ -135,6 +141,7 @@ def kills(given: argparse.Namespace, folder: Path) -> None:
 
 def rate(given: argparse.Namespace, folder: Path) -> None:
     write_shards(folder / "shards", given.rate_films)
+    model = write_network(folder / "model", 64)
     shards = sorted((folder / "shards").iterdir())
     halves = shards[: len(shards) // 2], shards[len(shards) // 2 :]
 
@@ -142,7 +149,7 @@ def rate(given: argparse.Namespace, folder: Path) -> None:
         """From the first tenth of the films to the last, for all of them."""
         outputs = [folder / f"{time.monotonic_ns()}-{number}.csv" for number in range(len(ways))]
         begun = zip(ways, outputs, strict=True)
-        processes = [start(films, output, *more) for (films, more), output in begun]
+        processes = [start(films, output, *more, model=model) for (films, more), output in begun]
         times: list[tuple[float, int]] = []
         while any(process.poll() is None for process in processes):
             ended = [process.poll() is not None for process in processes]
@@ -168,7 +175,7 @@ def rate(given: argparse.Namespace, folder: Path) -> None:
 
 
 def write_network(folder: Path, side: int) -> Path:
-    """A checkpoint of a network that takes next to no time."""
+    """Write a checkpoint of a network that takes next to no time."""
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
     labels = {0: "NORMAL", 1: "PNEUMONIA"}
@@ -180,45 +187,59 @@ def write_network(folder: Path, side: int) -> Path:
 
 
 def million(given: argparse.Namespace, folder: Path) -> None:
-    """Shards of 10,000 rows; a network of 32 x 32 pixels, so that the engine's own work shows."""
-    film = subprocess.run([sys.executable, "-c", TINY], stdout=subprocess.PIPE, check=True).stdout  # the same for all
-    (folder / "shards").mkdir()
-    for first in range(0, given.tiny, 10_000):
-        table = pa.table({"image": [film] * 10_000, "file_name": [f"{first + n:08d}.png" for n in range(10_000)]})
-        pq.write_table(table, folder / "shards" / f"{first:08d}.parquet", row_group_size=1000)
-    output = folder / "preds.csv"
-    process = start([folder / "shards"], output, *ray(2), model=write_network(folder / "model", 32))
-    rows = watch(process, output, lambda _: False, lambda _: False)
-    assert list(read(output)) == [f"{n:08d}.png" for n in range(given.tiny)]
-    working = [row for row in rows if row["films"]]
-    ratios = {"ray_memory_tiny_films": growth(rows, given.tiny)}
-    facts = {
-        "seconds": rows[-1]["seconds"],
-        "to_first_part": working[0]["seconds"],
-        "peak_mib": max(r["mib"] for r in rows),
-    }
-    write_part("ray", "million", ratios, rows[:: max(1, len(rows) // 40)], films=given.tiny, **facts)
+    """Each number in a process of its own, for its peak of memory."""
+    rows = []
+    for count in (given.simulated // 10, given.simulated):
+        command = [sys.executable, __file__, "--books_of", str(count), "--folder", str(folder / str(count))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append({"films": count, **json.loads(done.stdout.splitlines()[-1])})
+    few, many = (row["peak_mib"] for row in rows)
+    write_part("ray", "million", {"books_memory_of_ten_times_the_films": many / few}, rows, films=given.simulated)
 
 
-TINY = """
-import io, sys
-from PIL import Image
-import numpy as np
-y, x = np.mgrid[:32, :32]
-buffer = io.BytesIO()
-Image.fromarray((80 + 60 * np.cos(x / 5) + 40 * np.sin(y / 7)).astype(np.uint8)).save(buffer, "PNG")
-sys.stdout.buffer.write(buffer.getvalue())
-"""
+def books(count: int, folder: Path) -> None:
+    """Print the seconds of all that is done for so many films but reading and scoring them."""
+    seconds, now = {}, time.perf_counter()
+
+    def took(step: str) -> None:
+        nonlocal now
+        seconds[step], now = time.perf_counter() - now, time.perf_counter()
+
+    films = FilmList([_Files([f"s3://films/{n // 1000:06d}/film-{n:09d}.jpeg" for n in range(count)])])
+    digest, cuts, now = films.digest, films.cuts(FILMS_A_PART), time.perf_counter()
+    work = [pickle.dumps(films.part(piece.start, piece.stop)) for piece in pieces([range(count)], cuts)]
+    took("tasks")
+    folder.mkdir()
+    parts = Parts(str(folder / "preds.csv"))
+    with _alone(parts):
+        parts.start_or_resume({"list": digest})
+        for first in range(0, count, FILMS_A_PART):
+            numbers = range(first, min(first + FILMS_A_PART, count))
+            parts.add(first, [[f"film-{n:09d}.jpeg", "", "", n / count, "NORMAL", "", ""] for n in numbers])
+        took("parts")
+        assert not parts.left(count)
+        took("what_is_left")
+        write_table(parts.rows(), PREDICTION_COLUMNS, parts.output, f"{parts.folder}/joined")
+        took("table")
+        parts.remove()
+        took("clearing")
+    print(json.dumps({"seconds": seconds, "tasks_mib": sum(map(len, work)) / MIB, "peak_mib": own_peak_mib()}))
+
 
 PARTS = {"kills": kills, "rate": rate, "million": million}
 
 if __name__ == "__main__":
     options = parser(__doc__, PARTS, repeats=3)
     options.add_argument("--films", type=int, default=20_000, help="of kills (default: 20000)")
-    options.add_argument("--rate_films", type=int, default=8_000, help="of rate (default: 8000)")
-    options.add_argument("--tiny", type=int, default=1_000_000, help="of million (default: 1000000)")
+    options.add_argument("--rate_films", type=int, default=20_000, help="of rate (default: 20000)")
+    options.add_argument("--simulated", type=int, default=1_000_000, help="of million (default: 1000000)")
     options.add_argument("--seed", type=int, default=0, help="of the moments of the kills (default: 0)")
+    options.add_argument("--books_of", type=int, help=argparse.SUPPRESS)
+    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = options.parse_args()
+    if given.books_of:
+        books(given.books_of, given.folder)
+        sys.exit()
     for part in given.parts or PARTS:
         with tempfile.TemporaryDirectory() as root:
             PARTS[part](given, Path(root))
