@@ -5,9 +5,6 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pneumo_hf.data.files import readable
 from pneumo_hf.data.labels import LabelNames
 from pneumo_hf.data.reading import in_batches
@@ -73,6 +70,9 @@ def _write_csv(rows: Iterable[list], columns: Sequence[str], file: IO[bytes]) ->
 
 
 def _write_parquet(rows: Iterable[list], columns: Sequence[str], file: IO[bytes]) -> None:
+    import pyarrow as pa  # half a second to import: for Parquet alone
+    import pyarrow.parquet as pq
+
     schema = pa.schema([(name, pa.string() if name in TEXTS else pa.float64()) for name in columns])
     with pq.ParquetWriter(file, schema) as writer:
         for batch in in_batches(rows, ROWS_AT_ONCE):
