@@ -15,7 +15,15 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
-LONG = {"test_train_hf", "test_families", "test_scale_out", "test_visitors", "test_fuzz"}  # a minute or two each
+LONG = {
+    "test_train_hf",
+    "test_families",
+    "test_scale_out",
+    "test_visitors",
+    "test_fuzz",
+    "test_node",
+    "test_browser",
+}  # a minute or two each
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

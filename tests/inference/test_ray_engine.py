@@ -70,6 +70,7 @@ def same_rows(first: Path, second: Path) -> None:
         assert shared == alone
 
 
+@pytest.mark.cluster
 def test_driver_and_worker_killed_then_another_number_of_workers(
     tiny_run: Path, films: Path, tmp_path: Path, command: Callable
 ) -> None:
@@ -110,6 +111,7 @@ def test_driver_and_worker_killed_then_another_number_of_workers(
     assert not (tmp_path / "preds.csv.parts").exists()
 
 
+@pytest.mark.cluster
 def test_films_and_scores_in_an_object_store_whose_connections_break(
     tiny_run: Path, films_folder: Path, tmp_path: Path, command: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
