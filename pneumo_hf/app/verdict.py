@@ -129,7 +129,7 @@ def measured_html(report: Report | None, threshold: float) -> str:
 
 def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:
     """Format the probability with age, sex and view, where the model weighs them and one is known."""
-    if predictor.clinical is None or not result or result["probability"] is None or result["flag"] == "not_chest_xray":
+    if predictor.clinical is None or not result or result["probability"] is None or result["error"]:
         return ""
     values = {name: None if value == "" else value for name, value in values.items()}  # an empty box is not known
     fused, called = predictor.clinical.answer(

@@ -192,8 +192,8 @@ def test_a_film_without_an_age_is_answered_in_the_app_and_one_with_it_better(cli
     from tests.imaging.test_dicom import dicom
 
     reader = Reader(Predictor(clinical_run), None)
-    Image.fromarray(make_film(7, True, (48, 48))).save(tmp_path / "film.png")
-    (tmp_path / "film.dcm").write_bytes(dicom(make_film(7, True, (48, 48)), PatientAge="071Y", PatientSex="F"))
+    Image.fromarray(make_film(7, True, (80, 80))).save(tmp_path / "film.png")
+    (tmp_path / "film.dcm").write_bytes(dicom(make_film(7, True, (80, 80)), PatientAge="071Y", PatientSex="F"))
     result, _, _, *known = reader.read(str(tmp_path / "film.png"))
     assert known == [None, None, None]
     page, _ = reader.decide(result, 0.5, *known)

@@ -123,6 +123,8 @@ def test_predict_says_between_which_scores_it_abstains(
     caplog.set_level("INFO")
     unsure = shutil.copytree(tiny_run, tmp_path / "unsure")
     settings = json.loads((unsure / "config.json").read_text())
+    point = next(point for point in settings["operating_points"] if point["name"] == "specificity@0.95")
+    point["threshold"] = 0.3  # above the lower limit: below it nothing is abstained from
     limits = {"error_rate": 0.05, "normal_up_to": normal_up_to, "pneumonia_from": pneumonia_from}
     (unsure / "config.json").write_text(json.dumps(settings | {"abstention": limits, "decision_threshold": 0.7}))
     command = ["predict", "--model", str(unsure), str(films_folder / "test"), "--output", str(tmp_path / "p.csv")]
