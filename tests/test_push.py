@@ -124,6 +124,7 @@ def test_pictures_of_films_are_pushed_of_the_public_set_alone_or_on_request(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)  # whose films are called as the public set's
+    shutil.copy(run / "report" / "roc.png", run / "report" / "mistakes.png")  # of a model that makes none
     shutil.copy(run / "report" / "roc.png", run / "report" / "Doe.png")
     config = json.loads((run / "config.json").read_text())
     config["training_data"]["kermany"] = True  # as version 0.2 wrote, of the names alone
