@@ -101,7 +101,8 @@ def verdict_html(
 ) -> str:
     """Format the decision in words, then the probability on its scale, with the threshold and where no answer is."""
     decided, task = at_threshold(predictor, result, threshold), predictor.task
-    shown = decided["probability"] is not None and not decided["error"]  # else it is of no use
+    shown = decided["probability"] is not None and decided["flag"] != "not_chest_xray"
+    trust = f"calibrated on {predictor.chosen_on}" if predictor.settings.is_calibrated else "not calibrated"
     return render(
         "verdict.html.jinja",
         verdict=in_words(predictor, decided, threshold, report),
@@ -110,7 +111,7 @@ def verdict_html(
         threshold=threshold,
         unsure=predictor.settings.abstention_band(threshold),
         finding=task.finding,
-        trust=f"calibrated on {predictor.chosen_on}" if predictor.settings.is_calibrated else "not calibrated",
+        trust="not to be relied on here" if decided["error"] else trust,
         labels=shares_of_labels(decided, task) if shown else {},
     )
 
@@ -129,7 +130,7 @@ def measured_html(report: Report | None, threshold: float) -> str:
 
 def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:
     """Format the probability with age, sex and view, where the model weighs them and one is known."""
-    if predictor.clinical is None or not result or result["probability"] is None or result["error"]:
+    if predictor.clinical is None or not result or result["probability"] is None or result["flag"] == "not_chest_xray":
         return ""
     values = {name: None if value == "" else value for name, value in values.items()}  # an empty box is not known
     fused, called = predictor.clinical.answer(
