@@ -23,7 +23,8 @@ from train_hf import main as train
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "accelerate"
 TWO = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu_2.yaml"))
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+PATIENCE = 400  # seconds, of which it takes a fifth on cores of its own
+FAMILIES = "clip", "dinov2_with_registers", "siglip"  # with parts that no score depends on
 SAME_SUMS = {  # what keeps the sums of two half batches those of one: nothing drawn, no statistics of a batch
     "freeze_batch_norm": "true",
     "augmentation": "none",
@@ -31,14 +32,22 @@ SAME_SUMS = {  # what keeps the sums of two half batches those of one: nothing d
     "early_stopping_patience": 0,
     "logging_steps": 1,
 }
-RANK_1 = """
+BOTH_RANKS = """
 import os, sys
 import torch
-from pneumo_hf.config.parse import parse_args
+from pneumo_hf import runtime
+from pneumo_hf.__main__ import main as command
 from train_hf import main
-folder = sys.argv[1] + os.environ["RANK"]
-main([*sys.argv[2:], "--output_dir", folder])
-open(folder + ".seed", "w").write(str(torch.initial_seed()))
+
+end_processes, runtime.end_processes = runtime.end_processes, lambda: None  # once, after all
+recipe, evaluation, families = (part.split("\\n") for part in sys.argv[1:])
+own = "rank_" + os.environ["RANK"]
+main([*recipe, "--output_dir", own])
+open(own + ".seed", "w").write(str(torch.initial_seed()))
+for name in sorted(os.listdir("backbones")):
+    main([*families, "--model_name_or_path", "backbones/" + name, "--output_dir", "families/" + name])
+command(evaluation)
+end_processes()
 """
 SHARDED = """
 import os, sys
@@ -76,16 +85,16 @@ open(sys.argv[1], "w").write(" ".join(kinds))
 """
 
 
-def start(*command: object) -> subprocess.Popen:
+def start(*command: object, cwd: Path = ROOT) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    options = {"cwd": ROOT, "env": environment, "text": True}
+    options = {"cwd": cwd, "env": environment, "text": True}
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
 
 
-def run(*command: object) -> str:
-    process = start(*command)
+def run(*command: object, cwd: Path = ROOT) -> str:
+    process = start(*command, cwd=cwd)
     try:
-        log = process.communicate(timeout=200)[1]
+        log = process.communicate(timeout=PATIENCE)[1]
     except subprocess.TimeoutExpired:
         kill(process)
         raise
@@ -101,6 +110,10 @@ def kill(process: subprocess.Popen) -> None:
 
 def read_csv(path: Path) -> list[dict]:
     return list(csv.DictReader(path.open(newline="")))
+
+
+def figures(report: Path) -> dict:
+    return json.loads((report / "metrics.json").read_text())
 
 
 def recipe_of(folder: Path) -> list[str]:
@@ -119,54 +132,87 @@ def recipe_of(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """20 steps of 16 films: by one process; by two, of which each has a folder of its own: rank 0's, rank 1's."""
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, films_folder: Path) -> Path:
+    """What one process does, in `alone` and `evaluated_alone`, and what two do that are launched once for all tests.
+
+    They train 20 steps of 16 films, each into a folder of its own, `rank_0` or `rank_1`; then FAMILIES; and evaluate.
+    """
     folder = tmp_path_factory.mktemp("scale_out")
     counts = {"train": (32, 48), "validation": (14, 19), "test": (16, 21)}  # odd numbers: the last batches are uneven
     write_films(folder / "films", counts)
+    write_films(folder / "others", {"test": (40, 41)})
+    for family in FAMILIES:
+        tiny_checkpoint(family, folder / "backbones" / family)
     recipe = recipe_of(folder)
-    (folder / "rank.py").write_text(RANK_1)
     train([*recipe, "--per_device_train_batch_size", "16", "--output_dir", str(folder / "alone")])
-    run(*TORCHRUN, folder / "rank.py", folder / "rank_", *recipe, "--per_device_train_batch_size", 8)
-    return folder / "alone", folder / "rank_0", folder / "rank_1"
+    data = ["--data", str(folder / "others"), "--cache_dir", str(folder / "cache")]
+    evaluation = ["evaluate", "--model", str(tiny_run), "--device", "cpu", *data, "--output_dir"]
+    main([*evaluation, str(folder / "evaluated_alone")])
+    families = as_options(
+        dataset=films_folder,
+        cache_dir=folder / "cache",
+        image_size=32,
+        per_device_train_batch_size=8,
+        probe_epochs=1,
+        num_train_epochs=1,
+        augmentation="mild",
+        use_cpu="true",
+    )
+    (folder / "both.py").write_text(BOTH_RANKS)
+    parts = [*recipe, "--per_device_train_batch_size", "8"], [*evaluation, "evaluated"], families
+    run(*TWO, "both.py", *("\n".join(part) for part in parts), cwd=folder)
+    return folder
 
 
-def test_two_processes_learn_as_one_of_the_same_global_batch(trained: tuple[Path, Path, Path]) -> None:
-    alone, two = (read_csv(run_dir / "report" / "history.csv") for run_dir in trained[:2])
+def test_two_processes_learn_as_one_of_the_same_global_batch(folder: Path) -> None:
+    alone, two = (read_csv(folder / name / "report" / "history.csv") for name in ("alone", "rank_0"))
     losses = [[float(row["loss"]) for row in log if row["stage"] == "2" and row["loss"]] for log in (alone, two)]
     assert len(losses[0]) == 20
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-3)
-    first, again = (json.loads((run_dir / "report" / "metrics.json").read_text()) for run_dir in trained[:2])
+    first, again = (figures(folder / name / "report") for name in ("alone", "rank_0"))
     assert first["n"] == again["n"] == 37
     for name, metric in first["metrics"].items():
         assert again["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-3), name
 
 
-def test_every_process_draws_by_a_seed_of_its_own(trained: tuple[Path, Path, Path]) -> None:
-    seeds = [Path(f"{run}.seed").read_text() for run in trained[1:]]
+def test_every_process_draws_by_a_seed_of_its_own(folder: Path) -> None:
+    seeds = [(folder / f"rank_{rank}.seed").read_text() for rank in range(2)]
     assert seeds[0] != seeds[1]
 
 
-def test_gathered_validation_metrics_count_no_film_twice(trained: tuple[Path, Path, Path]) -> None:
+def test_gathered_validation_metrics_count_no_film_twice(folder: Path) -> None:
     """33 films over two processes: one more would shift the log loss by percents."""
     alone, two = (
-        [row for row in read_csv(run_dir / "report" / "history.csv") if row["eval_log_loss"]]
-        for run_dir in trained[:2]
+        [row for row in read_csv(folder / name / "report" / "history.csv") if row["eval_log_loss"]]
+        for name in ("alone", "rank_0")
     )
     assert len(alone) == 6
     for name in ("eval_log_loss", "eval_roc_auc"):
         np.testing.assert_allclose(*([float(row[name]) for row in log] for log in (two, alone)), atol=1e-4)
 
 
-def test_only_the_main_process_writes(trained: tuple[Path, Path, Path]) -> None:
-    alone, main, other = ({path.name for path in run_dir.rglob("*") if path.is_file()} for run_dir in trained)
-    assert main == alone
+def test_only_the_main_process_writes(folder: Path) -> None:
+    alone, first, other = (
+        {path.name for path in (folder / name).rglob("*") if path.is_file()} for name in ("alone", "rank_0", "rank_1")
+    )
+    assert first == alone
     assert other <= {"rng_state_1.pth"}  # each process's random numbers belong to a checkpoint to resume from
 
 
-def test_fsdp_shards_the_weights_resumes_and_saves_the_checkpoint_of_whole_ones(
-    trained: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_train_what_has_parts_that_no_score_depends_on(folder: Path, family: str) -> None:
+    """Mask tokens and pooling layers that get no gradient: a process that waits for one would wait for ever."""
+    assert figures(folder / "families" / family / "report")["n"] == 40
+
+
+def test_evaluate_over_two_processes_gives_the_figures_of_one(folder: Path) -> None:
+    one, two = (figures(folder / name) for name in ("evaluated_alone", "evaluated"))
+    assert one["n"] == 81
+    assert two == one
+    assert (folder / "evaluated" / "index.html").exists()
+
+
+def test_fsdp_shards_the_weights_resumes_and_saves_the_checkpoint_of_whole_ones(folder: Path, tmp_path: Path) -> None:
     """FSDP2 over gloo, killed after two epochs of four: the weights are gathered for every save."""
     config, run_dir = tmp_path / "fsdp.yaml", tmp_path / "run"
     own = {"num_processes: 8": "num_processes: 2\nuse_cpu: true\nmain_process_port: 0"}
@@ -176,34 +222,20 @@ def test_fsdp_shards_the_weights_resumes_and_saves_the_checkpoint_of_whole_ones(
         text = text.replace(there, here)
     config.write_text(text)
     (tmp_path / "sharded.py").write_text(SHARDED)
-    recipe = [*recipe_of(trained[0].parent), "--per_device_train_batch_size", "8", "--output_dir", run_dir]
+    recipe = [*recipe_of(folder), "--per_device_train_batch_size", "8", "--output_dir", run_dir]
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, tmp_path / "sharded.py")
     killed = start(*launch, tmp_path / "kinds", 2, *recipe)
-    assert killed.communicate(timeout=200)[1].count("stage 2  epoch") == 2
+    assert killed.communicate(timeout=PATIENCE)[1].count("stage 2  epoch") == 2
     assert killed.returncode and not (run_dir / "model.safetensors").exists()
     run(*launch, tmp_path / "kinds", 9, *recipe, "--resume_from_checkpoint")
     assert (tmp_path / "kinds").read_text() == "DTensor"  # in training no process had the weights whole
-    whole, sharded = (load_file(folder / "model.safetensors") for folder in (trained[1], run_dir))
+    whole, sharded = (load_file(path / "model.safetensors") for path in (folder / "rank_0", run_dir))
     assert whole.keys() == sharded.keys()
     for name, weight in whole.items():
         np.testing.assert_allclose(sharded[name].numpy(), weight.numpy(), atol=1e-4, err_msg=name)
-    first, again = (json.loads((path / "report" / "metrics.json").read_text()) for path in (trained[1], run_dir))
+    first, again = (figures(path / "report") for path in (folder / "rank_0", run_dir))
     for name, metric in first["metrics"].items():
         assert again["metrics"][name]["value"] == pytest.approx(metric["value"], abs=1e-4), name
-
-
-def test_evaluate_over_two_processes_gives_the_figures_of_one(
-    tiny_run: Path, films_folder: Path, tmp_path: Path
-) -> None:
-    folder = write_films(tmp_path / "films", {"test": (40, 41)})
-    data = ["--data", str(folder), "--cache_dir", str(tmp_path / "cache")]
-    options = ["evaluate", "--model", str(tiny_run), "--device", "cpu", *data]
-    main([*options, "--output_dir", str(tmp_path / "alone")])
-    run(*TWO, "-m", "pneumo_hf", *options, "--output_dir", tmp_path / "two")
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("alone", "two"))
-    assert one["n"] == 81
-    assert two == one
-    assert (tmp_path / "two" / "index.html").exists()
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -227,25 +259,3 @@ def test_threads_of_a_command_sleep_when_one_of_them_has_no_core(command: list[s
         if "GOMP_" not in done.stderr:
             pytest.skip("this PyTorch has another OpenMP")
         assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {expected}  # of every copy of it
-
-
-@pytest.mark.parametrize("family", ["dinov2_with_registers", "clip", "siglip"])
-def test_two_processes_train_what_has_parts_that_no_score_depends_on(
-    family: str, films_folder: Path, tmp_path: Path
-) -> None:
-    """Mask tokens and pooling layers that get no gradient: a process that waits for one would wait for ever."""
-    checkpoint, folder = tiny_checkpoint(family, tmp_path / "backbone"), tmp_path / "run"
-    options = as_options(
-        model_name_or_path=checkpoint,
-        dataset=films_folder,
-        cache_dir=tmp_path / "cache",
-        output_dir=folder,
-        image_size=32,
-        per_device_train_batch_size=8,
-        probe_epochs=1,
-        num_train_epochs=1,
-        augmentation="mild",
-        use_cpu="true",
-    )
-    run(*TWO, "train_hf.py", *options)
-    assert (folder / "report" / "metrics.json").exists()

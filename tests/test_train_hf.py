@@ -142,9 +142,9 @@ def test_pipeline_and_predictor_give_the_reports_scores(tiny_run: Path, films_fo
     ("backbone", "count", "size"),
     [
         ("baseline-cnn", 200, 224),
-        ("efficientnet-lite0", 40, 224),
-        ("shared:resnet-50", 40, 128),  # films resized: a third of the time
-        ("shared:mobilenet-v2", 40, 224),
+        ("efficientnet-lite0", 40, 128),  # films resized: a third of the time
+        ("shared:resnet-50", 40, 128),
+        ("shared:mobilenet-v2", 40, 128),
     ],
 )
 def test_every_backbone_serves_what_it_measured_on_200_real_films(
