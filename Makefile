@@ -30,7 +30,7 @@ test: setup  ## everything that can run without the network
 test-oldest:  ## a few minutes of tests with the lowest versions that are declared; torch 2.11 comes with CUDA, 5 GB
 	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet -c constraints-oldest.txt -e '.[all]' pytest pytest-xdist pytest-timeout hypothesis psutil
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not install and not cluster and not slow and not browser" \
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m "not install and not cluster and not long and not slow and not browser" \
 	    tests/imaging tests/inference tests/data/test_sources.py tests/test_pipeline_contract.py tests/training/test_layers.py
 
 test-space: setup  ## a pushed Space, installed into an empty environment, answers; minutes, from PyPI

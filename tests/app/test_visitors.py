@@ -151,11 +151,22 @@ def test_a_film_that_is_slow_in_another_way_is_ended(url: str, films_folder: Pat
 
 
 @pytest.mark.slow
-def test_sigterm_during_slow_requests_ends_the_app(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_restart_sweeps_what_a_killed_app_left_and_sigterm_ends_it_during_slow_requests(
+    app: App, tiny_run: Path, films_folder: Path, tmp_path: Path
+) -> None:
+    film, folder = next((films_folder / "test" / "NORMAL").iterdir()), app.temporary
+    Client(app.url, verbose=False).predict(handle_file(film), api_name="/predict")
+    of_the_living = set(files_in(folder))
+    with serving(tiny_run, TMPDIR=str(folder)) as (url, process):
+        Client(url, verbose=False).predict(handle_file(film), api_name="/predict")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(files_in(folder)) > len(of_the_living)
     (tmp_path / "slow.dcm").write_bytes(slow_dicom())
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    with serving(tiny_run, TMPDIR=str(temporary)) as (url, process):
+    with serving(tiny_run, TMPDIR=str(folder)) as (url, process):
+        left = {path.relative_to(folder).parts[0].removesuffix(".lock") for path in files_in(folder)}
+        assert len(left) == 2  # of the living, and its own
+        assert all(path.exists() for path in of_the_living)
         for _ in range(6):
             Client(url, verbose=False).submit(handle_file(tmp_path / "slow.dcm"), api_name="/predict")
         time.sleep(3)
@@ -165,22 +176,6 @@ def test_sigterm_during_slow_requests_ends_the_app(tiny_run: Path, tmp_path: Pat
         process.wait(60)
         assert time.perf_counter() - start < UNHURRIED
         assert children and not psutil.wait_procs(children, timeout=UNHURRIED)[1]
-        assert not files_in(temporary)
-
-
-def test_a_restart_sweeps_what_a_killed_app_left(app: App, tiny_run: Path, films_folder: Path) -> None:
-    film, folder = next((films_folder / "test" / "NORMAL").iterdir()), app.temporary
-    Client(app.url, verbose=False).predict(handle_file(film), api_name="/predict")
-    of_the_living = set(files_in(folder))
-    with serving(tiny_run, TMPDIR=str(folder)) as (url, process):
-        Client(url, verbose=False).predict(handle_file(film), api_name="/predict")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert len(files_in(folder)) > len(of_the_living)
-    with serving(tiny_run, TMPDIR=str(folder)):
-        left = {path.relative_to(folder).parts[0].removesuffix(".lock") for path in files_in(folder)}
-        assert len(left) == 2  # of the living, and its own
-        assert all(path.exists() for path in of_the_living)
     assert set(files_in(folder)) == of_the_living
 
 

@@ -1,12 +1,9 @@
 """The trained model becomes a checkpoint that loads anywhere, and a damaged one is named."""
 
 import json
-import os
 import shutil
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +20,7 @@ from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.robustness import score_randomly_corrupted
 from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.models import load_model
-from tests.conftest import ROOT, SHARED, make_film
+from tests.conftest import SHARED, make_film
 from tests.training.common import decoded
 from train_hf import main
 
@@ -154,17 +151,6 @@ def test_a_film_too_small_to_equalise_is_read_as_it_is(tiny_run: Path, tmp_path:
     plain = Predictor(tiny_run, device="cpu")([np.zeros((6, 6), np.uint8)])[0]["probability"]
     assert tiny["probability"] == pytest.approx(plain, abs=1e-6)
     assert good["probability"] is not None
-
-
-def test_trackio_gets_the_log_of_either_stage_by_the_runs_name(tiny_recipe, tmp_path: Path) -> None:
-    options = ["--report_to", "trackio", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "mine")]
-    command = [sys.executable, "train_hf.py", *tiny_recipe, *options]  # a process of its own: it reads the folder once
-    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "logs")}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    with closing(sqlite3.connect(tmp_path / "logs" / "huggingface.db")) as logs:
-        rows = logs.execute("SELECT run_name, metrics FROM metrics").fetchall()
-    for stage in ("mine stage1", "mine stage2"):
-        assert any(name == stage and "eval/roc_auc" in json.loads(row) for name, row in rows)
 
 
 def test_tensorboard_gets_the_log_of_either_stage(tiny_recipe, tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ from train_hf import main
 SIZE = 64  # pixels; the checkpoints are of 32, so that tables of positions are interpolated
 
 
+LONG = "deit", "beit", "siglip", "regnet", "mobilenet_v2"  # of parts that the others have
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
@@ -49,6 +52,11 @@ def loaded(checkpoint: Path, cache_dir: Path, **options: object):
     return load_model(ModelArguments(str(checkpoint), image_size=SIZE, **options), cache_dir)
 
 
+@pytest.mark.parametrize(
+    "checkpoint",
+    [pytest.param(family, marks=pytest.mark.long if family in LONG else ()) for family in FAMILIES],
+    indirect=True,
+)
 def test_trained_killed_resumed_measured_served_explained_and_exported(
     checkpoint: Path, films_folder: Path, cache_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
