@@ -17,7 +17,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.metrics import RESAMPLES
 from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.labels import Task
-from pneumo_hf.reporting.names import FIGURES, METRIC_NAMES, label_metric_name
+from pneumo_hf.reporting.names import FIGURES, METRIC_NAMES, chosen_for, label_metric_name
 from pneumo_hf.reporting.recalibration import REPORT, write_recalibrated_card
 
 WITH_FILMS = {"mistakes.png", "abstained.png", "heatmaps.png", "index.html"}  # of the report: they show films
@@ -80,6 +80,7 @@ def write_card(run: Path, template: Path = ROOT / "model_card.md") -> None:
         metrics=metrics,
         metric_names=METRIC_NAMES,
         label_names=label_metric_name,
+        chosen_for=chosen_for,
         task=task,
         resamples=f"{RESAMPLES:,}",
         validation_points={point["name"]: point for point in settings.operating_points},

@@ -44,7 +44,7 @@ class OutlierDetector:
             raise InputError(
                 f"{DETECTOR} is of another network: it has {len(self.mean)} channels, and this one {features.shape[1]}"
             )
-        standard = (features.astype(np.float64) - self.mean) / self.scale  # `beside` is a small difference of large sums
+        standard = (features.astype(np.float64) - self.mean) / self.scale  # below: a small difference of sums
         along = standard @ self.components.T
         beside = np.maximum((standard**2).sum(axis=1) - (along**2).sum(axis=1), 0)
         return np.sqrt((along**2 / self.variances).sum(axis=1) + beside / self.noise[0])

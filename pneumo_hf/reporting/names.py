@@ -1,5 +1,7 @@
 """What a report calls its metrics, and what it says under its figures."""
 
+from pneumo_hf.config.arguments import target_of
+
 METRIC_NAMES = {
     "roc_auc": "ROC AUC",
     "pr_auc": "PR AUC (average precision)",
@@ -38,6 +40,22 @@ FIGURES = {
     "abstained.png": "Films without an answer: neither label is certain enough, or no chest X-ray.",
     "heatmaps.png": "Films of pneumonia that were found, with Grad-CAM.",
 }
+
+
+def chosen_for(operating_point: str) -> str:
+    """Say in words what a threshold was chosen for.
+
+    >>> chosen_for("sensitivity@0.95"), chosen_for("cost@5")
+    ('at least 95 % of the ill are flagged', 'a miss weighs as much as 5 false alarms')
+    """
+    kind, target = operating_point.partition("@")[0], target_of(operating_point) or 1.0
+    return {
+        "youden": "sensitivity and specificity weigh the same",
+        "f1": "the best F1, of sensitivity and PPV",
+        "sensitivity": f"at least {100 * target:g} % of the ill are flagged",
+        "specificity": f"at least {100 * target:g} % of the healthy are not flagged",
+        "cost": f"a miss weighs as much as {target:g} false alarms",
+    }[kind]
 
 
 def label_metric_name(key: str) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.reporting.findings import shortcut_level
+from pneumo_hf.reporting.names import chosen_for
 
 if TYPE_CHECKING:  # the app writes pages without charts: it starts without
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def render_page(template: str, **values) -> str:
 def templates(*folders: Path) -> Environment:
     """Load templates of these folders, and those of the pages."""
     found = Environment(loader=FileSystemLoader([*folders, TEMPLATES]), autoescape=True, trim_blocks=True)
-    found.filters |= {"level": shortcut_level, "low_end": low_end}
+    found.filters |= {"level": shortcut_level, "low_end": low_end, "chosen_for": chosen_for}
     return found
 
 

@@ -143,7 +143,7 @@ def test_a_film_that_is_slow_in_another_way_is_ended(url: str, films_folder: Pat
     while not all(job.done() for job in jobs):
         asked = time.perf_counter()
         assert client.predict(handle_file(good), api_name="/predict")["probability"] is not None
-        assert time.perf_counter() - asked < 3
+        assert time.perf_counter() - asked < UNHURRIED
         time.sleep(0.2)
     assert "not in time" in jobs[0].result()["error"]
     assert 5 < time.perf_counter() - start < 60
