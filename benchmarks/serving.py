@@ -6,7 +6,8 @@ Three ways with the same checkpoint, which take turns, sixteen films each:
   onnx      Predictor(backend="onnx") on what `python -m pneumo_hf export` wrote.
 Milliseconds a film, split into decode, resize (with the check of the film's quality) and model: once for the logits
 alone, as the stock pipeline has them, and once with the features that the detector needs. Peak memory is
-that of a process of its own. Stops if a probability differs by more than 1e-4 from the stock pipeline's.
+that of a process of its own. And `evaluate --robustness` with torch and with onnx, in turns, on films of the embedded
+sample. Stops if a probability differs by more than 1e-4 from the stock pipeline's.
 Writes benchmarks/results/serving.json.
 """
 
@@ -36,11 +37,15 @@ from PIL import Image
 from transformers import pipeline
 
 from pneumo_hf.__main__ import main as command
+from pneumo_hf.data.pixels import decode_films
+from pneumo_hf.data.sources import load_data
+from pneumo_hf.evaluation.robustness import robustness
 from pneumo_hf.imaging.film import load_xray
 from pneumo_hf.imaging.quality import quality_issue
 from pneumo_hf.inference.predictor import Predictor
 
 BATCH, AGREEMENT = 16, 1e-4
+CORRUPTED = 96  # films of the test that are scored in every way of `evaluate --robustness`
 Read = Callable[[list[bytes]], list[float]]  # JPEG files -> P(PNEUMONIA)
 
 
@@ -103,6 +108,20 @@ def peak_mib(way: str, checkpoint: Path, jpegs: list[bytes]) -> float:
     return own_peak_mib()
 
 
+def corrupted(checkpoints: dict[str, Path], folder: Path, repeats: int) -> dict[str, list[float]]:
+    """Seconds of all that `evaluate --robustness` adds, by each backend."""
+    predictors = {way: Predictor(checkpoints[way], device="cpu", backend=way) for way in ("torch", "onnx")}
+    table = load_data(SAMPLE)["test"].shuffle(seed=0).select(range(CORRUPTED))
+    films, _ = decode_films(table, predictors["torch"].image_processor, folder)
+
+    def measure(predictor: Predictor) -> float:
+        start = time.perf_counter()
+        robustness(predictor, films, predictor.settings.threshold)
+        return time.perf_counter() - start
+
+    return take_turns({way: lambda one=one: measure(one) for way, one in predictors.items()}, repeats)
+
+
 def main(model: Path, repeats: int) -> None:
     jpegs = [jpeg for jpeg, _ in full_resolution_jpegs(BATCH)]
     with tempfile.TemporaryDirectory() as folder:
@@ -120,6 +139,7 @@ def main(model: Path, repeats: int) -> None:
                     _timed(single[way], read, [jpeg])
         batch = take_turns({way: lambda read=read: _seconds(read, jpegs) for way, read in readers.items()}, repeats)
         pieces = split(checkpoints, jpegs, repeats)
+        spoilt = corrupted(checkpoints, Path(folder) / "cache", min(repeats, 3))
         memory = {}
         for way, checkpoint in checkpoints.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
@@ -132,6 +152,7 @@ def main(model: Path, repeats: int) -> None:
             "batch16_films_a_second": BATCH / float(np.median(batch[way])),
             "parts_ms": pieces[way],
             "peak_mib": memory[way],
+            "robustness_seconds": spoilt.get(way, []),
         }
         for way in checkpoints
     }
@@ -142,6 +163,7 @@ def main(model: Path, repeats: int) -> None:
         "serving_speedup_single_model": eager / pieces["onnx"]["model"],
         "serving_speedup_single_model_and_detector": eager / pieces["onnx"]["model_and_detector"],
         "serving_speedup_single_torch": median_ratio(single["pipeline"], single["torch"]),
+        "robustness_onnx_vs_torch": median_ratio(spoilt["torch"], spoilt["onnx"]),
     }
     write_part("serving", "serving", ratios, rows, model=model.name, films=FILMS, largest_difference=difference)
 

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from pneumo_hf.data.digests import HELD_OUT
 from pneumo_hf.errors import InputError
 from pneumo_hf.hub.card import WITH_FILMS, write_card
-from pneumo_hf.reporting.names import METRIC_NAMES
+from pneumo_hf.reporting.names import METRIC_NAMES, chosen_for
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "model_card.md"
@@ -71,7 +71,7 @@ def test_every_number_is_of_the_runs_files(run: Path) -> None:
         figures = [chosen[key] for key in ("threshold", "sensitivity", "specificity")]
         figures += [point[key] for key in ("sensitivity", "specificity", "ppv", "npv")]
         row = " | ".join("undefined" if figure is None else f"{figure:.3f}" for figure in figures)
-        assert f"| {chosen['name']} | {row} |" in card.text
+        assert f"| {chosen['name']} | {chosen_for(chosen['name'])} | {row} |" in card.text
     assert f"temperature {config['calibration_temperature']:.2f}" in card.text
     assert f"{metrics['training']['seconds']:.0f} s on {metrics['training']['machine']}" in card.text
     for name, floor in metrics["shortcut_floors"].items():

@@ -146,7 +146,7 @@ def test_pipeline_and_predictor_give_the_reports_scores(tiny_run: Path, films_fo
         ("baseline-cnn", 100, 224),
         ("efficientnet-lite0", 40, 128),  # films resized: a third of the time
         ("shared:resnet-50", 40, 128),
-        ("shared:mobilenet-v2", 40, 128),
+        pytest.param("shared:mobilenet-v2", 40, 128, marks=pytest.mark.long),
     ],
 )
 def test_every_backbone_serves_what_it_measured_on_real_films(

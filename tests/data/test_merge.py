@@ -37,6 +37,7 @@ def test_sources_merge_without_copies_and_a_test_film_never_comes_back_in_train(
 
 @pytest.mark.shared
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_real_sets_merge_counted(shared: Path, tmp_path: Path) -> None:
     again = Path(shutil.copy(shared / "data" / "chest_xray_224.zip", tmp_path / "again.zip"))
     whole, elsewhere, part = (

@@ -40,7 +40,7 @@ from train_hf import main
 SIZE = 64  # pixels; the checkpoints are of 32, so that tables of positions are interpolated
 
 
-LONG = "deit", "beit", "siglip", "regnet", "mobilenet_v2"  # of parts that the others have
+LONG = "deit", "beit", "siglip", "regnet", "mobilenet_v2", "pvt_v2"  # of parts that the others have
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
