@@ -79,6 +79,8 @@ WANTED = {  # on two cores
     "serving_speedup_batch16": 2.5,
     "serving_speedup_single_model": 3.5,
     "scoring_scaling_2proc": 1.85,
+    "robustness_onnx_vs_torch": 2.0,
+    "rest_vs_bare_16": 0.9,
 }
 OWN_SCRIPTS = (
     "rest",

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--robustness",
         action="store_true",
-        help="also score the films darker, blurred, turned, ... at five severities: takes some 40 times as long",
+        help="also score the films darker, blurred, turned, ... at five severities: takes some 40 times as long, half "
+        "of it with --backend onnx",
     )
     parser.add_argument(
         "--docx", action="store_true", help="also write the checklists as a Word file; needs python-docx"

@@ -51,6 +51,7 @@ def open_session(path: str | Path) -> "InferenceSession":
         raise InputError(f"the onnx backend needs ONNX Runtime: {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # the cores that there are, or OMP_NUM_THREADS
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # what decodes beside it wants the cores
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
