@@ -111,10 +111,8 @@ def peak_mib(way: str, checkpoint: Path, jpegs: list[bytes]) -> float:
 def corrupted(model: Path, repeats: int) -> None:
     """Seconds of all that `evaluate --robustness` adds, by each backend."""
     predictors = {way: Predictor(model, device="cpu", backend=way) for way in ("torch", "onnx")}
-    table, threshold = (
-        load_data(SAMPLE)["test"].shuffle(seed=0).select(range(CORRUPTED)),
-        predictors["torch"].settings.threshold,
-    )
+    threshold = predictors["torch"].settings.threshold
+    table = load_data(SAMPLE)["test"].shuffle(seed=0).select(range(CORRUPTED))
     with tempfile.TemporaryDirectory() as cache:
         films, _ = decode_films(table, predictors["torch"].image_processor, cache)
 

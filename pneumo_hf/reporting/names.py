@@ -43,10 +43,12 @@ FIGURES = {
 
 
 def chosen_for(operating_point: str) -> str:
-    """Say in words what a threshold was chosen for.
+    """Say in words what a threshold was chosen for; nothing of a name that only its checkpoint knows.
 
     >>> chosen_for("sensitivity@0.95"), chosen_for("cost@5")
     ('at least 95 % of the ill are flagged', 'a miss weighs as much as 5 false alarms')
+    >>> chosen_for("of our ward")
+    ''
     """
     kind, target = operating_point.partition("@")[0], target_of(operating_point) or 1.0
     return {
@@ -55,7 +57,7 @@ def chosen_for(operating_point: str) -> str:
         "sensitivity": f"at least {100 * target:g} % of the ill are flagged",
         "specificity": f"at least {100 * target:g} % of the healthy are not flagged",
         "cost": f"a miss weighs as much as {target:g} false alarms",
-    }[kind]
+    }.get(kind, "")
 
 
 def label_metric_name(key: str) -> str:
