@@ -30,13 +30,14 @@ SHOWN = {  # of a header's free text: anything else could be a name
 }
 
 
-def file_facts(path: str, film: Image.Image) -> dict[str, str]:
-    """Return what the file is, and of a DICOM its header's facts; nothing that names a person, as file names do."""
-    content = Path(path).read_bytes()
+def file_facts(content: bytes, film: Image.Image) -> dict[str, str]:
+    """Return what a file is, and of a DICOM its header's facts; nothing that names a person, as file names do."""
     found = call(describe, content)
     bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
     facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
-    facts["SHA-256"] = hashlib.sha256(content).hexdigest()[:DIGITS]  # which file it was, without its name
+    facts["SHA-256, its beginning"] = hashlib.sha256(content).hexdigest()[
+        :DIGITS
+    ]  # which file it was, without its name
     if not is_dicom(content):
         return facts
     try:

@@ -22,6 +22,7 @@ from pneumo_hf.app.local_tab import build_local_tab
 from pneumo_hf.app.model_tab import build_model_tab, read_report
 from pneumo_hf.app.model_thread import ON_ZERO_GPU
 from pneumo_hf.app.pages import head, render
+from pneumo_hf.app.points import offered
 from pneumo_hf.app.reader import build_reader
 from pneumo_hf.app.rest import STATIC, make_routes, refusal
 from pneumo_hf.app.verdict import trained_on
@@ -41,6 +42,12 @@ THEME = gr.themes.Base(
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover="*primary_800",
     button_primary_background_fill_hover_dark="*primary_800",
+    slider_color="*primary_700",
+    slider_color_dark="*primary_400",
+    checkbox_background_color_selected="*primary_700",
+    checkbox_background_color_selected_dark="*primary_700",
+    checkbox_border_color_selected="*primary_700",
+    checkbox_border_color_selected_dark="*primary_700",
 )
 READERS = {"concurrency_id": "reader", "concurrency_limit": 4}  # films that the first tab reads at once
 LONGEST_QUEUE = 256  # requests that wait; more are told to come again
@@ -62,10 +69,10 @@ def build_app(predictor: Scorer, sample: Path, answers: Answers) -> gr.Blocks:
             build_reader(predictor, write_examples(sample), report, READERS)
         with gr.Tab("Worklist"):
             build_worklist(predictor)
-        with gr.Tab("Your films"):
+        with gr.Tab("Recalibrate"):
             build_local_tab(predictor)
         with gr.Tab("The model"):
-            build_model_tab(predictor, report)
+            build_model_tab(predictor, report, [point.threshold for point in offered(predictor.settings)])
         build_api(predictor, answers)
     return blocks
 

@@ -32,8 +32,8 @@ def limits(
     if floors:
         name, floor = max(floors.items(), key=lambda item: item[1]["value"])
         words.append(
-            f"What lies outside the lungs shows the labels too: {name.replace('_', ' ')} alone reaches a ROC AUC of "
-            f"{floor['value']:.2f}. Part of the score may rest on how a film was taken."
+            f"A regression that sees no lung ({name.replace('_', ' ')} alone) already reaches a ROC AUC of "
+            f"{floor['value']:.2f}: part of the score may rest on how a film was taken."
         )
     if not external:
         words.append("It was not measured on films of another hospital.")

@@ -1,7 +1,6 @@
 """Another hospital's films: labelled films or scores in, before and after and a checkpoint out."""
 
 import csv
-import html
 import io
 import logging
 import shutil
@@ -18,11 +17,12 @@ from PIL import Image
 from pneumo_hf.app.decoding import decode, facts_in_header, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
+from pneumo_hf.app.pages import as_address, render
 from pneumo_hf.app.worklist import DECODED_AT_ONCE, MOST_FILMS
 from pneumo_hf.data.duplicates import film_digests, fingerprint
 from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.labels import LabelNames
-from pneumo_hf.data.leakage import assert_new_to
+from pneumo_hf.data.leakage import seen_in_training
 from pneumo_hf.data.patients import parse_file_name
 from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.data.processes import TooSlowError
@@ -41,6 +41,7 @@ from pneumo_hf.reporting.recalibration import SHOWN, write_recalibration_report
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 20_000_000  # of a CSV
+LARGEST_FIGURE = 1400  # pixels a side
 MOST_SCORES = 5000  # rows of it: some seconds of a core
 
 
@@ -96,7 +97,12 @@ def read_films(predictor: Scorer, path: str, progress=None) -> LocalFilms:
         raise InputError(f"{path}: none of its films could be read")
     names = [row["name"] for row in read]
     digests = {"local": film_digests(np.stack([row["thumbnail"] for row in read]))}
-    assert_new_to(predictor.name, digests, {"local": np.array(names)}, predictor.settings.trained_on_kermany)
+    named = {"local": np.array(names)}
+    if seen := seen_in_training(predictor.name, digests, named, predictor.settings.trained_on_kermany):
+        raise InputError(
+            f"The model may have been trained on {len(seen)} of the {len(names)} films ({seen[0]}): give films that "
+            "it has not seen"
+        )
     logits, distances = (np.concatenate(part) for part in zip(*scores, strict=True))
     labels, patients = np.array([row["label"] for row in read]), np.array([row["patient"] for row in read])
     issues = [row["issue"] for row in read]
@@ -187,25 +193,26 @@ def write_files(result: Recalibration) -> tuple[list[tuple[str, str]], str | Non
 
 
 def outcome_html(result: Recalibration) -> str:
-    """Format what was fitted, before and after with intervals, and how many films it takes."""
+    """Format whether it is better, what was fitted, before and after with intervals, and how many films it takes."""
     found = result.report
-    need, cuts = found["films_needed"]["for_margin"]["both"], found["decision_threshold"]
-    rows = "".join(
-        f"<tr><td>{METRIC_NAMES[key]}</td>"
-        + "".join(f"<td>{_figure(found['metrics'][key][when])}</td>" for when in ("before", "after"))
-        + "</tr>"
-        for key in SHOWN
+    return render(
+        "recalibrated.html.jinja",
+        found=found,
+        refused=result.refused,
+        need=found["films_needed"]["for_margin"]["both"],
+        error={when: found["metrics"]["ece"][when]["value"] for when in ("before", "after")},
+        cuts=found["decision_threshold"],
+        rows=[
+            (METRIC_NAMES[key], *(_figure(found["metrics"][key][when]) for when in ("before", "after")))
+            for key in SHOWN
+        ],
     )
-    unread = f" {found['unreadable']} could not be read." if found["unreadable"] else ""
-    refused = f"<p><b>No checkpoint: {html.escape(result.refused)}.</b></p>" if result.refused else ""
-    return (
-        f"<p>{found['n']} films of {found['n_patients']} patients.{unread} Offset {found['offset']:+.3f}, slope "
-        f"{found['slope']:.3f}; threshold {cuts['before']['value']:.3f}, now {cuts['after']['value']:.3f}.</p>"
-        f"{refused}"
-        f"<table><tr><th>metric</th><th>before</th><th>after</th></tr>{rows}</table>"
-        f"<p>Sensitivity and specificity to within .05 take {need or 'more than 20,000'} films like these.</p>"
-        "<p class='hint'>After: each film by a fit that did not see its patient. Intervals of 95 %, over patients.</p>"
-    )
+
+
+def figures_html(figures: list[tuple[str, str]]) -> str:
+    """Lay out pictures with their captions."""
+    shown = [(as_address(Image.open(path), LARGEST_FIGURE), caption) for path, caption in figures]
+    return render("figures.html.jinja", figures=shown)
 
 
 def _figure(metric: dict) -> str:

@@ -2,14 +2,8 @@
 
 import gradio as gr
 
+from pneumo_hf.app.pages import render
 from pneumo_hf.inference.scorer import Scorer
-
-ASKED = (
-    "Films of your hospital: a zip of folders that are called by their labels (`NORMAL/...`, `PNEUMONIA/...`), or a "
-    "CSV of `label` and `probability` that this model's `predict` wrote. Scores and thresholds are fitted to them, "
-    "and measured on patients that each fit did not see. Take films that the model was not trained on: the page "
-    "cannot always notice it."
-)
 
 
 def build_local_tab(predictor: Scorer) -> None:
@@ -27,11 +21,37 @@ def build_local_tab(predictor: Scorer) -> None:
 
         return recalibrate_upload(predictor, path, progress)
 
-    gr.Markdown(ASKED)
+    def on_the_page(path: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str | None]:  # noqa: B008
+        from pneumo_hf.app.local_films import figures_html
+
+        try:
+            outcome, figures, archive = recalibrate(path, progress)
+        except gr.Error as error:  # which stays, unlike a message that goes by itself
+            return render("not_measured.html.jinja", reason=error.message), None
+        return outcome + figures_html(figures), archive
+
+    gr.HTML(render("local.html.jinja"), elem_id="local-asked", apply_default_css=False)
     file = gr.File(label="A zip of labelled films, or a CSV of scores", elem_id="local-file", height=140)
-    button = gr.Button("Measure and recalibrate", variant="primary", elem_id="local-measure")
-    outcome = gr.HTML(elem_id="local-outcome")
-    figures = gr.Gallery(label="Before and after", columns=2, height="auto", object_fit="contain")
+    button = gr.Button("Measure and recalibrate", variant="primary", elem_id="local-measure", interactive=False)
+    outcome = gr.HTML(elem_id="local-outcome", apply_default_css=False)
     download = gr.File(label="The recalibrated checkpoint", interactive=False, elem_id="local-checkpoint")
-    limits = {"concurrency_limit": 1, "api_visibility": "undocumented"}  # as the worklist's
-    button.click(recalibrate, [file], [outcome, figures, download], api_name="recalibrate", **limits)
+    file.change(
+        lambda path: (gr.Button(interactive=bool(path)), "", None),
+        file,
+        [button, outcome, download],
+        api_visibility="private",
+        show_progress="hidden",
+        queue=False,
+    )
+    one = {"concurrency_limit": 1, "concurrency_id": "recalibrate"}
+    button.click(on_the_page, file, [outcome, download], api_visibility="private", show_progress_on=outcome, **one)
+    figures = gr.Gallery(visible=False)
+    asked, answer = gr.File(label="path", visible=False), gr.HTML(visible=False)
+    gr.Button(visible=False).click(
+        recalibrate,
+        asked,
+        [answer, figures, gr.File(visible=False)],
+        api_name="recalibrate",
+        api_visibility="undocumented",  # as the worklist's
+        **one,
+    )

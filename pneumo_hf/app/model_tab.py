@@ -1,7 +1,9 @@
 """The tab about the model: what it is, what was measured, and what another threshold would do."""
 
+import csv
 import fnmatch
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.reporting.names import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
 from pneumo_hf.reporting.page import templates
 
+FIRST = ("roc_auc", "sensitivity", "specificity", "accuracy")  # shown before the others are asked for
 ASSETS = Path(__file__).parent / "assets"
 PAGES = templates(ASSETS)
 STYLE = (ASSETS / "model.css").read_text() + PAGES.get_template("forest.css.jinja").render()
@@ -30,6 +33,7 @@ class Report(NamedTuple):
     metrics: dict
     curve: Any  # [K, 2], or None
     originals: dict | None = None  # films as full-size originals and as small copies, where that was measured
+    scores: Any = None  # [N], P(PNEUMONIA) of the test films, where they lie beside it
 
     def at(self, threshold: float) -> tuple[float, float]:
         """Return sensitivity and specificity on the test films at a threshold, to the curve's step."""
@@ -42,11 +46,16 @@ def read_report(predictor: Scorer) -> Report | None:
     if metrics is None:
         return None
     values = np.loadtxt(curve, delimiter=",", skiprows=1, usecols=(1, 2)) if curve else None
-    return Report(json.loads(metrics.read_text()), values, read_originals(predictor))
+    scores = report_file(predictor, "predictions_test.csv")
+    return Report(json.loads(metrics.read_text()), values, read_originals(predictor), scores and _read_scores(scores))
 
 
-def build_model_tab(predictor: Scorer, report: Report | None) -> None:
-    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/threshold`."""
+def build_model_tab(predictor: Scorer, report: Report | None, cuts: Sequence[float]) -> None:
+    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/threshold`.
+
+    Args:
+        cuts: thresholds of the operating points that the page offers.
+    """
     if report is None:
         gr.Markdown("No report lies beside this checkpoint: `python -m pneumo_hf evaluate` writes one.")
         return
@@ -61,12 +70,14 @@ def build_model_tab(predictor: Scorer, report: Report | None) -> None:
                 threshold: a probability of pneumonia, 0 to 1, at or above which a film is flagged.
                 prevalence: share of pneumonia among the films where you are, 0 to 1.
             """
-            return at_threshold(report, threshold, prevalence, finding)
+            return at_threshold(report, threshold, prevalence, finding, cuts)
 
         with gr.Row():
-            cut = gr.Slider(0, 1, predictor.settings.threshold, step=0.001, label="Threshold", elem_id="threshold")
+            cut = gr.Slider(
+                0, 1, round(predictor.settings.threshold, 3), step=0.001, label="Threshold", elem_id="threshold"
+            )
             prevalence = gr.Slider(0.01, 0.99, 0.3, step=0.01, label=f"Share of {finding} where you are")
-        outcome = gr.HTML(at_threshold(report, predictor.settings.threshold, 0.3, finding), elem_id="outcome", **plain)
+        outcome = gr.HTML(threshold(predictor.settings.threshold, 0.3), elem_id="outcome", **plain)
         given = [cut, prevalence]
         cut.change(threshold, given, outcome, api_name="threshold", show_progress="hidden")
         prevalence.change(threshold, given, outcome, api_visibility="private", show_progress="hidden")
@@ -90,6 +101,7 @@ def facts(metrics: dict, predictor: Scorer) -> str:
         metrics=metrics,
         names=METRIC_NAMES,
         lower_is_better=LOWER_IS_BETTER,
+        first=[name for name in FIRST if name in metrics["metrics"]],
         of_labels=metrics.get("labels", {}).get("metrics", {}),
         label_name=label_metric_name,
         external=external,
@@ -97,14 +109,18 @@ def facts(metrics: dict, predictor: Scorer) -> str:
     )
 
 
-def at_threshold(report: Report, threshold: float, prevalence: float, finding: str) -> str:
+def at_threshold(report: Report, threshold: float, prevalence: float, finding: str, cuts: Sequence[float] = ()) -> str:
     """Format what a threshold gives on the report's test films: both curves with the threshold marked, the confusion
-    matrix, and predictive values at a prevalence."""
+    matrix, and predictive values at a prevalence.
+
+    Args:
+        cuts: thresholds of the operating points that the page offers.
+    """
     metrics, (sensitivity, specificity) = report.metrics, report.at(threshold)
     cases = round(metrics["n"] * metrics["prevalence"])
     tp, tn = round(sensitivity * cases), round(specificity * (metrics["n"] - cases))
     ppv, npv = (values[0] for values in predictive_values(sensitivity, specificity, np.array([prevalence])))
-    points = [(point["sensitivity"], point["specificity"]) for point in metrics["operating_points"]]
+    points = [report.at(cut) for cut in cuts]
     curve = decision_curve(metrics, report.curve)
     step = int(np.argmin(np.abs(curve.thresholds - threshold)))
     return PAGES.get_template("outcome.html.jinja").render(
@@ -115,7 +131,7 @@ def at_threshold(report: Report, threshold: float, prevalence: float, finding: s
         specificity=specificity,
         ppv=ppv,
         npv=npv,
-        roc=roc_svg(report.curve, (sensitivity, specificity), [point for point in points if None not in point]),
+        roc=roc_svg(report.curve, (sensitivity, specificity), points),
         decision=decision_svg(curve, threshold),
         model=curve.model[step],
         treat_all=curve.treat_all[step],
@@ -144,6 +160,12 @@ def read_originals(predictor: Scorer) -> dict | None:
     """Read `report/originals.json` beside a checkpoint: films as full-size originals and as small copies."""
     path = report_file(predictor, "originals.json")
     return json.loads(path.read_text()) if path else None
+
+
+def _read_scores(path: Path) -> np.ndarray | None:
+    with path.open(newline="") as file:
+        found = [float(row["probability"]) for row in csv.DictReader(file) if row.get("probability")]
+    return np.array(found) if found else None
 
 
 def report_file(predictor: Scorer, name: str) -> Path | None:

@@ -66,6 +66,23 @@ def offered(settings: CheckpointSettings) -> list[Point]:
     return [chosen[cut] for cut in sorted(chosen)]
 
 
+def point_choices(settings: CheckpointSettings, report: Report | None) -> list[tuple[str, str]]:
+    """Write the points to offer with what they measured, each beside its name in `config.json`."""
+    choices = []
+    for point in offered(settings):
+        measured = measured_at(report, point.threshold)
+        shares = ""
+        if measured:
+            shares = f": {measured.sensitivity.value:.1%} sensitive, {measured.specificity.value:.1%} specific"
+        choices.append((f"{point.plain}{shares}", point.name))
+    return choices
+
+
+def own_point(settings: CheckpointSettings) -> Point:
+    """Return the operating point that the model decides by."""
+    return next(point for point in offered(settings) if point.threshold == settings.threshold)
+
+
 def measured_at(report: Report | None, threshold: float) -> Measured | None:
     """Return what the report's test gives at a threshold; None without a report of it."""
     if report is None or report.curve is None:

@@ -17,8 +17,8 @@ from pneumo_hf.app.decoding import decode
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread, scoring
 from pneumo_hf.app.pages import render
-from pneumo_hf.app.points import measured_at, offered
-from pneumo_hf.app.verdict import clinical_html, measured_html, verdict_html
+from pneumo_hf.app.points import own_point, point_choices
+from pneumo_hf.app.verdict import at_threshold, clinical_html, measured_html, verdict_html
 from pneumo_hf.app.viewer import heat_html, viewer_html
 from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.errors import InputError
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = "Or look at a film of the official test set (Kermany et al. 2018, CC BY 4.0)"
 LARGEST_SHOWN = 3000  # pixels a side under a heatmap, which takes some 50 bytes for each
+READING = '<div class="decision reading" role="status"><strong>Reading…</strong></div>'
+HEATMAP = "Heatmap: where the score rests"
 MAP_CAPTION = (
     "where the score rests. A coarse map, no outline of a finding: it can lie on the wrong lung, or outside the body."
 )
@@ -44,7 +46,7 @@ class Reader:
 
     def read(self, path: str | None) -> tuple:
         result, film = read_film_file(self.predictor, path)
-        facts = file_facts(path, film) if path and film else {}
+        facts = file_facts(Path(path).read_bytes(), film) if path and film else {}
         if result and film:
             result |= {"size": film.size}
         age, sex, view = (facts.get(FACTS[name]) for name in CLINICAL_COLUMNS)
@@ -55,7 +57,7 @@ class Reader:
     ) -> tuple[str, str]:
         verdict = verdict_html(self.predictor, result, threshold, self.report, age) if result else ""
         verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
-        return verdict, measured_html(self.report, threshold)
+        return verdict, measured_html(self.predictor, self.report, threshold)
 
     def show_heat(self, path: str | None, wanted: bool) -> str:
         return heat_of_file(self.predictor, path) if path and wanted else ""
@@ -90,23 +92,30 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
     with gr.Row(elem_id="reader", equal_height=False):
         with gr.Column(scale=3, min_width=320):
             file = gr.File(label="PNG, JPEG, TIFF, WebP or DICOM; deleted after an hour", elem_id="film-file")
+            heat_on = gr.Checkbox(False, label=HEATMAP, elem_id="heat-on", elem_classes="heat-on", container=False)
             shown = gr.HTML("", elem_id="film", apply_default_css=False)
-            heat_on = gr.Checkbox(False, label="Heatmap: where the score rests", elem_id="heat-on", container=False)
             heat = gr.HTML("", elem_id="heat", apply_default_css=False)
             build_examples(examples, file)
         with gr.Column(scale=2, min_width=320):
             verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
+            make = gr.Button("One-page report to print", elem_id="make-report", size="md")
+            page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report")
             point, cut = threshold_boxes(reader)
             measured = gr.HTML(
-                measured_html(report, predictor.settings.threshold), elem_id="measured", apply_default_css=False
+                measured_html(predictor, report, predictor.settings.threshold),
+                elem_id="measured",
+                apply_default_css=False,
             )
             clinical = clinical_boxes(predictor)
             facts = gr.HTML("", elem_id="facts", apply_default_css=False)
-            make = gr.Button("One-page report to print", elem_id="make-report", size="md")
-            page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report")
-    # One after the other, so that no verdict is shown of an earlier film, or at an earlier threshold.
+    # One after the other, so that nothing is shown of an earlier film, or at an earlier threshold.
     emptied = file.change(
-        lambda: (None, False, "", None), None, [result, heat_on, heat, page], api_visibility="private", queue=False
+        lambda path: (None, False, "", None, "", "", READING if path else ""),
+        file,
+        [result, heat_on, heat, page, shown, facts, verdict],
+        api_visibility="private",
+        show_progress="hidden",
+        queue=False,
     )
     scored = emptied.then(reader.read, file, [result, shown, facts, *clinical], api_visibility="private", **limits)
     decided = {"fn": reader.decide, "inputs": [result, cut, *clinical], "outputs": [verdict, measured]}
@@ -114,7 +123,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
     for changed in (cut, *clinical):
         changed.change(**decided, api_visibility="private", show_progress="hidden")
     heat_on.input(reader.show_heat, [file, heat_on], heat, api_visibility="private", **limits)
-    make.click(reader.case_report, [file, cut], page, api_name="case_report", **limits)
+    make.click(reader.case_report, [file, cut], page, api_name="case_report", show_progress_on=make, **limits)
     build_explain(reader, limits)
 
 
@@ -135,14 +144,8 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
     def both(threshold: float) -> tuple[float, float]:
         return round(100 * threshold, 1), threshold
 
-    settings, choices = reader.predictor.settings, []
-    for point in offered(settings):
-        measured = measured_at(reader.report, point.threshold)
-        shares = (
-            measured and f": {measured.sensitivity.value:.1%} sensitive, {measured.specificity.value:.1%} specific"
-        )
-        choices.append((f"{point.plain}{shares or ''}", point.name))
-    own = next(point.name for point in offered(settings) if point.threshold == settings.threshold)
+    settings = reader.predictor.settings
+    choices, own = point_choices(settings, reader.report), own_point(settings).name
     points = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="operating-point")
     with gr.Accordion("Another threshold", open=False, elem_id="by-hand"):
         hand = gr.Slider(0, 100, both(settings.threshold)[0], step=0.1, label="Flag from, in %", elem_id="by-percent")
@@ -223,10 +226,13 @@ def explain_content(predictor: Scorer, content: bytes, opacity: float) -> bytes:
 def heat_of_file(predictor: Scorer, path: str) -> str:
     """Format the heatmap's layer and scale for the page, or why there is none."""
     film, reason = _decode(path)
-    if film is None:
-        return heat_html(None, f"There is no heatmap: {reason}.")
+    return heat_html(None, f"There is no heatmap: {reason}.") if film is None else heat_of_film(predictor, film)
+
+
+def heat_of_film(predictor: Scorer, film: Image.Image, place: str = "film") -> str:
+    """Format the heatmap of a film that is shown in the element `place`."""
     try:
-        return heat_html(_explaining(predictor)(film))
+        return heat_html(_explaining(predictor)(film), place=place)
     except InputError as error:
         return heat_html(None, f"There is no heatmap: {error}.")
 
@@ -238,9 +244,12 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float, repo
         reason = f"not read: {result['error']}" if result else "There is no film yet: drop one into the box."
         raise gr.Error(reason, print_exception=False)
     caption, pictures = "The film as it was read.", {}
+    answered = at_threshold(predictor, result, threshold)["flag"] in ("review", "")
     try:
-        coarse = _explaining(predictor)(film)
-        if coarse.any():
+        coarse = _explaining(predictor)(film) if answered else None
+        if coarse is None:
+            caption += " A heatmap would explain a score that is no answer: it is left out."
+        elif coarse.any():
             pictures = {f"Grad-CAM: {MAP_CAPTION}": overlay(_bounded(film), coarse, PRINTED_OPACITY)}
         else:
             caption += " No place of it raised the score: Grad-CAM has nothing to show."
@@ -248,7 +257,7 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float, repo
         logger.info("a case report without a heatmap")
     pictures = {caption: film} | pictures
     result |= {"size": film.size}
-    return write_case_report(predictor, result, threshold, pictures, file_facts(path, film), report)
+    return write_case_report(predictor, result, threshold, pictures, file_facts(Path(path).read_bytes(), film), report)
 
 
 def heatmap(predictor: Scorer, film: Image.Image, opacity: float) -> Image.Image:

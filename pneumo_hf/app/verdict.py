@@ -23,6 +23,13 @@ FULL_SIZE = 2  # times the pixels a side that the model sees: such films are no 
 KERMANY_AGES = (1, 5)  # whole years
 
 
+class Caution(NamedTuple):
+    """Where a film is not as those that the model was trained or measured on: in a few words, and what follows."""
+
+    lead: str
+    words: str
+
+
 class Verdict(NamedTuple):
     """A decision: its kind (flag, clear, abstain or unread), in two or three words, and what it means."""
 
@@ -45,7 +52,8 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     if decided["probability"] is None:
         return Verdict("unread", "Not read", _sentence(error))
     if decided["flag"] == "not_chest_xray":
-        return Verdict("unread", "Not recognised as a chest film", f"{_sentence(error)} {UPRIGHT}")
+        said = error.partition(": ")[0] if error.startswith("unlike") else error  # without the distance in figures
+        return Verdict("unread", "Not recognised as a chest film", f"{_sentence(said)} {UPRIGHT}")
     if decided["flag"] == "abstain":
         if error:
             return Verdict("abstain", "No answer", f"{_sentence(error)} {REMEDIES.get(error, WITHOUT)}")
@@ -71,29 +79,42 @@ def of_hundred(share: Share) -> str:
 
 def cautions(
     predictor: Scorer, decided: dict, threshold: float, age: float | None, report: Report | None = None
-) -> list[str]:
+) -> list[Caution]:
     """Say where a film is not as those that the model was trained and measured on: by age, and by size.
+
+    Nothing is said of pictures without an answer by the model.
 
     Args:
         decided: with `size`, the film's width and height in pixels, where it is known.
         age: in years, where it is known.
     """
-    words, (youngest, oldest) = [], KERMANY_AGES
-    trained = all(member.settings.trained_on_kermany for member in predictor.members)
-    if trained and age is not None and not youngest <= age < oldest + 1:
-        words.append(
-            f"The patient is {age:g} years old: the model was trained on children of {youngest} to {oldest} years, "
-            "and its figures are theirs."
-        )
-    side = max(predictor.settings.preprocessing.get("size") or (0,))
-    pairs = report.originals if report else None
-    if pairs and max(decided.get("size") or (0,)) >= FULL_SIZE * side and abs(pairs["threshold"] - threshold) < 1e-3:
+    if decided["probability"] is None or decided["flag"] == "not_chest_xray":
+        return []
+    found = [Caution(*at_age(age))] if is_unusual_age(predictor, age) else []
+    side, pairs = max(predictor.settings.preprocessing.get("size") or (0,)), report.originals if report else None
+    if pairs and max(decided.get("size") or (0,)) >= FULL_SIZE * side:
         full, small = pairs["originals"]["sensitivity"], pairs["copies"]["sensitivity"]
-        words.append(
-            f"It was measured on small copies. As full-size films, as this one, {full['of'] - full['right']} of "
-            f"{full['of']} with {predictor.task.finding} were not flagged, {small['of'] - small['right']} as copies."
+        missed = (
+            f"of {full['of']} films with {predictor.task.finding} it did not flag {small['of'] - small['right']} as "
+            f"copies, and {full['of'] - full['right']} at full size"
         )
-    return words
+        there = "" if abs(pairs["threshold"] - threshold) < 1e-3 else f" (from {pairs['threshold']:.1%} up)"
+        if full["right"] < small["right"]:
+            found.append(Caution("Full-size film.", f"The model was trained on small copies: {missed}{there}."))
+    return found
+
+
+def is_unusual_age(predictor: Scorer, age: float | None) -> bool:
+    """Return whether a patient is of another age than those that the model is known to be trained on."""
+    trained = all(member.settings.trained_on_kermany for member in predictor.members)
+    return trained and age is not None and not KERMANY_AGES[0] <= age < KERMANY_AGES[1] + 1
+
+
+def at_age(age: float | None) -> tuple[str, str]:
+    """Say of an unusual age what it is, and what follows."""
+    youngest, oldest = KERMANY_AGES
+    words = f"The model was trained on children of {youngest} to {oldest} years, and its figures are theirs."
+    return f"Patient of {age:g} years.", words
 
 
 def verdict_html(
@@ -106,12 +127,13 @@ def verdict_html(
     return render(
         "verdict.html.jinja",
         verdict=in_words(predictor, decided, threshold, report),
-        cautions=cautions(predictor, decided, threshold, age, report) if decided["probability"] is not None else [],
+        cautions=cautions(predictor, decided, threshold, age, report),
         probability=decided["probability"] if shown else None,
         threshold=threshold,
         unsure=predictor.settings.abstention_band(threshold),
         finding=task.finding,
         trust="not to be relied on here" if decided["error"] else trust,
+        answered=decided["flag"] != "abstain",
         labels=shares_of_labels(decided, task) if shown else {},
     )
 
@@ -123,9 +145,14 @@ def shares_of_labels(result: dict, task: Task) -> dict[str, float]:
     return dict(sorted(((name, result[column_of(name)]) for name in task.labels), key=lambda one: -one[1]))
 
 
-def measured_html(report: Report | None, threshold: float) -> str:
+def measured_html(predictor: Scorer, report: Report | None, threshold: float) -> str:
     """Format what was measured at a threshold on the report's test."""
-    return render("measured.html.jinja", measured=measured_at(report, threshold), of_hundred=of_hundred)
+    unanswered = None
+    if report and report.scores is not None:
+        flags = [predictor.settings.decide(float(score), threshold=threshold)["flag"] for score in report.scores]
+        unanswered = flags.count("abstain") / len(flags)
+    measured = measured_at(report, threshold)
+    return render("measured.html.jinja", measured=measured, of_hundred=of_hundred, unanswered=unanswered)
 
 
 def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:

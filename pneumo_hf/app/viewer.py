@@ -39,14 +39,18 @@ def viewer_html(film: Image.Image | None) -> str:
     )
 
 
-def heat_html(coarse: np.ndarray | None, words: str = "") -> str:
-    """Lay out the layer of a heatmap, `[H, W]` of 0 to 1, and its colour scale; or the words why there is none."""
+def heat_html(coarse: np.ndarray | None, words: str = "", place: str = "film") -> str:
+    """Lay out the layer of a heatmap, `[H, W]` of 0 to 1, and its colour scale; or the words why there is none.
+
+    Args:
+        place: the id of the element whose film it lies over.
+    """
     if coarse is None or not coarse.any():
         return render("heat.html.jinja", words=words or "No place of this film raised the score: there is no heatmap.")
     stops = _colours(np.linspace(0, 1, STEPS + 1)).tolist()
     scale = ", ".join(f"rgb({red} {green} {blue} / {alpha / 255:.2f})" for red, green, blue, alpha in stops)
     layer = Image.fromarray(_colours(coarse))
-    return render("heat.html.jinja", address=as_address(layer, LARGEST_SENT), scale=scale)
+    return render("heat.html.jinja", address=as_address(layer, LARGEST_SENT), scale=scale, place=place)
 
 
 def _colours(heat: np.ndarray) -> np.ndarray:

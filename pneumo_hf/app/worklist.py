@@ -6,16 +6,18 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 from PIL import Image
 
-from pneumo_hf.app.decoding import AT_ONCE, decode, list_zipped_films
+from pneumo_hf.app.decoding import AT_ONCE, decode, facts_in_header, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, scoring
-from pneumo_hf.app.verdict import verdict_html
+from pneumo_hf.app.points import own_point, point_choices
+from pneumo_hf.app.reader import HEATMAP, heat_of_film
+from pneumo_hf.app.verdict import at_age, at_threshold, is_unusual_age, verdict_html
 from pneumo_hf.app.viewer import viewer_html
 from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_worklist_page
 from pneumo_hf.data.files import UNREADABLE
@@ -23,6 +25,7 @@ from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
 from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.data.reading import in_batches, in_threads
 from pneumo_hf.errors import InputError
+from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.inference.scorer import Scorer
 
 logger = logging.getLogger(__name__)
@@ -52,58 +55,74 @@ class Found(NamedTuple):
     answers: list[dict]
 
 
-def build_worklist(predictor: Scorer) -> None:
-    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
+class Worklist:
+    """What the tab's parts do when they are used."""
 
-    report = read_report(predictor)
+    def __init__(self, predictor: Scorer):
+        self.predictor, self.report = predictor, read_report(predictor)
 
-    def read(paths: list[str] | None) -> Iterator[tuple]:
+    def read(self, paths: list[str] | None, point: str) -> Iterator[tuple]:
         start, found = time.perf_counter(), Found(0, [])
-        for found in score_worklist(predictor, paths or []):
+        for found in score_worklist(self.predictor, paths or []):
             yield progress_html(len(found.answers), found.total, time.perf_counter() - start), *6 * [gr.skip()]
         kept = found.answers
         if not kept:
             raise gr.Error("There are no films yet: drop films or a zip into the box.", print_exception=False)
         said = progress_html(len(kept), len(kept), time.perf_counter() - start)
-        files = (_write_csv(kept, columns_of(predictor.task)), _write_page(predictor, kept))
-        buttons = (gr.DownloadButton(value=path) for path in files)
-        unfolded = gr.Column(visible=True), gr.Accordion(open=False)
-        yield said, kept, list_html(kept, predictor.settings), *unfolded, *buttons
+        yield said, gr.Column(visible=True), gr.Accordion(open=False), *self.decide(kept, point)
 
-    def open_film(answers: list[dict], event: gr.EventData) -> tuple[str, str]:
-        return opened(predictor, report, answers[int(event.index)])  # of the list of this visitor alone
+    def decide(self, answers: list[dict], point: str) -> tuple:
+        threshold = self.predictor.settings.thresholds[point]
+        decided = at_another(self.predictor, answers, threshold)
+        table = _write_csv(decided, columns_of(self.predictor.task), threshold)
+        buttons = (gr.DownloadButton(value=path) for path in (table, _write_page(self.predictor, decided, point)))
+        return decided, list_html(decided, threshold), *buttons
 
+    def open_film(self, answers: list[dict], point: str, event: gr.EventData) -> tuple[dict, str, str, str]:
+        answer = answers[int(event.index)]  # of the list of this visitor alone
+        return answer, *opened(self.predictor, self.report, answer, self.predictor.settings.thresholds[point]), ""
+
+    def show_heat(self, answer: dict | None, wanted: bool) -> str:
+        film = decode(answer["image"]).film if answer and wanted and answer["image"] else None
+        return heat_of_film(self.predictor, film, "worklist-film") if film else ""
+
+
+def build_worklist(predictor: Scorer) -> None:
+    """Lay the tab out inside the current `gr.Blocks`; its API endpoint is `/predict_batch`."""
+    worklist, plain = Worklist(predictor), {"apply_default_css": False}
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     _build_api(predictor)
     with gr.Accordion("Films to read", elem_id="worklist-choose") as choose:
         files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=130)
         button = gr.Button("Read them all", variant="primary", elem_id="worklist-read", interactive=False)
-        files.change(
-            lambda chosen: gr.Button(interactive=bool(chosen)), files, button, api_visibility="private", queue=False
-        )
-    progress, answers = gr.HTML(elem_id="worklist-progress", css_template=STYLE), gr.State([])
+        files.change(lambda chosen: gr.Button(interactive=bool(chosen)), files, button, **quiet, queue=False)
+    progress, answers, current = gr.HTML(elem_id="worklist-progress", css_template=STYLE), gr.State([]), gr.State()
     with gr.Column(visible=False) as results:
-        with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                listing = gr.HTML(elem_id="worklist", css_template=STYLE, js_on_load=JS)
-            with gr.Column(scale=6, min_width=320):
-                plain = {"apply_default_css": False}
-                verdict = gr.HTML(CLOSED, elem_id="worklist-verdict", **plain)
-                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
+        choices, own = point_choices(predictor.settings, worklist.report), own_point(predictor.settings).name
+        point = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="worklist-point")
         with gr.Row():
             table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="md")
             page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="md")
-    shown = [progress, answers, listing, results, choose, table, page]
-    done = button.click(read, files, shown, api_visibility="private", show_progress="hidden", **LIMITS)
-    done.then(lambda: ("", CLOSED), None, [film, verdict], api_visibility="private", show_progress="hidden")
-    listing.open(
-        open_film,
-        answers,
-        [film, verdict],
-        api_visibility="private",
-        trigger_mode="always_last",
-        show_progress_on=[film],
-        concurrency_limit=4,
-    )
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                listing = gr.HTML(elem_id="worklist", css_template=STYLE, js_on_load=JS)
+            with gr.Column(scale=6, min_width=320, elem_id="worklist-opened"):
+                verdict = gr.HTML(CLOSED, elem_id="worklist-verdict", **plain)
+                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
+                heat_on = gr.Checkbox(
+                    False, label=HEATMAP, elem_id="worklist-heat-on", elem_classes="heat-on", container=False
+                )
+                heat = gr.HTML("", elem_id="worklist-heat", **plain)
+    decided, seen = [answers, listing, table, page], [current, film, verdict, heat]
+    for done in (
+        button.click(worklist.read, [files, point], [progress, results, choose, *decided], **quiet, **LIMITS),
+        point.input(worklist.decide, [answers, point], decided, **quiet, **LIMITS),
+    ):
+        done.then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
+    opening = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": 4}
+    shown = listing.open(worklist.open_film, [answers, point], seen, show_progress_on=[film], **opening)
+    for asked in (shown.then, heat_on.input):
+        asked(worklist.show_heat, [current, heat_on], heat, **quiet, concurrency_limit=4)
 
 
 def _build_api(predictor: Scorer) -> None:
@@ -138,7 +157,7 @@ def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[l
         for answer in answers
     ]
     gallery = [(film, _caption(answer)) for film, answer in _thumbnails(answers)]
-    return table, gallery, _write_csv(answers, columns_of(predictor.task))
+    return table, gallery, _write_csv(answers, columns_of(predictor.task), predictor.settings.threshold)
 
 
 def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
@@ -163,32 +182,44 @@ def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
     logger.info("read a list of %d films in %.1f s", len(rows), time.perf_counter() - start)
 
 
-def opened(predictor: Scorer, report: Report | None, answer: dict) -> tuple[str, str]:
+def at_another(predictor: Scorer, answers: list[dict], threshold: float) -> list[dict]:
+    """Decide answers at another threshold, in the reading order that follows."""
+    return sorted((_with_kind(at_threshold(predictor, answer, threshold)) for answer in answers), key=_place)
+
+
+def opened(predictor: Scorer, report: Report | None, answer: dict, threshold: float) -> tuple[str, str]:
     """Lay out the film of an answer, and its decision in words."""
     film = decode(answer["image"]).film if answer["image"] else None
     name = f'<p class="name">{html.escape(answer["name"])}</p>'
     seen = answer | {"size": film.size} if film else answer
-    said = name + verdict_html(predictor, seen, predictor.settings.threshold, report)
+    said = name + verdict_html(predictor, seen, threshold, report, answer.get("age"))
     if film is None:
         return ("" if answer["kind"] == "unreadable" else GONE), said
     return viewer_html(film).replace("film-window", FILTER).replace("film-keys", "worklist-keys"), said
 
 
 def shown_of(answer: dict) -> dict:
-    """What tables show of an answer: of a picture that is no chest film neither score nor prediction."""
-    if answer["kind"] != "not_chest_xray":
-        return answer
-    return answer | {key: None for key in answer if key.startswith(("probability", "prediction"))}
+    """What tables show of an answer: no prediction where there is no answer, and of what is no chest film no score."""
+    left_out = {"not_chest_xray": ("probability", "prediction"), "abstain": ("prediction",)}.get(answer["kind"])
+    return answer | {key: None for key in answer if key.startswith(left_out)} if left_out else answer
 
 
 def _score(predictor: Scorer, rows: list[dict]) -> list[dict]:
     """The rows with their scores, or with the reason why there is none."""
     read = [film for _, film in in_threads(lambda row: decode(row["image"]), rows, DECODED_AT_ONCE)]
-    scored = iter(scoring(predictor)([film.film for film in read if film.film is not None]))
-    return [
-        _with_kind(row | (predictor.unread(film.reason) if film.film is None else next(scored)))
-        for row, film in zip(rows, read, strict=True)
-    ]
+    scored, answers = iter(scoring(predictor)([film.film for film in read if film.film is not None])), []
+    for row, film in zip(rows, read, strict=True):
+        answer = predictor.unread(film.reason) if film.film is None else next(scored) | _noted(predictor, row)
+        answers.append(_with_kind(row | answer))
+    return answers
+
+
+def _noted(predictor: Scorer, row: dict) -> dict:
+    """Note of a DICOM whose patient is of another age than those of the training: lists and pages say so."""
+    if Path(row["name"]).suffix.lower() in PICTURE_SUFFIXES:
+        return {}
+    age = facts_in_header(row["image"]).get("age")
+    return {"age": age, "note": at_age(age)[0]} if is_unusual_age(predictor, age) else {}
 
 
 def _with_kind(answer: dict) -> dict:
@@ -242,16 +273,17 @@ def _as_text(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
-def _write_csv(answers: list[dict], columns: tuple[str, ...]) -> str:
-    path = download_path("worklist.csv")
-    rows = ({**shown_of(answer), "path": answer["name"], "label": ""} for answer in answers)
-    write_csv(path, columns, ({key: _as_text(value) for key, value in row.items()} for row in rows))
+def _write_csv(answers: list[dict], columns: tuple[str, ...], threshold: float) -> str:
+    path, columns = download_path("worklist.csv"), (*columns, "threshold", "note")
+    own = {"label": "", "threshold": threshold}
+    rows = ({"note": "", **shown_of(answer), "path": answer["name"], **own} for answer in answers)
+    write_csv(path, columns, ({key: _as_text(_shown(value)) for key, value in row.items()} for row in rows))
     return str(path)
 
 
-def _write_page(predictor: Scorer, answers: list[dict]) -> str:
+def _write_page(predictor: Scorer, answers: list[dict], point: str) -> str:
     path = download_path("worklist.html")
-    flagged = [answer for answer in answers if answer["kind"] in ("review", "abstain")]
+    flagged = [answer for answer in answers if answer["kind"] in ("review", "abstain", "not_chest_xray")]
     shown = [shown_of(answer) for answer in answers]
-    write_worklist_page(path, predictor, shown, list(_thumbnails(flagged)), len(flagged))
+    write_worklist_page(path, predictor, point, shown, list(_thumbnails(flagged)), len(flagged))
     return str(path)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pneumo_hf.app.points import offered
 from pneumo_hf.inference.scorer import Scorer
-from pneumo_hf.inference.settings import CheckpointSettings
 from pneumo_hf.reporting.page import render_page
 
 ASSETS = Path(__file__).parent / "assets"
@@ -21,13 +20,12 @@ WORDS = {  # in reading order
     "abstain": "No answer",
     "unreadable": "Not read",
     "clear": "Not flagged",
-    "not_chest_xray": "Not a chest film",
+    "not_chest_xray": "Not recognised",
 }
 
 
-def list_html(answers: list[dict], settings: CheckpointSettings) -> str:
+def list_html(answers: list[dict], threshold: float) -> str:
     """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser."""
-    threshold = settings.threshold
     counts = Counter(answer["kind"] for answer in answers)
     kinds = {"": f"All <b>{len(answers)}</b>"}
     kinds |= {kind: f"{words} <b>{counts[kind]}</b>" for kind, words in WORDS.items() if counts[kind]}
@@ -44,18 +42,13 @@ def list_html(answers: list[dict], settings: CheckpointSettings) -> str:
         f"{words}</button></th>"
         for key, words in (("place", "Flag"), ("score", "Probability"), ("name", "Film"))
     )
-    return f"""<p>Flagged from {threshold:.1%} up ({_own_point(settings)}), whatever is chosen for a single film.</p>
+    return f"""<p>Flagged from {threshold:.1%} up.</p>
 <div class="sieve"><div class="kinds" role="group" aria-label="Filter by flag">{buttons}</div>
 <input type="search" placeholder="Filter by name" aria-label="Filter by name"></div>
 <div class="rows"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>
 <p class="none" hidden>No film matches.</p></div>
 <div class="steps"><button type="button" data-step="-1">Previous</button>
 <span role="status">{len(answers)} films</span><button type="button" data-step="1">Next</button></div>"""
-
-
-def _own_point(settings: CheckpointSettings) -> str:
-    """The plain name of the operating point in use."""
-    return next(point.plain for point in offered(settings) if point.threshold == settings.threshold).lower()
 
 
 def _only_zip(answers: list[dict]) -> str:
@@ -70,12 +63,13 @@ def _row(place: int, answer: dict, name: str, threshold: float) -> str:
     meter = (
         f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * threshold:.1f}%"></u>'
     )
-    reason = f"<small>{html.escape(answer['error'])}</small>" if answer["error"] else ""
+    said = [html.escape(words) for words in (answer.get("note"), answer["error"]) if words]
+    reason = "".join(f"<small>{words}</small>" for words in said)
     return (
         f'<tr data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}" data-name="{name}">'
         f'<td><span class="chip {kind}">{WORDS[kind]}</span></td>'
         f"<td>{f'{score:.1%}{meter}</span>' if scored else '<span>–</span>'}</td>"
-        f'<td><button type="button" class="film">{name}</button>{reason}</td></tr>'
+        f'<td><button type="button" class="film" title="{name}">{name}</button>{reason}</td></tr>'
     )
 
 
@@ -95,11 +89,12 @@ def _duration(seconds: float) -> str:
 
 
 def write_worklist_page(
-    path: Path, predictor: Scorer, answers: list[dict], films: list[tuple[Image.Image, dict]], flagged: int
+    path: Path, predictor: Scorer, point: str, answers: list[dict], films: list[tuple[Image.Image, dict]], flagged: int
 ) -> None:
     """Write a worklist as one page to print: counts by flag, the table, and the films to look at.
 
     Args:
+        point: the operating point that decided, by its name in `config.json`.
         answers: in reading order, as tables show them.
         films: `(thumbnail, answer)`, of `flagged` that are flagged.
     """
@@ -113,8 +108,8 @@ def write_worklist_page(
         flagged=flagged,
         shared=_only_zip(answers),
         model=Path(predictor.name).name,
-        threshold=settings.threshold,
-        point=_own_point(settings),
+        threshold=settings.thresholds[point],
+        point=next(one.plain for one in offered(settings) if one.name == point).lower(),
         chosen_on=predictor.chosen_on,
         finding=predictor.task.finding,
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

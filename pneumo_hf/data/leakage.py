@@ -95,6 +95,21 @@ def assert_new_to(
 ) -> None:
     """Stop where a checkpoint is seen to have been trained on the films that it is to be recalibrated on.
 
+    Raises:
+        InputError: it may have been, naming a film and the remedy. The arguments are those of `seen_in_training`.
+    """
+    if found := seen_in_training(checkpoint, digests, names, kermany):
+        raise InputError(
+            f"{checkpoint} may have been trained on {len(found)} of the {len(names['local'])} films ({found[0]}): "
+            "recalibrate on films that it has not seen, of its own data only the test (--split test)"
+        )
+
+
+def seen_in_training(
+    checkpoint: str, digests: Mapping[str, np.ndarray], names: Mapping[str, np.ndarray], kermany: bool
+) -> list[str]:
+    """Name the films that a checkpoint may have been trained on.
+
     It carries digests of what it held out alone: films of its training without a held-out one beside them pass, unless
     they are of the public set.
 
@@ -102,22 +117,15 @@ def assert_new_to(
         digests: `[N, 32]` of the films by split; those of `local` are to be recalibrated on.
         names: `[N]` of the same films.
         kermany: whether the checkpoint was trained on the public Kermany set.
-
-    Raises:
-        InputError: it may have been, naming a film and the remedy.
     """
     unknown, held_out = not_held_out(checkpoint, digests, names), read_held_out(checkpoint)
-    found = unknown["local"] if unknown else []
+    found = list(unknown["local"]) if unknown else []
     if kermany and not found:
         public = are_kermany(digests["local"])
         if held_out is not None:
             public &= ~known_again(digests["local"], held_out)
         found = names["local"][public].tolist()
-    if found:
-        raise InputError(
-            f"{checkpoint} may have been trained on {len(found)} of the {len(names['local'])} films ({found[0]}): "
-            "recalibrate on films that it has not seen, of its own data only the test (--split test)"
-        )
+    return found
 
 
 def not_held_out(

@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -128,18 +128,15 @@ def _run(
     context.target_max_block_size = BLOCK_MIB * MIB
     here, told = os.getcwd(), ray.put(films.told)
     work = [{"first": piece.start, "films": pickle.dumps(films.part(piece.start, piece.stop))} for piece in left]
-    network: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if kind == "GPU" else {"num_cpus": 1}
-    scored = (
-        ray.data.from_items(work, override_num_blocks=len(work))
-        .map_batches(partial(_decode, here=here, told=told, decoder=decoder), batch_size=1, num_cpus=1)
-        .map_batches(
-            _Network,
-            batch_size=None,
-            fn_constructor_args=(here, load, parts),
-            compute=ActorPoolStrategy(size=workers),
-            **network,
-        )
-    )
+    decode = partial(_decode, here=here, told=told, decoder=decoder)
+    films_of_work, pool = ray.data.from_items(work, override_num_blocks=len(work)), ActorPoolStrategy(size=workers)
+    if kind == "GPU":
+        decoded = films_of_work.map_batches(partial(_packed, decode), batch_size=1, num_cpus=1)
+        arguments: dict[str, Any] = {"fn_constructor_args": (here, load, parts), "num_gpus": 1, "num_cpus": 0}
+        scored = decoded.map_batches(_Network, batch_size=None, compute=pool, **arguments)
+    else:
+        arguments = {"fn_constructor_args": (here, load, parts, decode), "num_cpus": 1}
+        scored = films_of_work.map_batches(_DecodingNetwork, batch_size=1, compute=pool, **arguments)
     count = sum(map(len, left))
     with tqdm(total=len(films), initial=len(films) - count, desc="Scoring films", unit="film") as bar:
         for done in scored.iter_rows():
@@ -147,7 +144,15 @@ def _run(
             films.matched += done["matched"]
 
 
-def _decode(work: dict, here: str, told: Any, decoder: Decoder) -> Iterator[dict]:
+class _Decoded(NamedTuple):
+    """Films of a part: where they stand in the list, their rows and pixels, and how many the table knew."""
+
+    first: int
+    films: list
+    matched: int
+
+
+def _decode(work: dict, here: str, told: Any, decoder: Decoder) -> Iterator[_Decoded]:
     """Read and decode the films of a piece, a part's number of them at a time."""
     import ray
 
@@ -155,14 +160,18 @@ def _decode(work: dict, here: str, told: Any, decoder: Decoder) -> Iterator[dict
     films, first = pickle.loads(work["films"][0]), int(work["first"][0])
     films.told = ray.get(told)
     for rows in in_batches(films.rows(0, len(films)), FILMS_A_PART):
-        decoded = []
-        for row in rows:
-            film, pixels = decoder(row)
-            decoded.append(pickle.dumps(({**film, "image": None}, pixels)))
-        matched = [films.matched] + [0] * (len(rows) - 1)
+        decoded = [({**film, "image": None}, pixels) for film, pixels in map(decoder, rows)]
+        yield _Decoded(first, decoded, films.matched)
         films.matched = 0
-        yield {"number": np.arange(first, first + len(rows)), "decoded": decoded, "matched": matched}
         first += len(rows)
+
+
+def _packed(decode: Callable[[dict], Iterator[_Decoded]], work: dict) -> Iterator[dict]:
+    """Decode films for actors elsewhere: as columns, which Ray moves between machines."""
+    for part in decode(work):
+        matched = [part.matched] + [0] * (len(part.films) - 1)
+        numbers = np.arange(part.first, part.first + len(part.films))
+        yield {"number": numbers, "decoded": list(map(pickle.dumps, part.films)), "matched": matched}
 
 
 class _Network:
@@ -174,12 +183,26 @@ class _Network:
         self.scorer, recalibrate = load()
         self.values, self.parts = RowValues(self.scorer, recalibrate), parts
 
-    def __call__(self, films: dict) -> dict:
-        decoded = map(pickle.loads, films["decoded"])
-        batches = in_batches(decoded, self.scorer.batch_size)
+    def __call__(self, films: dict) -> Iterator[dict]:
+        decoded, matched = list(map(pickle.loads, films["decoded"])), int(sum(films["matched"]))
+        yield self.score(_Decoded(int(films["number"][0]), decoded, matched))
+
+    def score(self, part: _Decoded) -> dict:
+        batches = in_batches(part.films, self.scorer.batch_size)
         rows = [self.values(row) for batch in batches for row in self.scorer.score_batch(batch)]
-        self.parts.add(int(films["number"][0]), rows)
-        return {"films": [len(rows)], "matched": [int(sum(films["matched"]))]}
+        self.parts.add(part.first, rows)
+        return {"films": [len(rows)], "matched": [part.matched]}
+
+
+class _DecodingNetwork(_Network):
+    """An actor on a CPU: it decodes what it scores, and nothing is moved between the two."""
+
+    def __init__(self, here: str, load: Load, parts: Parts, decode: Callable[[dict], Iterator[_Decoded]]):
+        super().__init__(here, load, parts)
+        self.decode = decode
+
+    def __call__(self, films: dict) -> Iterator[dict]:
+        yield from map(self.score, self.decode(films))
 
 
 def _work_in(folder: str) -> None:

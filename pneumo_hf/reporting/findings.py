@@ -86,7 +86,8 @@ def report_findings(metrics: Mapping[str, Any], unreadable: int) -> list[Finding
         found.append(("warn", f"{metrics['n_patients']} patients are few: the intervals are too narrow."))
     if unreadable:
         found.append(("warn", f"{_many(unreadable, 'film')} could not be read."))
-    return found
+    said, marked = ([finding for finding in found if bool(finding[0]) is there] for there in (False, True))
+    return said + _by_gravity(marked)
 
 
 def _shortcuts(floors: Mapping[str, Mapping[str, Any]]) -> Finding:
@@ -95,11 +96,11 @@ def _shortcuts(floors: Mapping[str, Mapping[str, Any]]) -> Finding:
     if not strong:
         return "good", "No shortcut baseline is above chance: what lies outside the lungs does not show the labels."
     names = sorted(strong, key=lambda name: -strong[name]["value"])
-    words = f"{_named(names[0]).capitalize()} alone shows the labels: ROC AUC {_figure(strong[names[0]])}"
+    words = f"Without seeing a lung, by {_named(names[0])} alone, a regression reaches a ROC AUC of "
+    words += _figure(strong[names[0]])
     if others := names[1:]:
-        listed = ", ".join(f"{_named(name)} {strong[name]['value']:.2f}" for name in others)
-        words += f"; so {'does' if len(others) == 1 else 'do'} {listed}"
-    return shortcut_level(strong[names[0]]), f"{words}. No lung is seen for that."
+        words += "; by " + ", by ".join(f"{_named(name)} {strong[name]['value']:.2f}" for name in others)
+    return shortcut_level(strong[names[0]]), f"{words}. A score may rest on how a film was taken."
 
 
 def _figure(metric: Mapping[str, Any]) -> str:

@@ -86,6 +86,28 @@ def test_an_example_is_read_and_its_threshold_moved(page) -> None:
     expect(page.locator("#case-report")).to_be_hidden()
 
 
+def test_the_verdict_of_an_earlier_film_never_stands_beside_a_film(page) -> None:
+    from playwright.sync_api import expect
+
+    read_example(page, "Pneumonia")
+    score, film = page.locator("#verdict .probability b"), page.locator(".stage img")
+    old = [film.get_attribute("src"), score.inner_text()]
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const text = (part) => document.querySelector(part)?.textContent ?? null;
+            const film = () => document.querySelector(".stage img")?.src ?? null;
+            const look = () => seen.push([film(), text("#verdict .probability b")]);
+            new MutationObserver(look).observe(document.body, { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+    page.get_by_role("button", name="Normal").click()
+    expect(film).not_to_have_attribute("src", old[0], timeout=PATIENCE)
+    expect(score).not_to_have_text(old[1], timeout=PATIENCE)
+    seen = page.evaluate("seen")
+    assert [None, None] in seen and not [pair for pair in seen if pair[0] not in (None, old[0]) and pair[1] == old[1]]
+
+
 def test_window_zoom_and_invert_ask_the_server_nothing(page, tmp_path: Path) -> None:
     from playwright.sync_api import expect
 
@@ -204,6 +226,9 @@ def test_by_keyboard_alone(page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#verdict .decision")).to_be_visible(timeout=PATIENCE)
     page.get_by_role("tab", name="Read a film").focus()
+    tab_to(page, "#heat-on input")
+    page.keyboard.press("Space")
+    expect(page.locator("#heat")).to_contain_text(re.compile("Grad-CAM|no heatmap"), timeout=PATIENCE)
     tab_to(page, ".stage")
     for key in ("+", "ArrowRight", "i"):
         page.keyboard.press(key)
@@ -216,15 +241,12 @@ def test_by_keyboard_alone(page) -> None:
     tab_to(page, "[data-view=width]")
     page.keyboard.press("Home")
     expect(page.locator(".reading")).to_have_text("level 120, width 3 grey levels")
-    tab_to(page, "#heat-on input")
-    page.keyboard.press("Space")
-    expect(page.locator("#heat")).to_contain_text(re.compile("Grad-CAM|no heatmap"), timeout=PATIENCE)
-    tab_to(page, "#operating-point input")
-    page.keyboard.press("ArrowUp")
     tab_to(page, "#make-report")
     page.keyboard.press("Enter")
-    tab_to(page, "#case-report a")
     expect(page.locator("#case-report")).to_contain_text("case_report", timeout=PATIENCE)
+    tab_to(page, "#case-report a")
+    tab_to(page, "#operating-point input")
+    page.keyboard.press("ArrowUp")
 
 
 def test_film_and_decision_fit_the_first_screen_of_a_phone(phone) -> None:
@@ -277,7 +299,7 @@ def test_nobody_is_kept_out(browser, url: str, tmp_path: Path, scheme: str) -> N
     page.goto(url)
     page.get_by_role("button", name="Pneumonia").wait_for(timeout=PATIENCE)
     found = {"empty": grave_violations(page)}
-    for name in ("Worklist", "Your films", "The model"):
+    for name in ("Worklist", "Recalibrate", "The model"):
         page.get_by_role("tab", name=name).click()
         found[name] = grave_violations(page)
     page.get_by_role("tab", name="Read a film").click()

@@ -1,6 +1,7 @@
 """Worklist and model tab in a real Chromium: by mouse and by keyboard, on a laptop and on a phone."""
 
 import csv
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,11 +95,42 @@ def test_a_row_opens_its_film_by_mouse(page, rows) -> None:
     expect(page.locator("#worklist-verdict")).to_contain_text("Probability", timeout=PATIENCE)
     expect(page.locator("#worklist-film img")).to_be_visible(timeout=PATIENCE)
     assert page.locator("#worklist-film img").bounding_box()["width"] > 400
-    page.locator("#worklist .kinds").get_by_role("button", name="Not a chest film").click()
+    page.locator("#worklist .kinds").get_by_role("button", name="Not recognised").click()
     rows.first.click()
     expect(page.locator("#worklist-verdict")).to_contain_text("Not recognised as a chest film", timeout=PATIENCE)
     expect(page.locator("#worklist-verdict")).not_to_contain_text("%")
     assert "%" not in rows.first.inner_text()
+
+
+def test_a_film_of_the_list_has_its_heatmap_and_the_next_one_its_own(page, rows) -> None:
+    from playwright.sync_api import expect
+
+    heat = "getComputedStyle(document.querySelector('#worklist-film .heat')).backgroundImage"
+    rows.nth(0).click()
+    page.locator("#worklist-heat-on input").check(timeout=PATIENCE)
+    said = re.compile("Grad-CAM|no heatmap")
+    expect(page.locator("#worklist-heat")).to_contain_text(said, timeout=PATIENCE)
+    before = page.evaluate(heat)
+    rows.nth(1).click()
+    expect(page.locator("#worklist .steps")).to_contain_text("2 of")
+    page.wait_for_function(f"{heat} != {before!r}", timeout=PATIENCE)
+    expect(page.locator("#worklist-heat")).to_contain_text(said, timeout=PATIENCE)
+    page.locator("#worklist-heat-on input").uncheck()
+    expect(page.locator("#worklist-heat")).not_to_contain_text(said, timeout=PATIENCE)
+    assert page.evaluate(heat) == "none"
+
+
+def test_another_operating_point_decides_the_list_again(page, rows) -> None:
+    from playwright.sync_api import expect
+
+    points = page.locator("#worklist-point input")
+    for place in (points.count() - 1, 0):
+        points.nth(place).check()
+        expect(page.locator("#worklist-film img")).to_have_count(0, timeout=PATIENCE)
+        expect(page.locator("#worklist .sieve")).to_be_visible(timeout=PATIENCE)
+    cut = float(re.search(r"Flagged from ([\d.]+)% up", page.locator("#worklist").inner_text())[1]) / 100
+    scored = zip(values(rows, "kind"), map(float, values(rows, "score")), strict=True)
+    assert all((score >= cut - 5e-4) == (kind == "review") for kind, score in scored if kind in ("review", "clear"))
 
 
 def test_a_row_opens_its_film_by_keyboard_and_the_next_one_too(page, rows) -> None:
@@ -135,7 +167,7 @@ def test_the_table_and_the_page_to_print_say_the_same(page, rows, browser, tmp_p
     printed.goto((tmp_path / "page.html").as_uri())
     text = printed.inner_text("body")
     assert "not a diagnosis" in text and "Not read\n1\n" in text and printed.locator("tr").count() == len(kinds) + 1
-    flagged = sum(kind in ("review", "abstain") for kind in kinds)
+    flagged = sum(kind in ("review", "abstain", "not_chest_xray") for kind in kinds)
     assert printed.locator("figure img").count() == flagged
     assert printed.pdf()[:4] == b"%PDF"
     printed.close()

@@ -82,9 +82,12 @@ def test_figures_are_the_reports_with_their_intervals(shipped: Predictor, report
     youden = measured_at(report, row["threshold"])
     assert (youden.sensitivity.value, youden.specificity.value) == (row["sensitivity"], row["specificity"])
     assert not youden.over_patients and youden.specificity == pytest.approx((168 / 234, 0.6572, 0.7717), abs=1e-4)
-    page = measured_html(report, row["threshold"])
+    page = measured_html(shipped, report, row["threshold"])
     assert "<td>28</td><td>23 to 34</td>" in page and "Wilson" in page  # false alarms in a hundred normal films
-    assert measured_at(None, 0.5) is None and "No measured" in measured_html(None, 0.5)
+    flags = [shipped.settings.decide(score, threshold=row["threshold"])["flag"] for score in report.scores]
+    assert len(flags) == report.metrics["n"] and 0.01 < flags.count("abstain") / len(flags) < 0.5
+    assert f"in 100 films</th><td>{100 * flags.count('abstain') / len(flags):.0f}</td>" in page
+    assert measured_at(None, 0.5) is None and "No measured" in measured_html(shipped, None, 0.5)
     assert [of_hundred(Share(value, 0, 1)) for value in (0.0, 0.0026, 0.098)] == ["none", "fewer than 1", "10"]
 
 
@@ -95,7 +98,8 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     assert "A flag is not a diagnosis: 10 of 100 normal test films were flagged too." in flag.meaning
     clear = in_words(shipped, answer(0.05), cut, report)
     assert "does not exclude pneumonia: 3 of 100 test films with it were not flagged." in clear.meaning
-    unsure = in_words(shipped, answer(0.2, "abstain"), cut, report)
+    unsure_film = answer(0.2, "abstain")
+    unsure = in_words(shipped, unsure_film, cut, report)
     assert unsure[:2] == ("abstain", "No answer")
     assert unsure.meaning == "Between 8.1% and 58.7% the model is sure of neither label. Read it without the model."
     raised = in_words(shipped, answer(0.7, "abstain"), 0.9, report)
@@ -104,6 +108,8 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     lateral = answer(0.9, "abstain", LATERAL_VIEW)
     assert in_words(shipped, lateral, cut).meaning.endswith("Give the frontal film.")
     assert "not to be relied on here" in verdict_html(shipped, lateral, cut)
+    assert "probability weak" in verdict_html(shipped, unsure_film, cut)  # no large number beside no answer
+    assert "probability weak" not in verdict_html(shipped, answer(0.92, "review"), cut)
     strange = verdict_html(shipped, answer(0.9, "not_chest_xray", "blank"), cut)
     assert "Not recognised as a chest film" in strange and "90.0%" not in strange
     assert in_words(shipped, answer(None, error="<b>"), cut).words == "Not read"
@@ -114,12 +120,18 @@ def test_a_film_that_is_not_as_those_it_was_measured_on_says_so(shipped: Predict
     cut, film = shipped.settings.threshold, answer(0.92, "review")
     assert cautions(shipped, film, cut, 3.0, report) == cautions(shipped, film | {"size": (224, 224)}, cut, None) == []
     for age in (0.5, 6.0, 62.0):
-        assert f"The patient is {age:g} years old" in verdict_html(shipped, film, cut, report, age)
-    full, small = (report.originals[name]["sensitivity"] for name in ("originals", "copies"))
-    words = verdict_html(shipped, film | {"size": (1646, 1124)}, cut, report)
-    assert f"{full['of'] - full['right']} of {full['of']} with pneumonia were not flagged" in words
-    assert f"{small['of'] - small['right']} as copies" in words
-    assert "copies" not in verdict_html(shipped, film | {"size": (1646, 1124)}, 0.1, report)  # not measured there
+        assert f"Patient of {age:g} years." in verdict_html(shipped, film, cut, report, age)
+    pairs = {"threshold": cut} | {
+        name: {"sensitivity": {"right": right, "of": 75}} for name, right in (("originals", 64), ("copies", 70))
+    }
+    measured, large = report._replace(originals=pairs), film | {"size": (1646, 1124)}
+    words = verdict_html(shipped, large, cut, measured)
+    assert "of 75 films with pneumonia it did not flag 5 as copies, and 11 at full size." in words
+    assert f"(from {cut:.1%} up)" in verdict_html(shipped, large, 0.1, measured)  # which is not measured
+    for decided in (answer(0.92, "not_chest_xray", "a colour picture"), answer(None, error="truncated file")):
+        assert cautions(shipped, decided | {"size": (1646, 1124)}, cut, 62.0, measured) == []
+    same = pairs | {"originals": pairs["copies"]}
+    assert "copies" not in verdict_html(shipped, large, cut, report._replace(originals=same))
 
 
 def test_without_a_report_nothing_is_claimed(shipped: Predictor) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pneumo_hf import Predictor
 from pneumo_hf.app.files import download_path
-from pneumo_hf.app.worklist import opened, read_worklist, score_worklist
+from pneumo_hf.app.worklist import at_another, opened, read_worklist, score_worklist
 from pneumo_hf.app.worklist_page import list_html, progress_html, write_worklist_page
 
 EVIL = '<img src=x onerror=alert(1)>".png'
@@ -55,8 +55,15 @@ def test_answers_come_as_they_are_read(predictor: Predictor, paths: list[str]) -
 
 def test_a_name_is_no_markup(predictor: Predictor, paths: list[str]) -> None:
     answers = list(score_worklist(predictor, paths))[-1].answers
-    shown, page = list_html(answers, predictor.settings), download_path("page.html")
-    write_worklist_page(page, predictor, answers, [(Image.new("L", (8, 8)), answer) for answer in answers[:2]], 2)
+    shown, page = list_html(answers, predictor.settings.threshold), download_path("page.html")
+    write_worklist_page(
+        page,
+        predictor,
+        predictor.settings.method,
+        answers,
+        [(Image.new("L", (8, 8)), answer) for answer in answers[:2]],
+        2,
+    )
     for text in (shown, page.read_text()):
         assert "<img src=x" not in text and "&lt;img src=x" in text
     assert shown.count("<tr data-place") == len(paths)
@@ -65,16 +72,30 @@ def test_a_name_is_no_markup(predictor: Predictor, paths: list[str]) -> None:
 def test_the_name_of_the_only_zip_stands_in_no_row(predictor: Predictor, paths: list[str]) -> None:
     answers = list(score_worklist(predictor, paths))[-1].answers
     zipped = [answer | {"name": f"ward.zip: {answer['name']}"} for answer in answers]
-    assert "ward.zip" not in list_html(zipped, predictor.settings)
-    assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], predictor.settings)
+    assert "ward.zip" not in list_html(zipped, predictor.settings.threshold)
+    assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
+
+
+def test_another_threshold_decides_the_same_scores_again(predictor: Predictor, paths: list[str]) -> None:
+    answers, flagged = list(score_worklist(predictor, paths))[-1].answers, []
+    for threshold in (0.0, 0.5, 1.0):
+        decided = at_another(predictor, answers, threshold)
+        scored = [row for row in decided if row["kind"] in ("review", "clear")]
+        assert all((row["probability"] >= threshold) == (row["kind"] == "review") for row in scored)
+        assert decided[-1]["kind"] == "not_chest_xray"  # what is no chest film stays so
+        before, after = ({row["name"]: row["probability"] for row in rows} for rows in (answers, decided))
+        assert before == after
+        flagged.append(sum(row["kind"] == "review" for row in decided))
+    assert flagged[0] >= flagged[1] >= flagged[2] and flagged[0] > flagged[2]
+    assert at_another(predictor, answers, predictor.settings.threshold) == answers
 
 
 def test_a_film_that_is_gone_is_said_to_be(predictor: Predictor, paths: list[str]) -> None:
     answers = list(score_worklist(predictor, paths[1:3]))[-1].answers
-    film, verdict = opened(predictor, None, answers[0])
+    film, verdict = opened(predictor, None, answers[0], 0.5)
     assert 'src="data:image' in film and "Probability" in verdict
     gone = answers[0] | {"image": {"bytes": None, "path": "/nowhere/film.png"}}
-    assert "deleted after an hour" in opened(predictor, None, gone)[0]
+    assert "deleted after an hour" in opened(predictor, None, gone, 0.5)[0]
 
 
 def test_the_time_left_follows_from_the_time_taken() -> None:

@@ -116,6 +116,10 @@
     const stage = stageOf(event.target);
     if (stage?.hasPointerCapture(event.pointerId)) move(viewerOf(stage), event.movementX, event.movementY, event.shiftKey);
   });
+  document.addEventListener("fullscreenchange", () => {
+    const words = document.fullscreenElement ? "Leave full screen" : "Full screen";
+    for (const button of document.querySelectorAll(".viewer [data-do=full]")) button.textContent = words;
+  });
   new MutationObserver(() => { // a new film may stand in the element of the last one, whose reading is then empty
     for (const viewer of document.querySelectorAll(".viewer"))
       if (!viewer.querySelector(".reading")?.textContent) change(viewer, fresh());
