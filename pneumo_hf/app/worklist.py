@@ -108,10 +108,10 @@ def build_worklist(predictor: Scorer) -> None:
                 listing = gr.HTML(elem_id="worklist", css_template=STYLE, js_on_load=JS)
             with gr.Column(scale=6, min_width=320, elem_id="worklist-opened"):
                 verdict = gr.HTML(CLOSED, elem_id="worklist-verdict", **plain)
-                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat_on = gr.Checkbox(
                     False, label=HEATMAP, elem_id="worklist-heat-on", elem_classes="heat-on", container=False
                 )
+                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat = gr.HTML("", elem_id="worklist-heat", **plain)
     decided, seen = [answers, listing, table, page], [current, film, verdict, heat]
     for done in (
