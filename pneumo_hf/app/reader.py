@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = "Or look at a film of the official test set (Kermany et al. 2018, CC BY 4.0)"
 LARGEST_SHOWN = 3000  # pixels a side under a heatmap, which takes some 50 bytes for each
-READING = '<div class="decision reading" role="status"><strong>Reading…</strong></div>'
+READING = '<div class="decision waiting" role="status"><strong>Reading…</strong></div>'
 HEATMAP = "Heatmap: where the score rests"
 MAP_CAPTION = (
     "where the score rests. A coarse map, no outline of a finding: it can lie on the wrong lung, or outside the body."

@@ -9,15 +9,23 @@ from PIL import Image
 
 from pneumo_hf import Predictor
 from pneumo_hf.app.files import download_path
-from pneumo_hf.app.worklist import at_another, opened, read_worklist, score_worklist
+from pneumo_hf.app.worklist import Worklist, at_another, opened, read_worklist, score_worklist
 from pneumo_hf.app.worklist_page import list_html, progress_html, write_worklist_page
+from tests.conftest import make_film
+from tests.imaging.test_dicom import dicom
 
+ROOT = Path(__file__).parents[2]
 EVIL = '<img src=x onerror=alert(1)>".png'
 
 
 @pytest.fixture(scope="module")
 def predictor(tiny_run: Path) -> Predictor:
     return Predictor(tiny_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Predictor:
+    return Predictor(ROOT / "models" / "pneumo-efficientnet", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +96,36 @@ def test_another_threshold_decides_the_same_scores_again(predictor: Predictor, p
         flagged.append(sum(row["kind"] == "review" for row in decided))
     assert flagged[0] >= flagged[1] >= flagged[2] and flagged[0] > flagged[2]
     assert at_another(predictor, answers, predictor.settings.threshold) == answers
+
+
+def test_the_tab_decides_by_the_point_that_is_chosen(predictor: Predictor, paths: list[str]) -> None:
+    answers, point = list(score_worklist(predictor, paths))[-1].answers, predictor.settings.method
+    decided, listed, table, page = Worklist(predictor).decide(answers, point)
+    threshold = predictor.settings.thresholds[point]
+    assert decided == answers and f"Flagged from {threshold:.1%} up." in listed
+    with open(table.value["path"], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {float(row["threshold"]) for row in rows} == {round(threshold, 4)}
+    unanswered = [row for row in rows if row["flag"] == "abstain"]
+    assert not any(row["prediction"] for row in unanswered) and all(row["probability"] for row in unanswered)
+    assert f"{threshold:.1%}" in Path(page.value["path"]).read_text()
+
+
+def test_a_patient_of_another_age_is_marked_in_list_table_and_page(shipped: Predictor, tmp_path: Path) -> None:
+    stored = make_film(3, pneumonia=True, size=(300, 260)).astype(np.uint16) * 12 + 300
+    for name, age in (("adult.dcm", "062Y"), ("child.dcm", "003Y")):
+        (tmp_path / name).write_bytes(dicom(stored, bits=12, PatientAge=age))
+    answers = list(score_worklist(shipped, [str(tmp_path / name) for name in ("adult.dcm", "child.dcm")]))[-1].answers
+    assert {answer["name"]: answer.get("note", "") for answer in answers} == {
+        "adult.dcm": "Patient of 62 years.",
+        "child.dcm": "",
+    }
+    _, listed, table, page = Worklist(shipped).decide(answers, shipped.settings.method)
+    for text in (listed, Path(table.value["path"]).read_text(), Path(page.value["path"]).read_text()):
+        assert 1 <= text.count("Patient of 62 years.") <= 2  # the page may show the film too
+    adult = next(answer for answer in answers if answer["name"] == "adult.dcm")
+    if adult["kind"] != "not_chest_xray":  # of which the model says nothing
+        assert "trained on children" in opened(shipped, None, adult, 0.5)[1]
 
 
 def test_a_film_that_is_gone_is_said_to_be(predictor: Predictor, paths: list[str]) -> None:
