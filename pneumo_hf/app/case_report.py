@@ -32,7 +32,10 @@ SHOWN = {  # of a header's free text: anything else could be a name
 
 def file_facts(content: bytes, film: Image.Image) -> dict[str, str]:
     """Return what a file is, and of a DICOM its header's facts; nothing that names a person, as file names do."""
-    found = call(describe, content)
+    try:
+        found = call(describe, content)
+    except TooSlowError:  # its pixels could be read all the same
+        return {}
     bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
     facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
     facts["SHA-256, its beginning"] = hashlib.sha256(content).hexdigest()[
@@ -42,7 +45,7 @@ def file_facts(content: bytes, film: Image.Image) -> dict[str, str]:
         return facts
     try:
         header = call(dicom_facts, content)
-    except (ValueError, TooSlowError):  # its pixels could be read all the same
+    except (ValueError, TooSlowError):
         return facts
     known = {key: value for key, value in header.items() if value is not None and value in SHOWN.get(key, {value})}
     if notes := film.info.get(NOTES):

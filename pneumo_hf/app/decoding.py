@@ -65,9 +65,8 @@ def call(function: Callable[..., R], *arguments: Any) -> R:
 
 def decode(image: dict) -> ReadFilm:
     """Read a value of the column `image` as `try_film` does, without its content."""
-    plain = {**image, "path": image["path"] and str(image["path"])}  # gradio's paths are of a class of its own
     try:
-        return call(_decode, plain)
+        return call(_decode, _plain(image))
     except TooSlowError as error:
         return ReadFilm(None, str(error))
 
@@ -101,7 +100,7 @@ def list_zipped_films(archive: str) -> list[tuple[str, str]]:
 def facts_in_header(image: dict) -> dict:
     """Return `dicom_facts` of a film, `patient` as a keyed hash; nothing where it has no such header."""
     try:
-        facts = call(_facts_in_header, image)
+        facts = call(_facts_in_header, _plain(image))
     except (ValueError, TooSlowError, *UNREADABLE):  # whoever decodes the film says so
         return {}
     return facts | {"patient": facts["patient"] and keyed_hash(facts["patient"])} if facts else {}
@@ -111,6 +110,11 @@ def end_processes() -> None:
     """End all processes that read for the app."""
     for pool in start_processes():
         pool.end()
+
+
+def _plain(image: dict) -> dict:
+    """Gradio's paths are of a class of its own, which would bring gradio into the processes that read."""
+    return {**image, "path": image["path"] and str(image["path"])}
 
 
 def _decode(image: dict) -> ReadFilm:

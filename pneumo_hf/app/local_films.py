@@ -64,7 +64,7 @@ def recalibrate_upload(predictor: Scorer, path: str | None, progress=None) -> tu
     except (InputError, TooSlowError) as error:
         raise gr.Error(str(error).replace(path, name), print_exception=False) from None
     logger.info("recalibrated on %d films in %.1f s", len(films.labels), time.perf_counter() - start)
-    return outcome_html(result), figures, archive
+    return outcome_html(result, name), figures, archive
 
 
 def read_films(predictor: Scorer, path: str, progress=None) -> LocalFilms:
@@ -192,12 +192,14 @@ def write_files(result: Recalibration) -> tuple[list[tuple[str, str]], str | Non
         return figures, shutil.make_archive(str(place.with_suffix("")), "zip", name)
 
 
-def outcome_html(result: Recalibration) -> str:
+def outcome_html(result: Recalibration, name: str) -> str:
     """Format whether it is better, what was fitted, before and after with intervals, and how many films it takes."""
     found = result.report
     return render(
         "recalibrated.html.jinja",
         found=found,
+        name=name,
+        better=_better(found["metrics"]["ece"]),
         refused=result.refused,
         need=found["films_needed"]["for_margin"]["both"],
         error={when: found["metrics"]["ece"][when]["value"] for when in ("before", "after")},
@@ -207,6 +209,12 @@ def outcome_html(result: Recalibration) -> str:
             for key in SHOWN
         ],
     )
+
+
+def _better(error: dict) -> bool | None:
+    """Whether the calibration error is smaller than before; None where it lies within the interval of before."""
+    now, (low, _) = error["after"]["value"], error["before"]["ci95"]
+    return True if now < low else False if now >= error["before"]["value"] else None
 
 
 def figures_html(figures: list[tuple[str, str]]) -> str:

@@ -1,5 +1,7 @@
 """The tab for another hospital's films."""
 
+from typing import Any
+
 import gradio as gr
 
 from pneumo_hf.app.pages import render
@@ -35,16 +37,13 @@ def build_local_tab(predictor: Scorer) -> None:
     button = gr.Button("Measure and recalibrate", variant="primary", elem_id="local-measure", interactive=False)
     outcome = gr.HTML(elem_id="local-outcome", apply_default_css=False)
     download = gr.File(label="The recalibrated checkpoint", interactive=False, elem_id="local-checkpoint")
-    file.change(
-        lambda path: (gr.Button(interactive=bool(path)), "", None),
-        file,
-        [button, outcome, download],
-        api_visibility="private",
-        show_progress="hidden",
-        queue=False,
-    )
     one = {"concurrency_limit": 1, "concurrency_id": "recalibrate"}
-    button.click(on_the_page, file, [outcome, download], api_visibility="private", show_progress_on=outcome, **one)
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    file.change(lambda path: (gr.Button(interactive=bool(path)), "", None), file, [button, outcome, download], **quiet)
+    busy = button.click(lambda: (gr.Button(interactive=False), "", None), None, [button, outcome, download], **quiet)
+    done = busy.then(on_the_page, file, [outcome, download], api_visibility="private", show_progress_on=outcome, **one)
+    for ended in (done.success, done.failure):
+        ended(lambda path: gr.Button(interactive=bool(path)), file, button, **quiet)
     figures = gr.Gallery(visible=False)
     asked, answer = gr.File(label="path", visible=False), gr.HTML(visible=False)
     gr.Button(visible=False).click(

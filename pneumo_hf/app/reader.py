@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 EXAMPLES = "Or look at a film of the official test set (Kermany et al. 2018, CC BY 4.0)"
 LARGEST_SHOWN = 3000  # pixels a side under a heatmap, which takes some 50 bytes for each
 READING = '<div class="decision waiting" role="status"><strong>Reading…</strong></div>'
+FAILED = (
+    '<div class="decision unread" role="status"><strong>Not read</strong>'
+    "<p>It took too long, or too many films are waiting. Drop it in again.</p></div>"
+)
 HEATMAP = "Heatmap: where the score rests"
 MAP_CAPTION = (
     "where the score rests. A coarse map, no outline of a finding: it can lie on the wrong lung, or outside the body."
@@ -44,23 +49,42 @@ class Reader:
     def __init__(self, predictor: Scorer, report: Report | None):
         self.predictor, self.report, self.thresholds = predictor, report, predictor.settings.thresholds
 
-    def read(self, path: str | None) -> tuple:
+    def read(self, path: str | None) -> dict | None:
         result, film = read_film_file(self.predictor, path)
-        facts = file_facts(Path(path).read_bytes(), film) if path and film else {}
-        if result and film:
+        if path is None or result is None:
+            return None
+        facts = file_facts(Path(path).read_bytes(), film) if film else {}
+        if film:
             result |= {"size": film.size}
         age, sex, view = (facts.get(FACTS[name]) for name in CLINICAL_COLUMNS)
-        return result, viewer_html(film), render("facts.html.jinja", facts=facts), age and float(age), sex, view
+        parts = (viewer_html(film), render("facts.html.jinja", facts=facts), age and float(age), sex, view)
+        return {"path": path, "result": result, "parts": parts}
+
+    def show(self, found: dict | None, path: str | None) -> tuple:
+        """Lay out film and facts, unless another film was chosen meanwhile."""
+        return found["parts"] if found and found["path"] == path else ("", "", None, None, None)
 
     def decide(
-        self, result: dict | None, threshold: float, age: float | None, sex: str | None, view: str | None
+        self,
+        found: dict | None,
+        path: str | None,
+        threshold: float,
+        age: float | None,
+        sex: str | None,
+        view: str | None,
     ) -> tuple[str, str]:
-        verdict = verdict_html(self.predictor, result, threshold, self.report, age) if result else ""
-        verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
-        return verdict, measured_html(self.predictor, self.report, threshold)
+        measured = measured_html(self.predictor, self.report, threshold)
+        if not found or found["path"] != path:
+            return READING if path else "", measured
+        result = found["result"]
+        verdict = verdict_html(self.predictor, result, threshold, self.report, age)
+        return verdict + clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view}), measured
 
-    def show_heat(self, path: str | None, wanted: bool) -> str:
-        return heat_of_file(self.predictor, path) if path and wanted else ""
+    def make_heat(self, path: str | None, wanted: bool) -> tuple:
+        return (path, wanted), heat_of_file(self.predictor, path) if path and wanted else ""
+
+    def make_report(self, path: str | None, threshold: float) -> tuple:
+        return (path, threshold), self.case_report(path, threshold)
 
     def explain(self, path: str | None, opacity: float) -> Image.Image | None:
         """Lay the Grad-CAM heatmap of P(PNEUMONIA) over a film: a picture of the film's size.
@@ -72,7 +96,9 @@ class Reader:
         return explain_film_file(self.predictor, path, opacity)
 
     def case_report(self, path: str | None, threshold: float) -> str:
-        """Write one page about one film, to print: decision, film, heatmap, facts of the file and of the model.
+        """Write one page about one film, to print: decision, film, facts of the file and of the model.
+
+        A heatmap is on it where the model has an answer.
 
         Args:
             path: PNG, JPEG, TIFF, WebP or DICOM.
@@ -88,7 +114,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
         report: the checkpoint's, where there is one.
         limits: of events that use the network.
     """
-    reader, result = Reader(predictor, report), gr.State()
+    reader = Reader(predictor, report)
     with gr.Row(elem_id="reader", equal_height=False):
         with gr.Column(scale=3, min_width=320):
             file = gr.File(label="PNG, JPEG, TIFF, WebP or DICOM; deleted after an hour", elem_id="film-file")
@@ -108,23 +134,45 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
             )
             clinical = clinical_boxes(predictor)
             facts = gr.HTML("", elem_id="facts", apply_default_css=False)
-    # One after the other, so that nothing is shown of an earlier film, or at an earlier threshold.
+    connect(reader, [file, heat_on, cut, *clinical], [shown, heat, page, facts, verdict, measured], make, limits)
+    build_api(reader, limits)
+
+
+def connect(reader: Reader, given: list, shown: list, make: gr.Button, limits: dict) -> None:
+    """Connect what is given, file, heatmap or not, threshold, age, sex and view, with what is shown.
+
+    What takes time lands in a state first, and is shown only if what it was made of is still what is given: nothing
+    stands beside another film, or at another threshold.
+    """
+    file, heat_on, cut, *clinical = given
+    film, heat, page, facts, verdict, measured = shown
+    found, made_heat, made_report = gr.State(), gr.State(), gr.State()
+    private: dict[str, Any] = {"api_visibility": "private"}
+    quiet, last = private | {"show_progress": "hidden"}, private | {"trigger_mode": "always_last"}
     emptied = file.change(
         lambda path: (None, False, "", None, "", "", READING if path else ""),
         file,
-        [result, heat_on, heat, page, shown, facts, verdict],
-        api_visibility="private",
-        show_progress="hidden",
+        [found, heat_on, heat, page, film, facts, verdict],
         queue=False,
+        **quiet,
     )
-    scored = emptied.then(reader.read, file, [result, shown, facts, *clinical], api_visibility="private", **limits)
-    decided = {"fn": reader.decide, "inputs": [result, cut, *clinical], "outputs": [verdict, measured]}
-    scored.then(**decided, api_visibility="private").then(None, None, None, js=TO_THE_VERDICT)
+    scored = emptied.then(reader.read, file, found, **last, **limits)
+    scored.failure(lambda: FAILED, None, verdict, **quiet)
+    decided = {"fn": reader.decide, "inputs": [found, file, cut, *clinical], "outputs": [verdict, measured]}
+    laid_out = scored.then(reader.show, [found, file], [film, facts, *clinical], **last)
+    laid_out.then(**decided, **last).then(None, None, None, js=TO_THE_VERDICT)
     for changed in (cut, *clinical):
-        changed.change(**decided, api_visibility="private", show_progress="hidden")
-    heat_on.input(reader.show_heat, [file, heat_on], heat, api_visibility="private", **limits)
-    make.click(reader.case_report, [file, cut], page, api_name="case_report", show_progress_on=make, **limits)
-    build_explain(reader, limits)
+        changed.change(**decided, trigger_mode="always_last", **quiet)
+    cut.change(lambda: None, None, page, queue=False, **quiet)  # a report at another threshold
+    heated = heat_on.input(reader.make_heat, [file, heat_on], made_heat, show_progress_on=heat, **last, **limits)
+    heated.then(still, [made_heat, file, heat_on], heat, **last)
+    reported = make.click(reader.make_report, [file, cut], made_report, show_progress_on=make, **private, **limits)
+    reported.then(still, [made_report, file, cut], page, **last)
+
+
+def still(made: tuple | None, *given: object) -> Any:
+    """Return what was made, if it was made of what is given now."""
+    return made[1] if made and made[0] == given else None
 
 
 def build_examples(examples: list[Path], file: gr.File) -> None:
@@ -155,11 +203,13 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
     return points, cut
 
 
-def build_explain(reader: Reader, limits: dict) -> None:
-    """Add the endpoint `/explain`; the page itself lays the heatmap over the film in the browser."""
+def build_api(reader: Reader, limits: dict) -> None:
+    """Add the endpoints `/explain` and `/case_report`, which have no part on the page."""
     with gr.Row(visible=False):
         film, opacity, picture = gr.File(), gr.Slider(0, 1, 0.5, label="opacity"), gr.Image(type="pil")
         gr.Button().click(reader.explain, [film, opacity], picture, api_name="explain", **limits)
+        cut, page = gr.Number(reader.predictor.settings.threshold, label="Decision threshold"), gr.File()
+        gr.Button().click(reader.case_report, [film, cut], page, api_name="case_report", **limits)
 
 
 def clinical_boxes(predictor: Scorer) -> tuple[gr.Number, gr.Dropdown, gr.Dropdown]:

@@ -106,8 +106,12 @@ def cautions(
 
 def is_unusual_age(predictor: Scorer, age: float | None) -> bool:
     """Return whether a patient is of another age than those that the model is known to be trained on."""
-    trained = all(member.settings.trained_on_kermany for member in predictor.members)
-    return trained and age is not None and not KERMANY_AGES[0] <= age < KERMANY_AGES[1] + 1
+    return knows_ages(predictor) and age is not None and not KERMANY_AGES[0] <= age < KERMANY_AGES[1] + 1
+
+
+def knows_ages(predictor: Scorer) -> bool:
+    """Return whether it is known of which age the patients of the training were."""
+    return all(member.settings.trained_on_kermany for member in predictor.members)
 
 
 def at_age(age: float | None) -> tuple[str, str]:

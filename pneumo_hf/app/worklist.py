@@ -16,14 +16,14 @@ from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, scoring
 from pneumo_hf.app.points import own_point, point_choices
-from pneumo_hf.app.reader import HEATMAP, heat_of_film
-from pneumo_hf.app.verdict import at_age, at_threshold, is_unusual_age, verdict_html
+from pneumo_hf.app.reader import HEATMAP, heat_of_film, still
+from pneumo_hf.app.verdict import at_age, at_threshold, is_unusual_age, knows_ages, verdict_html
 from pneumo_hf.app.viewer import viewer_html
 from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_worklist_page
 from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
 from pneumo_hf.data.processes import TooSlowError
-from pneumo_hf.data.reading import in_batches, in_threads
+from pneumo_hf.data.reading import ReadFilm, in_batches, in_threads
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.inference.scorer import Scorer
@@ -61,30 +61,30 @@ class Worklist:
     def __init__(self, predictor: Scorer):
         self.predictor, self.report = predictor, read_report(predictor)
 
-    def read(self, paths: list[str] | None, point: str) -> Iterator[tuple]:
+    def read(self, paths: list[str] | None) -> Iterator[tuple]:
         start, found = time.perf_counter(), Found(0, [])
         for found in score_worklist(self.predictor, paths or []):
-            yield progress_html(len(found.answers), found.total, time.perf_counter() - start), *6 * [gr.skip()]
+            yield progress_html(len(found.answers), found.total, time.perf_counter() - start), gr.skip()
         kept = found.answers
         if not kept:
             raise gr.Error("There are no films yet: drop films or a zip into the box.", print_exception=False)
-        said = progress_html(len(kept), len(kept), time.perf_counter() - start)
-        yield said, gr.Column(visible=True), gr.Accordion(open=False), *self.decide(kept, point)
+        yield progress_html(len(kept), len(kept), time.perf_counter() - start), kept
 
     def decide(self, answers: list[dict], point: str) -> tuple:
         threshold = self.predictor.settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
         table = _write_csv(decided, columns_of(self.predictor.task), threshold)
         buttons = (gr.DownloadButton(value=path) for path in (table, _write_page(self.predictor, decided, point)))
-        return decided, list_html(decided, threshold), *buttons
+        unfolded = gr.Column(visible=True), gr.Accordion(open=False)
+        return *unfolded, decided, list_html(decided, threshold), *buttons
 
-    def open_film(self, answers: list[dict], point: str, event: gr.EventData) -> tuple[dict, str, str, str]:
+    def open_film(self, answers: list[dict], event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = answers[int(event.index)]  # of the list of this visitor alone
-        return answer, *opened(self.predictor, self.report, answer, self.predictor.settings.thresholds[point]), ""
+        return answer, *opened(self.predictor, self.report, answer, answer["threshold"]), ""
 
-    def show_heat(self, answer: dict | None, wanted: bool) -> str:
+    def make_heat(self, answer: dict | None, wanted: bool) -> tuple:
         film = decode(answer["image"]).film if answer and wanted and answer["image"] else None
-        return heat_of_film(self.predictor, film, "worklist-film") if film else ""
+        return (answer, wanted), heat_of_film(self.predictor, film, "worklist-film") if film else ""
 
 
 def build_worklist(predictor: Scorer) -> None:
@@ -97,6 +97,7 @@ def build_worklist(predictor: Scorer) -> None:
         button = gr.Button("Read them all", variant="primary", elem_id="worklist-read", interactive=False)
         files.change(lambda chosen: gr.Button(interactive=bool(chosen)), files, button, **quiet, queue=False)
     progress, answers, current = gr.HTML(elem_id="worklist-progress", css_template=STYLE), gr.State([]), gr.State()
+    made_heat = gr.State()
     with gr.Column(visible=False) as results:
         choices, own = point_choices(predictor.settings, worklist.report), own_point(predictor.settings).name
         point = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="worklist-point")
@@ -113,16 +114,16 @@ def build_worklist(predictor: Scorer) -> None:
                 )
                 film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat = gr.HTML("", elem_id="worklist-heat", **plain)
-    decided, seen = [answers, listing, table, page], [current, film, verdict, heat]
-    for done in (
-        button.click(worklist.read, [files, point], [progress, results, choose, *decided], **quiet, **LIMITS),
-        point.input(worklist.decide, [answers, point], decided, **quiet, **LIMITS),
-    ):
+    decided, seen = [results, choose, answers, listing, table, page], [current, film, verdict, heat]
+    last = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": LISTS_AT_ONCE}
+    read = button.click(worklist.read, files, [progress, answers], **quiet, **LIMITS)
+    for asked in (read.then, point.input):  # whatever point was chosen while films were read
+        done = asked(worklist.decide, [answers, point], decided, show_progress_on=listing, **last)
         done.then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
-    opening = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": 4}
-    shown = listing.open(worklist.open_film, [answers, point], seen, show_progress_on=[film], **opening)
+    shown = listing.open(worklist.open_film, answers, seen, show_progress_on=film, **last)
     for asked in (shown.then, heat_on.input):
-        asked(worklist.show_heat, [current, heat_on], heat, **quiet, concurrency_limit=4)
+        made = asked(worklist.make_heat, [current, heat_on], made_heat, show_progress_on=heat, **last)
+        made.then(still, [made_heat, current, heat_on], heat, **last)
 
 
 def _build_api(predictor: Scorer) -> None:
@@ -183,8 +184,9 @@ def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
 
 
 def at_another(predictor: Scorer, answers: list[dict], threshold: float) -> list[dict]:
-    """Decide answers at another threshold, in the reading order that follows."""
-    return sorted((_with_kind(at_threshold(predictor, answer, threshold)) for answer in answers), key=_place)
+    """Decide answers at another threshold, in the reading order that follows; each says by which it was decided."""
+    again = (at_threshold(predictor, answer, threshold) for answer in answers)
+    return sorted((_with_kind(answer | {"threshold": threshold}) for answer in again), key=_place)
 
 
 def opened(predictor: Scorer, report: Report | None, answer: dict, threshold: float) -> tuple[str, str]:
@@ -206,20 +208,21 @@ def shown_of(answer: dict) -> dict:
 
 def _score(predictor: Scorer, rows: list[dict]) -> list[dict]:
     """The rows with their scores, or with the reason why there is none."""
-    read = [film for _, film in in_threads(lambda row: decode(row["image"]), rows, DECODED_AT_ONCE)]
-    scored, answers = iter(scoring(predictor)([film.film for film in read if film.film is not None])), []
-    for row, film in zip(rows, read, strict=True):
-        answer = predictor.unread(film.reason) if film.film is None else next(scored) | _noted(predictor, row)
+    read = [found for _, found in in_threads(lambda row: _read(predictor, row), rows, DECODED_AT_ONCE)]
+    scored, answers = iter(scoring(predictor)([film.film for film, _ in read if film.film is not None])), []
+    for row, (film, noted) in zip(rows, read, strict=True):
+        answer = predictor.unread(film.reason) if film.film is None else next(scored) | noted
         answers.append(_with_kind(row | answer))
     return answers
 
 
-def _noted(predictor: Scorer, row: dict) -> dict:
-    """Note of a DICOM whose patient is of another age than those of the training: lists and pages say so."""
-    if Path(row["name"]).suffix.lower() in PICTURE_SUFFIXES:
-        return {}
+def _read(predictor: Scorer, row: dict) -> tuple[ReadFilm, dict]:
+    """Read a film, and note of a DICOM whether its patient is of another age than those of the training."""
+    film = decode(row["image"])
+    if film.film is None or Path(row["name"]).suffix.lower() in PICTURE_SUFFIXES or not knows_ages(predictor):
+        return film, {}
     age = facts_in_header(row["image"]).get("age")
-    return {"age": age, "note": at_age(age)[0]} if is_unusual_age(predictor, age) else {}
+    return film, {"age": age, "note": at_age(age)[0]} if is_unusual_age(predictor, age) else {}
 
 
 def _with_kind(answer: dict) -> dict:
@@ -277,13 +280,13 @@ def _write_csv(answers: list[dict], columns: tuple[str, ...], threshold: float) 
     path, columns = download_path("worklist.csv"), (*columns, "threshold", "note")
     own = {"label": "", "threshold": threshold}
     rows = ({"note": "", **shown_of(answer), "path": answer["name"], **own} for answer in answers)
-    write_csv(path, columns, ({key: _as_text(_shown(value)) for key, value in row.items()} for row in rows))
+    write_csv(path, columns, ({key: _as_text(value) for key, value in row.items()} for row in rows))
     return str(path)
 
 
 def _write_page(predictor: Scorer, answers: list[dict], point: str) -> str:
     path = download_path("worklist.html")
-    flagged = [answer for answer in answers if answer["kind"] in ("review", "abstain", "not_chest_xray")]
+    to_look_at = [answer for answer in answers if answer["kind"] in ("review", "abstain", "not_chest_xray")]
     shown = [shown_of(answer) for answer in answers]
-    write_worklist_page(path, predictor, point, shown, list(_thumbnails(flagged)), len(flagged))
+    write_worklist_page(path, predictor, point, shown, list(_thumbnails(to_look_at)), len(to_look_at))
     return str(path)

@@ -89,14 +89,19 @@ def _duration(seconds: float) -> str:
 
 
 def write_worklist_page(
-    path: Path, predictor: Scorer, point: str, answers: list[dict], films: list[tuple[Image.Image, dict]], flagged: int
+    path: Path,
+    predictor: Scorer,
+    point: str,
+    answers: list[dict],
+    films: list[tuple[Image.Image, dict]],
+    to_look_at: int,
 ) -> None:
     """Write a worklist as one page to print: counts by flag, the table, and the films to look at.
 
     Args:
         point: the operating point that decided, by its name in `config.json`.
         answers: in reading order, as tables show them.
-        films: `(thumbnail, answer)`, of `flagged` that are flagged.
+        films: `(thumbnail, answer)` of the first of `to_look_at` films.
     """
     settings = predictor.settings
     page = render_page(
@@ -105,7 +110,7 @@ def write_worklist_page(
         words=WORDS,
         counts=Counter(answer["kind"] for answer in answers),
         films=[(_as_jpeg(film), answer) for film, answer in films],
-        flagged=flagged,
+        to_look_at=to_look_at,
         shared=_only_zip(answers),
         model=Path(predictor.name).name,
         threshold=settings.thresholds[point],

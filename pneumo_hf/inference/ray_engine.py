@@ -1,4 +1,4 @@
-"""Scoring over many machines with Ray Data: films are read and decoded by tasks, and scored by actors.
+"""Scoring over many machines with Ray Data: actors read, decode and score films, before GPUs tasks decode for them.
 
 Ray Data moves the work, and gives it to others when a worker dies. What has been scored is known from `Parts`, not
 from Ray Data's own checkpoints: those first load the numbers of all rows into one process and then ask for a core and
@@ -32,7 +32,7 @@ Load = Callable[[], tuple[Scorer, Rescale]]
 
 MIB = 1 << 20
 BLOCK_MIB = 16  # of decoded films, which become a part: 300 of 224 x 224 pixels
-STORE_MIB_A_CORE, MOST_MIB = 256, 4096  # of shared memory, for films between decoding and scoring
+STORE_MIB_A_CORE, MOST_MIB = 256, 4096  # of shared memory, for films between decoding and scoring on GPUs
 
 
 def score_with_ray(

@@ -32,6 +32,7 @@ def phone(browser, url: str) -> Iterator:
 def read_example(page, name: str) -> None:
     from playwright.sync_api import expect
 
+    page.evaluate("document.querySelector('#verdict .decision')?.classList.add('waiting')")  # of an earlier film
     page.get_by_role("button", name=name).click()
     expect(page.locator("#film-file")).to_contain_text(name.lower(), timeout=PATIENCE)
     expect(page.locator("#verdict .decision:not(.waiting)")).to_be_visible(timeout=PATIENCE)
@@ -107,6 +108,20 @@ def test_the_verdict_of_an_earlier_film_never_stands_beside_a_film(page) -> None
     expect(page.locator("#verdict .decision:not(.waiting)")).to_be_visible(timeout=PATIENCE)
     seen = page.evaluate("seen")
     assert [None, None] in seen and not [pair for pair in seen if pair[0] not in (None, old[0]) and pair[1] == old[1]]
+
+
+def test_a_film_that_is_chosen_while_another_is_read_is_read(page) -> None:
+    from playwright.sync_api import expect
+
+    read_example(page, "Normal")
+    film = page.locator(".stage img")
+    normal = film.get_attribute("src")
+    for name in ("Pneumonia", "Normal", "Pneumonia", "Normal"):
+        page.get_by_role("button", name=name).click()
+    expect(page.locator("#film-file")).to_contain_text("normal", timeout=PATIENCE)
+    page.wait_for_timeout(1000)
+    expect(film).to_have_attribute("src", normal, timeout=PATIENCE)
+    expect(page.locator("#verdict .decision:not(.waiting)")).to_be_visible(timeout=PATIENCE)
 
 
 def test_window_zoom_and_invert_ask_the_server_nothing(page, tmp_path: Path) -> None:
@@ -193,7 +208,7 @@ def test_the_heatmap_lies_over_the_film(page) -> None:
     read_example(page, "Pneumonia")
     colours = "getComputedStyle(document.querySelector('.layers .heat')).backgroundImage"
     assert page.evaluate(colours) == "none"
-    page.get_by_label("Heatmap").check()
+    page.locator("#heat-on input").check()
     expect(page.locator(".heat-scale")).to_contain_text("raised the score", timeout=PATIENCE)
     assert page.evaluate(colours).startswith('url("data:image/png')
     page.get_by_label("Strength").fill("0.3")
@@ -305,7 +320,7 @@ def test_nobody_is_kept_out(browser, url: str, tmp_path: Path, scheme: str) -> N
         found[name] = grave_violations(page)
     page.get_by_role("tab", name="Read a film").click()
     read_example(page, "Pneumonia")
-    page.get_by_label("Heatmap").check()
+    page.locator("#heat-on input").check()
     expect(page.locator("#heat")).to_contain_text("Grad-CAM", timeout=PATIENCE)
     page.get_by_role("button", name="Another threshold").click()
     report = download_report(page, tmp_path)

@@ -106,15 +106,22 @@ def test_a_film_of_the_list_has_its_heatmap_and_the_next_one_its_own(page, rows)
     from playwright.sync_api import expect
 
     heat = "getComputedStyle(document.querySelector('#worklist-film .heat')).backgroundImage"
+    verdict, names = page.locator("#worklist-verdict"), values(rows, "name")
     rows.nth(0).click()
+    expect(verdict).to_contain_text(names[0], timeout=PATIENCE)
     page.locator("#worklist-heat-on input").check(timeout=PATIENCE)
     said = re.compile("Grad-CAM|no heatmap")
+    for place in (1, 2, 0):  # each is opened before the map of the last one can be there
+        rows.nth(place).click()
+    expect(verdict).to_contain_text(names[0], timeout=PATIENCE)
     expect(page.locator("#worklist-heat")).to_contain_text(said, timeout=PATIENCE)
-    before = page.evaluate(heat)
+    page.wait_for_function("!document.querySelector('#worklist-opened .pending')", timeout=PATIENCE)
+    first = page.evaluate(heat)
     rows.nth(1).click()
-    expect(page.locator("#worklist .steps")).to_contain_text("2 of")
-    page.wait_for_function(f"{heat} != {before!r}", timeout=PATIENCE)
+    expect(verdict).to_contain_text(names[1], timeout=PATIENCE)
+    page.wait_for_function("!document.querySelector('#worklist-opened .pending')", timeout=PATIENCE)
     expect(page.locator("#worklist-heat")).to_contain_text(said, timeout=PATIENCE)
+    assert page.evaluate(heat) != first or first == "none"
     page.locator("#worklist-heat-on input").uncheck()
     expect(page.locator("#worklist-heat")).not_to_contain_text(said, timeout=PATIENCE)
     assert page.evaluate(heat) == "none"

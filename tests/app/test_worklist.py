@@ -1,6 +1,8 @@
 """The worklist's rows, CSV and page, without a browser."""
 
 import csv
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from PIL import Image
 
 from pneumo_hf import Predictor
 from pneumo_hf.app.files import download_path
-from pneumo_hf.app.worklist import Worklist, at_another, opened, read_worklist, score_worklist
+from pneumo_hf.app.points import Point
+from pneumo_hf.app.worklist import Worklist, at_another, opened, read_worklist, score_worklist, shown_of
 from pneumo_hf.app.worklist_page import list_html, progress_html, write_worklist_page
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
@@ -95,19 +98,28 @@ def test_another_threshold_decides_the_same_scores_again(predictor: Predictor, p
         assert before == after
         flagged.append(sum(row["kind"] == "review" for row in decided))
     assert flagged[0] >= flagged[1] >= flagged[2] and flagged[0] > flagged[2]
-    assert at_another(predictor, answers, predictor.settings.threshold) == answers
+    own = predictor.settings.threshold
+    assert at_another(predictor, answers, own) == [answer | {"threshold": own} for answer in answers]
 
 
 def test_the_tab_decides_by_the_point_that_is_chosen(predictor: Predictor, paths: list[str]) -> None:
-    answers, point = list(score_worklist(predictor, paths))[-1].answers, predictor.settings.method
-    decided, listed, table, page = Worklist(predictor).decide(answers, point)
-    threshold = predictor.settings.thresholds[point]
-    assert decided == answers and f"Flagged from {threshold:.1%} up." in listed
+    answers, worklist = list(score_worklist(predictor, paths))[-1].answers, Worklist(predictor)
+    threshold = 0.0
+    worklist.predictor = replaced = copy(predictor)
+    other = {"name": "by_hand", "threshold": threshold, "sensitivity": None, "specificity": None}
+    replaced.settings = replace(predictor.settings, operating_points=[*predictor.settings.operating_points, other])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pneumo_hf.app.worklist_page.offered", lambda _: [Point("by_hand", "By hand", threshold)])
+        *_, decided, listed, table, page = worklist.decide(answers, "by_hand")
+    assert decided == at_another(predictor, answers, threshold) and f"Flagged from {threshold:.1%} up." in listed
+    assert [row["kind"] for row in decided] != [row["kind"] for row in answers]
     with open(table.value["path"], newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {float(row["threshold"]) for row in rows} == {round(threshold, 4)}
-    unanswered = [row for row in rows if row["flag"] == "abstain"]
-    assert not any(row["prediction"] for row in unanswered) and all(row["probability"] for row in unanswered)
+    assert {float(row["threshold"]) for row in rows} == {threshold}
+    scored = {row["path"]: row["probability"] for row in rows if row["probability"]}
+    assert scored == {row["name"]: str(row["probability"]) for row in decided if row["name"] in scored}  # unrounded
+    unanswered = shown_of(answers[0] | {"kind": "abstain"})
+    assert answers[0]["prediction"] and unanswered["prediction"] is None and unanswered["probability"]
     assert f"{threshold:.1%}" in Path(page.value["path"]).read_text()
 
 
@@ -120,12 +132,11 @@ def test_a_patient_of_another_age_is_marked_in_list_table_and_page(shipped: Pred
         "adult.dcm": "Patient of 62 years.",
         "child.dcm": "",
     }
-    _, listed, table, page = Worklist(shipped).decide(answers, shipped.settings.method)
+    *_, listed, table, page = Worklist(shipped).decide(answers, shipped.settings.method)
     for text in (listed, Path(table.value["path"]).read_text(), Path(page.value["path"]).read_text()):
         assert 1 <= text.count("Patient of 62 years.") <= 2  # the page may show the film too
-    adult = next(answer for answer in answers if answer["name"] == "adult.dcm")
-    if adult["kind"] != "not_chest_xray":  # of which the model says nothing
-        assert "trained on children" in opened(shipped, None, adult, 0.5)[1]
+    adult = next(answer for answer in answers if answer["name"] == "adult.dcm") | {"flag": "review", "error": ""}
+    assert "trained on children" in opened(shipped, None, adult | {"kind": "review"}, 0.5)[1]
 
 
 def test_a_film_that_is_gone_is_said_to_be(predictor: Predictor, paths: list[str]) -> None:

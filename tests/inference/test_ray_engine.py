@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import psutil
 import pytest
 
 from pneumo_hf.__main__ import main
 from pneumo_hf.inference.parts import Parts
-from pneumo_hf.inference.ray_engine import pieces
+from pneumo_hf.inference.ray_engine import _Decoded, _Network, _packed, pieces
 from tests.data.test_listing import write_shard
 from tests.object_store import object_store
 
@@ -68,6 +69,15 @@ def same_rows(first: Path, second: Path) -> None:
         scores = [float(row.pop("probability") or "nan") for row in (alone, shared)]
         assert scores[1] == pytest.approx(scores[0], abs=1e-6, nan_ok=True)
         assert shared == alone
+
+
+def test_what_is_packed_for_gpus_is_what_was_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = _Decoded(7, [({"name": "a.png", "error": ""}, (1, 2)), ({"name": "b.png", "error": "empty"}, None)], 3)
+    (columns,) = _packed(lambda work: iter([part]), {})
+    assert columns["number"].tolist() == [7, 8]
+    arrays = {name: np.array(values, dtype=object) for name, values in columns.items()}  # as Ray gives them
+    monkeypatch.setattr(_Network, "score", lambda self, part: part)
+    assert list(object.__new__(_Network)(arrays)) == [part]
 
 
 @pytest.mark.cluster

@@ -19,7 +19,13 @@ function open(row) {
   if (matchMedia("(max-width: 767px)").matches) element.querySelector(".steps").scrollIntoView(); // the film is below
   say();
   clearTimeout(waiting); // of rows that are passed quickly only the last one opens
-  waiting = setTimeout(() => trigger("open", { index: Number(row.dataset.place) }), 120);
+  waiting = setTimeout(() => ask(Number(row.dataset.place), Date.now()), 120);
+}
+
+function ask(index, since) { // one film at a time: an event that waits would open the row of an earlier one
+  const busy = document.querySelector("#worklist-film .pending") && Date.now() - since < 20000;
+  if (busy) waiting = setTimeout(() => ask(index, since), 120);
+  else trigger("open", { index });
 }
 
 function step(by, from) {
