@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from pneumo_hf import DISCLAIMER, __version__
 from pneumo_hf.app.answers import Answers
-from pneumo_hf.app.reader import explain_content
+from pneumo_hf.app.films import explain_content
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer

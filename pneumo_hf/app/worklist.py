@@ -13,10 +13,11 @@ from PIL import Image
 
 from pneumo_hf.app.decoding import AT_ONCE, decode, facts_in_header, list_zipped_films
 from pneumo_hf.app.files import download_path
+from pneumo_hf.app.films import heat_of_film
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, scoring
 from pneumo_hf.app.points import own_point, point_choices
-from pneumo_hf.app.reader import HEATMAP, heat_of_film, still
+from pneumo_hf.app.reader import HEATMAP, still
 from pneumo_hf.app.verdict import at_age, at_threshold, is_unusual_age, knows_ages, verdict_html
 from pneumo_hf.app.viewer import viewer_html
 from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_worklist_page

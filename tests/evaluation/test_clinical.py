@@ -194,14 +194,20 @@ def test_a_film_without_an_age_is_answered_in_the_app_and_one_with_it_better(cli
     reader = Reader(Predictor(clinical_run), None)
     Image.fromarray(make_film(7, True, (80, 80))).save(tmp_path / "film.png")
     (tmp_path / "film.dcm").write_bytes(dicom(make_film(7, True, (80, 80)), PatientAge="071Y", PatientSex="F"))
-    result, _, _, *known = reader.read(str(tmp_path / "film.png"))
+    png, dcm = (str(tmp_path / name) for name in ("film.png", "film.dcm"))
+    found = reader.read(png)
+    _, _, *known = reader.show(found, png)
     assert known == [None, None, None]
-    page, _ = reader.decide(result, 0.5, *known)
+    page, _ = reader.decide(found, png, 0.5, *known)
     assert "Probability of pneumonia" in page and "Nothing is known beside the film" in page
-    assert "With age 0" in reader.decide(result, 0.5, 0, "", "")[0]  # a newborn
-    result, _, _, *known = reader.read(str(tmp_path / "film.dcm"))
-    expected = load_clinical(clinical_run).probability(result["probability"], {"age": 71.0, "sex": "F"})
-    assert known[:2] == [71.0, "F"] and f"With age 71, sex F: {expected:.1%}" in reader.decide(result, 0.5, *known)[0]
+    assert "With age 0" in reader.decide(found, png, 0.5, 0, "", "")[0]  # a newborn
+    other = reader.read(dcm)
+    _, _, *known = reader.show(other, dcm)
+    expected = load_clinical(clinical_run).probability(other["result"]["probability"], {"age": 71.0, "sex": "F"})
+    page, _ = reader.decide(other, dcm, 0.5, *known)
+    assert known[:2] == [71.0, "F"] and f"With age 71, sex F: {expected:.1%}" in page
+    late, _ = reader.decide(found, dcm, 0.5, *known)  # of a film that is no longer chosen
+    assert "Reading" in late and "%" not in late and reader.show(found, dcm)[:2] == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from pneumo_hf import Predictor, load_xray
 from pneumo_hf.__main__ import main
 from pneumo_hf.app.answers import Answers
+from pneumo_hf.app.films import read_film_file, report_film_file
 from pneumo_hf.app.interface import build_app
-from pneumo_hf.app.reader import read_film_file, report_film_file
 from pneumo_hf.app.verdict import verdict_html
 from pneumo_hf.evaluation.calibration import fit_temperature
 from pneumo_hf.evaluation.ensembles import load_predictor
