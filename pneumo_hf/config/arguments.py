@@ -1,9 +1,12 @@
 """Every option of a training, by group: model, data, stages, augmentation, decision. Imports no torch."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pneumo_hf.errors import InputError
 
 Kwargs = dict[str, Any] | str | None  # as in transformers: a mapping in a recipe, JSON on the command line
 
@@ -42,6 +45,20 @@ class ModelArguments:
         10_000,
     )
     dropout: float = option(0.2, "Dropout before the classifier.", 0, 0.95)
+    config_overrides: Kwargs = option(
+        None,
+        'Values of the checkpoint\'s config.json to change, as JSON: {"strides": [1, 1, 2, 2, 1, 2, 1]} lets an '
+        "EfficientNet-B0 made for 224 pixels read 112 on grids of the same size.",
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.config_overrides, str):
+            try:
+                self.config_overrides = json.loads(self.config_overrides)
+            except json.JSONDecodeError as error:
+                raise InputError(f"config_overrides is no JSON: {self.config_overrides}") from error
+        if not isinstance(self.config_overrides, dict | None):
+            raise InputError(f"config_overrides is {self.config_overrides}, but is a mapping of names to values")
 
 
 @dataclass

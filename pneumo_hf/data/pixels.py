@@ -32,7 +32,8 @@ class FilmDataset(torch.utils.data.Dataset):
 
     A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64}`. `contents`
     `[N]` and `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found; `issues` `[N]` say why
-    a film should not be scored, mostly nothing; `sizes` `[N, 2]` are width and height before resizing.
+    a film should not be scored, mostly nothing; `sizes` `[N, 2]` are width and height before resizing. `finer` is the
+    same memory map at the larger size that teachers take, if they do.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class FilmDataset(torch.utils.data.Dataset):
         self.table, self.pixels, self.rows = table, pixels, rows
         self.contents, self.thumbnails = contents, thumbnails
         self.issues, self.sizes = issues, sizes
+        self.finer: np.ndarray | None = None
         self.labels = np.asarray(table["label"], dtype=np.int64)
         self.label_names = table.features["label"].names
         self.patient_ids = np.asarray(table["patient_id"])
@@ -72,7 +74,15 @@ class FilmDataset(torch.utils.data.Dataset):
     def select(self, indices: np.ndarray) -> "FilmDataset":
         """Keep the films `[K]` at these indices; the pixels are not copied."""
         kept = [getattr(self, name)[indices] for name in ("rows", *KEPT)]
-        return FilmDataset(self.table.select(indices), self.pixels, *kept)
+        selected = FilmDataset(self.table.select(indices), self.pixels, *kept)
+        selected.finer = self.finer
+        return selected
+
+    def for_teachers(self) -> "FilmDataset":
+        """Take the same films at the size that teachers take."""
+        if self.finer is None:
+            return self
+        return FilmDataset(self.table, self.finer, self.rows, *(getattr(self, name) for name in KEPT))
 
 
 def decode_films(

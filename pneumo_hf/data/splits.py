@@ -23,7 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def decode_splits(
-    data: DatasetDict, image_processor: BaseImageProcessor, arguments: DataArguments, seed: int
+    data: DatasetDict,
+    image_processor: BaseImageProcessor,
+    arguments: DataArguments,
+    seed: int,
+    finer: BaseImageProcessor | None = None,
 ) -> tuple[dict[str, FilmDataset], list[dict[str, str]]]:
     """Decode a data set and hold out what is missing of `train`, `validation` and `test`.
 
@@ -31,6 +35,9 @@ def decode_splits(
 
     Without a test split, as many patients as for validation are held out for it, at random. A validation split of the
     data is used only if the recipe says `given`; else it joins train, whose patients are then held out afresh.
+
+    Args:
+        finer: the image processor of teachers who take larger films: those of train are decoded for both.
 
     Raises:
         InputError: no train split, too few films or patients, or something is in two splits.
@@ -48,6 +55,8 @@ def decode_splits(
     films, rejected = {}, []
     for split, table in data.items():
         films[split], unreadable = decode_films(table, image_processor, arguments.cache_dir)
+        if split == "train" and finer is not None:
+            films[split].finer = decode_films(table, finer, arguments.cache_dir)[0].pixels
         rejected += unreadable
         message = f"the {split} split of {arguments.name} has no {{}} films that can be read"
         assert_every_label(films[split].labels, films[split].label_names, message=message)

@@ -35,14 +35,18 @@ class XrayAugment(nn.Module):
     vertical flips and no quarter turns, which no film has. In two steps: `geometric`, which part of the film is seen,
     and `photometric`, what is done to its quality. Teachers answer between them, and the student is trained to answer
     likewise to what is left of the film ("noisy student", Xie et al. 2020).
+
+    Args:
+        size: of what comes out, in pixels, height first.
+        cropped: of what goes in and teachers see, if it is larger.
     """
 
-    def __init__(self, policy: AugmentationPolicy, size: tuple[int, int]):
+    def __init__(self, policy: AugmentationPolicy, size: tuple[int, int], cropped: tuple[int, int] | None = None):
         super().__init__()
-        self.policy = policy
+        self.policy, self.size = policy, tuple(size)
         geometric = [
             K.RandomAffine(degrees=policy.rotation, translate=(policy.translate, policy.translate), p=0.8),
-            K.RandomResizedCrop(size, scale=(policy.crop_scale, 1.0), ratio=(0.75, 4 / 3)),
+            K.RandomResizedCrop(cropped or size, scale=(policy.crop_scale, 1.0), ratio=(0.75, 4 / 3)),
         ]
         if policy.horizontal_flip_prob:
             geometric.append(K.RandomHorizontalFlip(p=policy.horizontal_flip_prob))
@@ -79,6 +83,8 @@ class XrayAugment(nn.Module):
             films = add_gaussian_noise(films, policy.gaussian_noise_prob)
         if policy.jpeg_prob:  # last, as when a file is written
             films = compress(films.clamp(0, 1), policy.jpeg_prob)
+        if films.shape[-2:] != self.size:  # after all that happens to a film before it reaches the network
+            films = interpolate(films, self.size, mode="bilinear", antialias=True, align_corners=False)
         return films.clamp(0, 1) * 255
 
 

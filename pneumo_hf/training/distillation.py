@@ -5,15 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
+from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.processor import uses_clahe
-from pneumo_hf.inference.predictor import Predictor
+from pneumo_hf.imaging.processor import load_image_processor, uses_clahe
+from pneumo_hf.inference.predictor import Predictor, why_not_loaded
 from pneumo_hf.labels import LABELS
 
 
 class Teachers(nn.Module):
     """Grey films `[B, 1, H, W]` in 0..255, as cropped for the student -> shares of the labels `[B, C]`.
+
+    H and W are those of the teacher with the largest films, if larger than the student's.
 
     The teachers see the very part of the film that the student sees, and the student follows them for long
     ("function matching", Beyer et al. 2022). Their logits, calibrated each on its own validation films, are averaged.
@@ -58,3 +61,22 @@ class Teachers(nn.Module):
                 answer = model(pixel_values=normalize(seen).contiguous(memory_format=torch.channels_last)).logits
             logits.append(answer[:, order].float())
         return torch.stack(logits).mean(dim=0).softmax(dim=1)
+
+
+def finest_processor(checkpoints: Sequence[str], student: BaseImageProcessor) -> BaseImageProcessor | None:
+    """Return the image processor of the teacher who takes the largest films; None if the student's are as large.
+
+    A teacher who is shown a film that was shrunk for its student knows less of it (docs/evaluation.md).
+
+    Raises:
+        InputError: a checkpoint cannot be loaded.
+    """
+    finest = student
+    for checkpoint in checkpoints:
+        try:
+            own = load_image_processor(checkpoint)
+        except (OSError, ValueError) as error:
+            raise InputError(why_not_loaded(checkpoint, error)) from error
+        if own.size["height"] > finest.size["height"]:
+            finest = own
+    return None if finest is student else finest

@@ -65,6 +65,8 @@ def fine_tuner(
     teachers = _teachers(films["train"].label_names, image_processor, arguments)
     policy = make_policy(arguments.augmentation, arguments.augmentation_kwargs)
     size = (image_processor.size["height"], image_processor.size["width"])
+    shown = films["train"].for_teachers()
+    cropped = shown.pixels.shape[-2:]
     callbacks, epochs = [], arguments.num_train_epochs
     if patience := arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(patience))
@@ -87,11 +89,11 @@ def fine_tuner(
             num_train_epochs=epochs,
             activation_checkpointing=False,  # ours, above
         ),
-        train_dataset=films["train"],
+        train_dataset=shown,
         eval_dataset=films["validation"],
         callbacks=callbacks,
         prepare=Normalize(image_processor, memory_format(arguments)),
-        augment=None if policy == POLICIES["none"] else XrayAugment(policy, size),
+        augment=None if policy == POLICIES["none"] and cropped == size else XrayAugment(policy, size, cropped),
         class_weights=None if teachers else label_weights(films, arguments),  # who are calibrated
         teachers=teachers,
         make_optimizer=make_optimizer,

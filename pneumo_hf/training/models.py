@@ -1,5 +1,6 @@
 """A checkpoint becomes a classifier of these labels that trains right, and stays one that the stock pipeline loads."""
 
+import difflib
 import logging
 import math
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging as transformers_logging
 
-from pneumo_hf.config.arguments import ModelArguments
+from pneumo_hf.config.arguments import Kwargs, ModelArguments
 from pneumo_hf.data.files import is_missing
 from pneumo_hf.errors import InputError
 from pneumo_hf.imaging.processor import make_image_processor
@@ -67,7 +68,7 @@ def load_model(
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()  # else it reports at length that the head is a new one
         try:
-            model, keep_head = load_backbone(checkpoint, arguments.image_size, names)
+            model, keep_head = load_backbone(checkpoint, arguments.image_size, names, arguments.config_overrides)
             image_processor = make_image_processor(checkpoint, arguments.image_size, arguments.clahe)
         except (OSError, ValueError, ImportError, SafetensorError) as error:
             why = why_not_loaded(checkpoint, error)
@@ -93,17 +94,25 @@ def load_model(
     return model, image_processor
 
 
-def load_backbone(checkpoint: str, image_size: int, names: dict) -> tuple[PreTrainedModel, bool]:
+def load_backbone(
+    checkpoint: str, image_size: int, names: dict, overrides: Kwargs = None
+) -> tuple[PreTrainedModel, bool]:
     """Load a checkpoint of any architecture with a head of these labels, for films of this size.
 
     Returns:
         The model, and whether its head is the checkpoint's own, of the same labels.
 
     Raises:
-        InputError: the checkpoint has no weights for some of the backbone, or more than one linear classifier.
+        InputError: the checkpoint has no weights for some of the backbone, or more than one linear classifier, or its
+            config has no such value to override.
     """
     assert_buildable(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    for key, value in overrides.items() if isinstance(overrides, dict) else ():
+        if not hasattr(config, key):
+            near = difflib.get_close_matches(key, config.to_dict(), n=1, cutoff=0)[0]
+            raise InputError(f"config_overrides: the config of {checkpoint} has no {key}; did you mean {near}?")
+        setattr(config, key, value)
     labels, config.num_labels = config.id2label, len(names["id2label"])
     config.id2label, config.label2id, config.problem_type = *names.values(), None
     for part in (config, getattr(config, "vision_config", None)):

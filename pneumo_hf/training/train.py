@@ -27,6 +27,7 @@ from pneumo_hf.reporting.report import write_report, write_split
 from pneumo_hf.training.backbones import EMBEDDED
 from pneumo_hf.training.checkpoint import save_calibrated
 from pneumo_hf.training.console import summary
+from pneumo_hf.training.distillation import finest_processor
 from pneumo_hf.training.finetune import fine_tune
 from pneumo_hf.training.interpolation import interpolate_weights, weights_before
 from pneumo_hf.training.models import BASELINE, load_model
@@ -129,7 +130,8 @@ def load(
         data_args.labels = ",".join(found)  # in the recipe of the run
     model, image_processor = load_model(model_args, data_args.cache_dir, found)
     with training_args.main_process_first():
-        films, rejected = decode_splits(data, image_processor, data_args, training_args.seed)
+        finer = finest_processor(training_args.teachers or (), image_processor)
+        films, rejected = decode_splits(data, image_processor, data_args, training_args.seed, finer)
     if data_args.hold_out:
         films = leave_out_patients(films, load_sources([data_args.hold_out], labels, label_map)[0])
     assert_usable(films, data_args.clinical_columns or ())

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from pneumo_hf import Predictor
 from pneumo_hf.config.augmentation import make_policy
@@ -14,8 +15,11 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.inference.scorer import probability_of
 from pneumo_hf.training.augmentation import XrayAugment
 from pneumo_hf.training.distillation import Teachers
+from pneumo_hf.training.finetune import fine_tuner
 from pneumo_hf.training.layers import freeze_statistics
 from pneumo_hf.training.models import load_model
+from pneumo_hf.training.stage import prepare
+from pneumo_hf.training.train import load
 from tests.conftest import make_film, make_trainer
 from tests.training.common import decoded
 from train_hf import main
@@ -48,6 +52,14 @@ def test_a_student_is_trained_on_its_teachers_answers_not_the_labels(tiny_run: P
     assert loss_of(seen["labels"]) == loss_of(1 - seen["labels"])
 
 
+class Recorder(torch.nn.Module):
+    """A teacher who keeps what it was shown, and knows nothing."""
+
+    def forward(self, shown: torch.Tensor) -> torch.Tensor:
+        self.shown = shown
+        return torch.full((len(shown), 2), 0.5)
+
+
 QUALITY = [
     "gaussian_noise_prob",
     "jpeg_prob",
@@ -61,11 +73,6 @@ QUALITY = [
 
 @pytest.mark.parametrize("option", QUALITY)
 def test_teachers_see_the_film_that_the_student_sees_corrupted(films, tiny_recipe, option: str) -> None:
-    class Recorder(torch.nn.Module):
-        def forward(self, shown: torch.Tensor) -> torch.Tensor:
-            self.shown = shown
-            return torch.full((len(shown), 2), 0.5)
-
     model_args, data_args, arguments = parse_args(tiny_recipe)
     model, processor = load_model(model_args, data_args.cache_dir)
     policy = make_policy("none", {option: 0.5 if option == "intensity_jitter" else 1})
@@ -83,6 +90,24 @@ def test_teachers_see_the_film_that_the_student_sees_corrupted(films, tiny_recip
     trainer.compute_loss(model.train(), batch)
     assert (trainer.teachers.shown - batch["pixel_values"]).abs().max() < 1
     assert (fed[0] - batch["pixel_values"]).abs().amax(dim=(1, 2, 3)).gt(5).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("policy", ["none", "robust"])
+def test_teachers_see_films_at_their_own_size(policy: str, tiny_run: Path, tiny_recipe, tmp_path: Path) -> None:
+    options = ["--image_size", "32", "--teachers", str(tiny_run), "--augmentation", policy]
+    recipe = parse_args([*tiny_recipe, *options, "--output_dir", str(tmp_path)])
+    model, processor, films, _ = load(recipe)
+    trainer = fine_tuner(model, processor, prepare(model, films, recipe.training), recipe.training, None)
+    assert trainer.teachers.sizes == [{"height": 48, "width": 48}]
+    trainer.teachers, fed = Recorder(), []
+    trainer.prepare.register_forward_pre_hook(lambda _, shown: fed.append(shown[0]))
+    trainer.compute_loss(trainer.model.train(), next(iter(trainer.get_train_dataloader())))
+    assert trainer.teachers.shown.shape[1:] == (1, 48, 48)
+    assert fed[0].shape[1:] == (1, 32, 32)
+    assert [films[split].pixels.shape[2:] for split in ("train", "validation", "test")] == [(32, 32)] * 3
+    if policy == "none":
+        shrunk = interpolate(trainer.teachers.shown, (32, 32), mode="bilinear", antialias=True, align_corners=False)
+        assert (fed[0] - shrunk).abs().max() < 1
 
 
 @pytest.mark.parametrize("way", ["--teachers", "--model_name_or_path"])
