@@ -1,6 +1,7 @@
 """Films as a poorer machine would have made them: how robust scores are, and a stand-in for another hospital."""
 
 import io
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from kornia.filters import gaussian_blur2d
 from kornia.geometry import rotate
 from PIL import Image
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 from tqdm.auto import tqdm
 
 from pneumo_hf.data.pixels import FilmDataset
@@ -17,6 +18,7 @@ from pneumo_hf.inference.explain import CENTRAL_BOX
 from pneumo_hf.inference.scorer import Scorer, probability_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
+SIDE = 224  # pixels: what a smaller film would lose by the grain or the JPEG of its own pixels is coarser than any
 BATCH = 32  # films at once, whatever the device: a film's noise is that of its place in its batch
 
 
@@ -76,10 +78,14 @@ CORRUPTIONS: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], tupl
 def corrupt(films: torch.Tensor, kind: str, severity: int) -> torch.Tensor:
     """Corrupt films `[B, 1, H, W]` uint8 in one way of CORRUPTIONS at a severity of 1 to 5: the same shape and type.
 
-    After Hendrycks and Dietterich 2019, with kinds and strengths for films.
+    After Hendrycks and Dietterich 2019, with kinds and strengths for films of SIDE pixels: smaller ones are enlarged
+    before and shrunk after, as if the film was corrupted before it was shrunk for the network.
     """
     change, strengths = CORRUPTIONS[kind]
-    return change(films.float(), strengths[severity - 1]).round().clamp(0, 255).to(torch.uint8)
+    times = math.ceil(SIDE / films.shape[-1])
+    larger = films.float().repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
+    changed = change(larger, strengths[severity - 1]).round().clamp(0, 255)
+    return avg_pool2d(changed, times).round().to(torch.uint8)
 
 
 def score_corrupted(

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 from pneumo_hf.data.pixels import decode_films
 from pneumo_hf.data.sources import load_data
@@ -20,6 +21,14 @@ def test_a_corruption_changes_more_at_each_severity_and_repeats_itself(kind: str
         assert torch.equal(corrupted, corrupt(FILMS, kind, severity))
         losses.append(float((corrupted.float() - FILMS.float()).square().mean()))
     assert losses[0] > 0 and losses == sorted(losses)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_a_small_film_is_corrupted_as_before_it_was_shrunk(kind: str) -> None:
+    large = torch.from_numpy(np.stack([make_film(seed, seed % 2 == 0, (224, 224)) for seed in range(4)]))[:, None]
+    small = avg_pool2d(large.float(), 2)
+    changed = avg_pool2d(corrupt(large, kind, 4).float(), 2) - corrupt(small.round().to(torch.uint8), kind, 4)
+    assert changed.abs().mean() < 0.35 * (small - avg_pool2d(corrupt(large, kind, 4).float(), 2)).abs().mean()
 
 
 def test_noise_does_not_depend_on_how_many_films_a_predictor_takes_at_once(tiny_run, films_folder, cache_dir) -> None:
