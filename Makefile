@@ -38,8 +38,8 @@ test-space: setup  ## a pushed Space, installed into an empty environment, answe
 
 shipped: setup  ## runs/shipped, as the shipped model was made: make shipped DATA=chest_xray.zip [ORIGINALS=ZIP] [TRAIN="--bf16 true"]
 	for run in teacher_1 teacher_2 teacher_3 shipped; do test -f runs/$$run/report/metrics.json || \
-	    $(BIN)/python train_hf.py --config configs/distill.yaml --dataset $(DATA) --output_dir runs/$$run \
-	        $$(case $$run in shipped) echo --teachers runs/teacher_1 runs/teacher_2 runs/teacher_3;; *) echo --seed $${run##*_} --label_smoothing_factor 0.1;; esac) \
+	    $(BIN)/python train_hf.py --dataset $(DATA) --output_dir runs/$$run --config configs/$$(case $$run in \
+	            shipped) echo distill.yaml;; *) echo flagship_efficientnet.yaml --seed $${run##*_} --label_smoothing_factor 0.1;; esac) \
 	        $(if $(ORIGINALS),--hold_out $(ORIGINALS)) $$(test -d runs/$$run/checkpoints && echo --resume_from_checkpoint) $(TRAIN) || exit 1; \
 	done
 recipes: setup  ## docs/results.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]

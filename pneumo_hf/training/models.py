@@ -52,6 +52,8 @@ def load_model(
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
     keep_head = False
     if arguments.model_name_or_path == BASELINE:
+        if arguments.config_overrides:
+            raise InputError(f"config_overrides changes the config of a checkpoint: {BASELINE} has none")
         config = ResNetConfig(
             layer_type="basic", embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], **names
         )
@@ -73,7 +75,7 @@ def load_model(
         except (OSError, ValueError, ImportError, SafetensorError) as error:
             why = why_not_loaded(checkpoint, error)
             raise InputError(f"{why}; the embedded backbone is --model_name_or_path {EMBEDDED}") from error
-        except (RuntimeError, TypeError, StrictDataclassError) as error:
+        except (RuntimeError, TypeError, IndexError, StrictDataclassError) as error:
             why = str(error).strip().splitlines()[0]
             raise InputError(
                 f"{checkpoint} cannot be used with films of {arguments.image_size} pixels: {why}"

@@ -96,6 +96,8 @@ def test_shipped_recipes_parse_and_open_with_their_purpose(path: Path) -> None:
         ["--per_device_train_batch_size", "0"],
         ["--fold", "5"],
         ["--augmentation_kwargs", '{"crop": 0.5}'],
+        ["--config_overrides", "strides"],
+        ["--config_overrides", "[1, 1, 2, 2, 1, 2, 1]"],
         ["--augmentation_kwargs", '{"crop_scale": 2}'],
         ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", '{"step": 2}'],
         ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", '{"step_size": 0}'],
@@ -120,6 +122,13 @@ def test_the_step_schedule_keeps_its_options_through_a_recipe(tmp_path: Path) ->
     again = parse_args(["--config", str(tmp_path / "recipe.yaml")])[2]
     assert again.lr_scheduler_type == "step"
     assert again.lr_scheduler_kwargs == {"step_size": 7, "gamma": 0.5}
+
+
+def test_overrides_of_a_checkpoints_config_are_kept_through_a_recipe(tmp_path: Path) -> None:
+    arguments = parse_args(["--config_overrides", '{"strides": [1, 1]}', "--output_dir", str(tmp_path)])
+    write_recipe(arguments, tmp_path / "recipe.yaml")
+    again = parse_args(["--config", str(tmp_path / "recipe.yaml")])[0]
+    assert again.config_overrides == arguments.model.config_overrides == {"strides": [1, 1]}
 
 
 def test_an_operating_point_by_name() -> None:

@@ -62,6 +62,32 @@ def test_the_head_is_fresh_and_the_model_is_adapted(model) -> None:
     assert not any(m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout) and "encoder" not in name)
 
 
+def test_with_other_strides_half_the_film_is_read_on_the_same_grids(cache_dir: Path, tmp_path: Path) -> None:
+    checkpoint = str(tiny_checkpoint("efficientnet", tmp_path))
+
+    def grids(size: int, overrides: dict | None) -> list[torch.Size]:
+        arguments = ModelArguments(checkpoint, image_size=size, config_overrides=overrides)
+        model, shapes = load_model(arguments, cache_dir)[0], []
+        for block in model.efficientnet.encoder.blocks:
+            block.register_forward_hook(lambda *hooked: shapes.append(hooked[2].shape))
+        model(torch.zeros(1, 3, size, size))
+        assert model.config.strides == (overrides or {"strides": [1, 2]})["strides"]
+        return shapes
+
+    assert grids(32, {"strides": [1, 1]})[1:] == grids(64, None)[1:]
+    assert grids(32, None)[1:] != grids(64, None)[1:]
+
+
+def test_an_override_that_the_config_does_not_have_is_named(cache_dir: Path, tmp_path: Path) -> None:
+    checkpoint = str(tiny_checkpoint("efficientnet", tmp_path))
+    with pytest.raises(InputError, match="no stride; did you mean strides"):
+        load_model(ModelArguments(checkpoint, config_overrides={"stride": [1, 1]}), cache_dir)
+    with pytest.raises(InputError, match="cannot be used"):
+        load_model(ModelArguments(checkpoint, config_overrides={"strides": [1]}), cache_dir)
+    with pytest.raises(InputError, match="baseline-cnn has none"):
+        load_model(ModelArguments("baseline-cnn", config_overrides={"strides": [1]}), cache_dir)
+
+
 def test_the_head_of_a_checkpoint_with_the_same_labels_is_kept(cache_dir: Path, tmp_path: Path) -> None:
     model, processor = load_model(ModelArguments("baseline-cnn"), cache_dir)
     nn.init.normal_(final_linear(model).weight)
