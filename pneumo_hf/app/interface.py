@@ -61,7 +61,13 @@ def build_app(predictor: Scorer, sample: Path, answers: Answers) -> gr.Blocks:
     with gr.Blocks(title="pneumo_hf", delete_cache=(SWEEP, KEPT)) as blocks:
         question = " or ".join(label.lower() for label in (*predictor.task.labels[1:], NEGATIVE)).capitalize()
         gr.HTML(
-            render("header.html.jinja", question=question, disclaimer=DISCLAIMER, trained_on=trained_on(predictor)),
+            render(
+                "header.html.jinja",
+                question=question,
+                disclaimer=DISCLAIMER,
+                finding=predictor.task.finding,
+                trained_on=trained_on(predictor),
+            ),
             elem_id="header",
             apply_default_css=False,
         )

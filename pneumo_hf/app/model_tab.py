@@ -33,6 +33,7 @@ class Report(NamedTuple):
     metrics: dict
     curve: Any  # [K, 2], or None
     originals: dict | None = None  # films as full-size originals and as small copies, where that was measured
+    external: Sequence[dict] = ()  # the same of films of other hospitals
     scores: Any = None  # [N], P(PNEUMONIA) of the test films, where they lie beside it
 
     def at(self, threshold: float) -> tuple[float, float]:
@@ -47,7 +48,13 @@ def read_report(predictor: Scorer) -> Report | None:
         return None
     values = np.loadtxt(curve, delimiter=",", skiprows=1, usecols=(1, 2)) if curve else None
     scores = report_file(predictor, "predictions_test.csv")
-    return Report(json.loads(metrics.read_text()), values, read_originals(predictor), scores and _read_scores(scores))
+    return Report(
+        json.loads(metrics.read_text()),
+        values,
+        read_originals(predictor),
+        external_reports(predictor),
+        scores and _read_scores(scores),
+    )
 
 
 def build_model_tab(predictor: Scorer, report: Report | None, cuts: Sequence[float]) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import render
-from pneumo_hf.app.points import Share, measured_at
+from pneumo_hf.app.points import NAMES, Share, measured_at
 from pneumo_hf.imaging.quality import ATYPICAL_LAYOUT, LATERAL_VIEW
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import is_positive
@@ -127,7 +127,11 @@ def verdict_html(
     """Format the decision in words, then the probability on its scale, with the threshold and where no answer is."""
     decided, task = at_threshold(predictor, result, threshold), predictor.task
     shown = decided["probability"] is not None and decided["flag"] != "not_chest_xray"
-    trust = f"calibrated on {predictor.chosen_on}" if predictor.settings.is_calibrated else "not calibrated"
+    trust, share = "not calibrated", predictor.settings.training_data.get("prevalence")
+    if predictor.settings.is_calibrated:
+        trust = f"calibrated on {predictor.chosen_on}"
+        if share and not predictor.settings.recalibration:
+            trust += f", where {share:.0%} had it: lower where it is rarer"
     return render(
         "verdict.html.jinja",
         verdict=in_words(predictor, decided, threshold, report),
@@ -155,8 +159,19 @@ def measured_html(predictor: Scorer, report: Report | None, threshold: float) ->
     if report and report.scores is not None:
         flags = [predictor.settings.decide(float(score), threshold=threshold)["flag"] for score in report.scores]
         unanswered = flags.count("abstain") / len(flags)
-    measured = measured_at(report, threshold)
-    return render("measured.html.jinja", measured=measured, of_hundred=of_hundred, unanswered=unanswered)
+    elsewhere = [found for found in (report.external if report else []) if is_of(found, threshold)]
+    return render(
+        "measured.html.jinja",
+        measured=measured_at(report, threshold),
+        of_hundred=of_hundred,
+        unanswered=unanswered,
+        elsewhere=[(found["n"], *(found["metrics"][name]["value"] for name in NAMES)) for found in elsewhere],
+    )
+
+
+def is_of(found: dict, threshold: float) -> bool:
+    """Return whether figures were measured at this threshold."""
+    return abs(found["decision_threshold"]["value"] - threshold) < 1e-3
 
 
 def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:

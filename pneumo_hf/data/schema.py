@@ -9,7 +9,8 @@ from pneumo_hf.data.files import UNREADABLE, is_utf8, read_film, readable
 from pneumo_hf.data.patients import keyed_hash, parse_file_name
 from pneumo_hf.data.reading import in_batches
 from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.dicom import dicom_facts, is_dicom, years
+from pneumo_hf.imaging.age import years
+from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
 from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.labels import LABELS
 

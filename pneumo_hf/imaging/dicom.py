@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
+from pneumo_hf.imaging.age import age_of
 from pneumo_hf.imaging.bounds import excess
 from pneumo_hf.imaging.decoders import PLUGIN_OF, frame_size, syntax_of
 from pneumo_hf.imaging.display import DAMAGE, Range, display, is_raised, lowered, number, padding_of
@@ -102,7 +103,8 @@ def read_dicom(content: bytes) -> Image.Image:
 def dicom_facts(content: bytes) -> dict:
     """Read what a DICOM header says of a film, None where it is silent.
 
-    `patient` (to be hashed, never kept), `view` (PA, AP, LATERAL, ...), `age` in years, `sex` (F or M), `body_part`,
+    `patient` (to be hashed, never kept), `view` (PA, AP, LATERAL, ...), `age` in years (where it is not said, from the
+    dates of birth and study), `sex` (F or M), `body_part`,
     `modality`, `manufacturer`, `device_model`, `patient_position` (HFS, ERECT, RECUMBENT, ...), `window_center` and
     `window_width` (the first of each), `bits` (stored).
 
@@ -115,7 +117,7 @@ def dicom_facts(content: bytes) -> dict:
         return {
             "patient": _text(film, "PatientID") or _text(film, "StudyInstanceUID"),
             "view": _text(film, "ViewPosition"),
-            "age": years(_text(film, "PatientAge")),
+            "age": age_of(*(_text(film, name) for name in ("PatientAge", "PatientBirthDate", "StudyDate"))),
             "sex": sex if sex in ("F", "M") else None,
             "body_part": _text(film, "BodyPartExamined"),
             "modality": _text(film, "Modality"),
@@ -156,16 +158,6 @@ def is_lateral(view: str | None) -> bool:
     [True, True, False, False, False]
     """
     return bool(LATERAL_VIEW.search((view or "").upper()))
-
-
-def years(text: str | None) -> float | None:
-    """Parse an age as `45`, `45.5` or DICOM's `045Y`, `018M`, `006W`, `010D`, in years; None for anything else.
-
-    Above 120 years it stands for one that is not known, as DICOM's 999Y does.
-    """
-    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([YMWD]?)", (text or "").strip().upper())
-    age = match and round(float(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]], 2)
-    return age if age is not None and age <= 120 else None
 
 
 def _begins_data_set(head: bytes) -> bool:

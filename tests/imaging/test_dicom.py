@@ -443,6 +443,16 @@ def test_the_facts_of_a_header_and_nothing_that_names_a_person(caplog: pytest.Lo
     assert {age: dicom_facts(dicom(FILM, PatientAge=age))["age"] for age in ages} == ages
 
 
+def test_an_age_that_is_not_said_follows_from_the_dates() -> None:
+    def age(**tags: str) -> float | None:
+        return dicom_facts(dicom(FILM, **tags))["age"]
+
+    assert age(PatientBirthDate="19400216", StudyDate="20040315") == 64.1
+    assert age(PatientBirthDate="19400216", StudyDate="20040315", PatientAge="003Y") == 3
+    for born, taken in (("", "20040315"), ("19400216", ""), ("18600101", "20040315"), ("20050101", "20040315")):
+        assert age(PatientBirthDate=born, StudyDate=taken) is None
+
+
 def test_describe_goes_by_content() -> None:
     assert describe(dicom(FILM.astype(np.uint16), bits=12)) == {"kind": "DICOM", "mode": "DICOM", "bits": 12}
     buffer = io.BytesIO()
