@@ -36,7 +36,7 @@ test-oldest:  ## a few minutes of tests with the lowest versions that are declar
 test-space: setup  ## a pushed Space, installed into an empty environment, answers; minutes, from PyPI
 	$(BIN)/python -m pytest -m install
 
-shipped: setup  ## runs/shipped, as the shipped model was made: make shipped DATA=chest_xray.zip [ORIGINALS=ZIP] [TRAIN="--bf16 true"]
+shipped: setup  ## runs/shipped, the next shipped model from ImageNet weights: make shipped DATA=chest_xray.zip [ORIGINALS=ZIP] [TRAIN="--bf16 true"]
 	for run in teacher_1 teacher_2 teacher_3 shipped; do test -f runs/$$run/report/metrics.json || \
 	    $(BIN)/python train_hf.py --dataset $(DATA) --output_dir runs/$$run --config configs/$$(case $$run in \
 	            shipped) echo distill.yaml;; *) echo flagship_efficientnet.yaml --seed $${run##*_} --label_smoothing_factor 0.1;; esac) \

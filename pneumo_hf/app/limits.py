@@ -26,7 +26,8 @@ def limits(
         full, small = originals["originals"]["sensitivity"], originals["copies"]["sensitivity"]
         words.append(
             f"It was trained on small, compressed copies. Of {full['of']} films with {finding} it calls "
-            f"{full['right']} as full-size originals, {small['right']} as copies: expect to miss more on originals."
+            f"{full['right']} as full-size originals, {small['right']} as copies"
+            + (": expect to miss more on originals." if full["right"] < small["right"] else ".")
         )
     floors = {name: floor for name, floor in metrics.get("shortcut_floors", {}).items() if shortcut_level(floor)}
     if floors:

@@ -72,12 +72,13 @@ class Worklist:
         yield progress_html(len(kept), len(kept), time.perf_counter() - start), kept
 
     def decide(self, answers: list[dict], point: str) -> tuple:
-        threshold = self.predictor.settings.thresholds[point]
+        settings = self.predictor.settings
+        threshold = settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
         table = _write_csv(decided, columns_of(self.predictor.task), threshold)
         buttons = (gr.DownloadButton(value=path) for path in (table, _write_page(self.predictor, decided, point)))
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
-        return *unfolded, decided, list_html(decided, threshold), *buttons
+        return *unfolded, decided, list_html(decided, threshold, settings.abstention_band(threshold)), *buttons
 
     def open_film(self, answers: list[dict], event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = answers[int(event.index)]  # of the list of this visitor alone

@@ -24,8 +24,12 @@ WORDS = {  # in reading order
 }
 
 
-def list_html(answers: list[dict], threshold: float) -> str:
-    """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser."""
+def list_html(answers: list[dict], threshold: float, unsure: tuple[float, float] | None = None) -> str:
+    """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser.
+
+    Args:
+        unsure: the scores between which there is no answer at this threshold.
+    """
     counts = Counter(answer["kind"] for answer in answers)
     kinds = {"": f"All <b>{len(answers)}</b>"}
     kinds |= {kind: f"{words} <b>{counts[kind]}</b>" for kind, words in WORDS.items() if counts[kind]}
@@ -42,7 +46,10 @@ def list_html(answers: list[dict], threshold: float) -> str:
         f"{words}</button></th>"
         for key, words in (("place", "Flag"), ("score", "Probability"), ("name", "Film"))
     )
-    return f"""<p>Flagged from {threshold:.1%} up.</p>
+    rule = f"Flagged from {max(threshold, unsure[1]) if unsure else threshold:.1%} up"
+    if unsure:
+        rule += f", no answer from {unsure[0]:.1%}"
+    return f"""<p>{rule}.</p>
 <div class="sieve"><div class="kinds" role="group" aria-label="Filter by flag">{buttons}</div>
 <input type="search" placeholder="Filter by name" aria-label="Filter by name"></div>
 <div class="rows"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>

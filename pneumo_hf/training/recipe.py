@@ -53,7 +53,8 @@ def recipe_values(arguments: Arguments) -> dict:
     recipe |= {key: value for key, value in values.items() if key in own or value != defaults[key]}
     for key in ("cache_dir", "output_dir", "resume_from_checkpoint", "greater_is_better"):
         recipe.pop(key, None)
-    recipe["model_name_or_path"] = _name_of(recipe["model_name_or_path"])
+    for key in ("model_name_or_path", "hold_out"):
+        recipe[key] = recipe[key] and _name_of(recipe[key])
     for key in ("dataset", "teachers"):
         if recipe.get(key):
             recipe[key] = [_name_of(path) for path in recipe[key]]

@@ -84,6 +84,7 @@ def test_the_name_of_the_only_zip_stands_in_no_row(predictor: Predictor, paths: 
     answers = list(score_worklist(predictor, paths))[-1].answers
     zipped = [answer | {"name": f"ward.zip: {answer['name']}"} for answer in answers]
     assert "ward.zip" not in list_html(zipped, predictor.settings.threshold)
+    assert "Flagged from 58.0% up, no answer from 8.0%." in list_html(zipped, 0.12, (0.08, 0.58))
     assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
 
 
@@ -111,7 +112,7 @@ def test_the_tab_decides_by_the_point_that_is_chosen(predictor: Predictor, paths
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pneumo_hf.app.worklist_page.offered", lambda _: [Point("by_hand", "By hand", threshold)])
         *_, decided, listed, table, page = worklist.decide(answers, "by_hand")
-    assert decided == at_another(predictor, answers, threshold) and f"Flagged from {threshold:.1%} up." in listed
+    assert decided == at_another(predictor, answers, threshold) and f"Flagged from {threshold:.1%} up" in listed
     assert [row["kind"] for row in decided] != [row["kind"] for row in answers]
     with open(table.value["path"], newline="") as file:
         rows = list(csv.DictReader(file))
