@@ -129,9 +129,8 @@ def verdict_html(
     shown = decided["probability"] is not None and decided["flag"] != "not_chest_xray"
     trust, share = "not calibrated", predictor.settings.training_data.get("prevalence")
     if predictor.settings.is_calibrated:
-        trust = f"calibrated on {predictor.chosen_on}"
-        if share and not predictor.settings.recalibration:
-            trust += f", where {share:.0%} had it: lower where it is rarer"
+        of_validation = share and not predictor.settings.recalibration
+        trust = f"calibrated where {share:.0%} had it" if of_validation else f"calibrated on {predictor.chosen_on}"
     return render(
         "verdict.html.jinja",
         verdict=in_words(predictor, decided, threshold, report),
