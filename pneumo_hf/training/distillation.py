@@ -77,6 +77,6 @@ def finest_processor(checkpoints: Sequence[str], student: BaseImageProcessor) ->
             own = load_image_processor(checkpoint)
         except (OSError, ValueError) as error:
             raise InputError(why_not_loaded(checkpoint, error)) from error
-        if own.size["height"] > finest.size["height"]:
+        if (own.size.height or 0) > finest.size.height:  # one without a height is refused by Teachers
             finest = own
     return None if finest is student else finest
