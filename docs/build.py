@@ -56,6 +56,7 @@ ORDER = (
     "mobilenet_v2_clahe",
     "flagship",
     "flagship_efficientnet",
+    "distill",
     "three_class",
     "ensemble",
     "pneumo-efficientnet",

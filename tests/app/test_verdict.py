@@ -87,6 +87,9 @@ def test_figures_are_the_reports_with_their_intervals(shipped: Predictor, report
     flags = [shipped.settings.decide(score, threshold=row["threshold"])["flag"] for score in report.scores]
     assert len(flags) == report.metrics["n"] and 0.01 < flags.count("abstain") / len(flags) < 0.5
     assert f"in 100 films</th><td>{100 * flags.count('abstain') / len(flags):.0f}</td>" in page
+    own_page = measured_html(shipped, report, shipped.settings.threshold)
+    assert re.search(r"On 93 films from elsewhere: \d+\.\d% sensitive, \d+\.\d% specific", own_page)
+    assert "from elsewhere can fare much worse" in page  # where that was not measured
     assert measured_at(None, 0.5) is None and "No measured" in measured_html(shipped, None, 0.5)
     assert [of_hundred(Share(value, 0, 1)) for value in (0.0, 0.0026, 0.098)] == ["none", "fewer than 1", "10"]
 
