@@ -23,6 +23,8 @@ FAILED = (
     "<p>It took too long, or too many films are waiting. Drop it in again.</p></div>"
 )
 HEATMAP = "Heatmap: where the score rests"
+READ_FIRST = "I read the film first: hide the answer until I open it"
+BY_HAND = "(percent, point, cut) => percent === null ? [point, cut] : [null, percent / 100]"  # null: an emptied box
 TO_THE_VERDICT = "() => document.querySelector('#verdict').scrollIntoView({ block: 'nearest' })"
 
 
@@ -55,13 +57,16 @@ class Reader:
         age: float | None,
         sex: str | None,
         view: str | None,
+        folded: bool = False,
     ) -> tuple[str, str]:
+        """Format the verdict, folded up until it is opened if so wished, and what was measured at the threshold."""
         measured = measured_html(self.predictor, self.report, threshold)
         if not found or found["path"] != path:
             return READING if path else "", measured
         result = found["result"]
         verdict = verdict_html(self.predictor, result, threshold, self.report, age)
-        return verdict + clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view}), measured
+        verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
+        return f"<details><summary>The answer</summary>{verdict}</details>" if folded else verdict, measured
 
     def make_heat(self, path: str | None, wanted: bool) -> tuple:
         return (path, wanted), heat_of_file(self.predictor, path) if path and wanted else ""
@@ -116,18 +121,21 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
                 apply_default_css=False,
             )
             clinical = clinical_boxes(predictor)
+            folded = gr.Checkbox(False, label=READ_FIRST, elem_id="read-first", container=False)
             facts = gr.HTML("", elem_id="facts", apply_default_css=False)
-    connect(reader, [file, heat_on, cut, *clinical], [shown, heat, page, facts, verdict, measured], make, limits)
+    connect(
+        reader, [file, heat_on, cut, *clinical, folded], [shown, heat, page, facts, verdict, measured], make, limits
+    )
     build_api(reader, limits)
 
 
 def connect(reader: Reader, given: list, shown: list, make: gr.Button, limits: dict) -> None:
-    """Connect what is given, file, heatmap or not, threshold, age, sex and view, with what is shown.
+    """Connect what is given, file, heatmap or not, threshold, age, sex, view, folded or not, with what is shown.
 
     What takes time lands in a state first, and is shown only if what it was made of is still what is given: nothing
     stands beside another film, or at another threshold.
     """
-    file, heat_on, cut, *clinical = given
+    file, heat_on, cut, *clinical, folded = given
     film, heat, page, facts, verdict, measured = shown
     found, made_heat, made_report = gr.State(), gr.State(), gr.State()
     private: dict[str, Any] = {"api_visibility": "private"}
@@ -141,10 +149,10 @@ def connect(reader: Reader, given: list, shown: list, make: gr.Button, limits: d
     )
     scored = emptied.then(reader.read, file, found, **last, **limits)
     scored.failure(lambda: FAILED, None, verdict, **quiet)
-    decided = {"fn": reader.decide, "inputs": [found, file, cut, *clinical], "outputs": [verdict, measured]}
+    decided = {"fn": reader.decide, "inputs": [found, file, cut, *clinical, folded], "outputs": [verdict, measured]}
     laid_out = scored.then(reader.show, [found, file], [film, facts, *clinical], **last)
     laid_out.then(**decided, **last).then(None, None, None, js=TO_THE_VERDICT)
-    for changed in (cut, *clinical):
+    for changed in (cut, *clinical, folded):
         changed.change(**decided, trigger_mode="always_last", **quiet)
     cut.change(lambda: None, None, page, queue=False, **quiet)  # a report at another threshold
     heated = heat_on.input(reader.make_heat, [file, heat_on], made_heat, show_progress_on=heat, **last, **limits)
@@ -182,7 +190,7 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
         hand = gr.Slider(0, 100, both(settings.threshold)[0], step=0.1, label="Flag from, in %", elem_id="by-percent")
     cut = gr.Number(settings.threshold, label="Decision threshold", visible=False)  # exact, of 0 to 1
     points.input(lambda name: both(reader.thresholds[name]), points, [hand, cut], api_visibility="private")
-    hand.input(lambda percent: (None, percent / 100), hand, [points, cut], api_visibility="private")
+    hand.input(None, [hand, points, cut], [points, cut], js=BY_HAND)
     return points, cut
 
 

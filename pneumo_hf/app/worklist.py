@@ -20,9 +20,9 @@ from pneumo_hf.app.points import own_point, point_choices
 from pneumo_hf.app.reader import HEATMAP, still
 from pneumo_hf.app.verdict import at_age, at_threshold, is_unusual_age, knows_ages, verdict_html
 from pneumo_hf.app.viewer import viewer_html
-from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_worklist_page
+from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_table, write_worklist_page
 from pneumo_hf.data.files import UNREADABLE
-from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of, write_csv
+from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of
 from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.data.reading import ReadFilm, in_batches, in_threads
 from pneumo_hf.errors import InputError
@@ -37,7 +37,6 @@ MOST_FILMS = 2000  # of one list
 LISTS_AT_ONCE = 2
 DECODED_AT_ONCE = AT_ONCE // (2 * LISTS_AT_ONCE)  # films of a list: half of the processes are left to others
 THUMBNAILS = 60  # shown, of the first films
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how one begins
 SIDE = 256  # pixels
 FILTER = "worklist-window"  # the first tab has a viewer of its own, whose filter has another name
 VIEWER_STYLE = f".layers img {{ filter: url(#{FILTER}); }}"
@@ -71,14 +70,22 @@ class Worklist:
             raise gr.Error("There are no films yet: drop films or a zip into the box.", print_exception=False)
         yield progress_html(len(kept), len(kept), time.perf_counter() - start), kept
 
-    def decide(self, answers: list[dict], point: str) -> tuple:
+    def decide(self, answers: list[dict], point: str, current: dict | None = None) -> tuple:
+        """Decide the list at an operating point; the film that is open, `current`, stays open."""
         settings = self.predictor.settings
         threshold = settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
-        table = _write_csv(decided, columns_of(self.predictor.task), threshold)
+        films, shown = [_film(answer) for answer in decided], current and _film(current)
+        place = films.index(shown) if shown in films else None
+        table = _write_csv(self.predictor, decided, threshold)
         buttons = (gr.DownloadButton(value=path) for path in (table, _write_page(self.predictor, decided, point)))
+        listing = list_html(decided, threshold, settings.abstention_band(threshold), place)
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
-        return *unfolded, decided, list_html(decided, threshold, settings.abstention_band(threshold)), *buttons
+        return *unfolded, decided, listing, *buttons, None if place is None else decided[place]
+
+    def say(self, current: dict | None) -> str:
+        """Say anew what is decided of the film that is open."""
+        return opened(self.predictor, self.report, current, current["threshold"])[1] if current else CLOSED
 
     def open_film(self, answers: list[dict], event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = answers[int(event.index)]  # of the list of this visitor alone
@@ -116,12 +123,12 @@ def build_worklist(predictor: Scorer) -> None:
                 )
                 film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat = gr.HTML("", elem_id="worklist-heat", **plain)
-    decided, seen = [results, choose, answers, listing, table, page], [current, film, verdict, heat]
+    decided, seen = [results, choose, answers, listing, table, page, current], [current, film, verdict, heat]
     last = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": LISTS_AT_ONCE}
     read = button.click(worklist.read, files, [progress, answers], **quiet, **LIMITS)
-    for asked in (read.then, point.input):  # whatever point was chosen while films were read
-        done = asked(worklist.decide, [answers, point], decided, show_progress_on=listing, **last)
-        done.then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
+    listed = {"fn": worklist.decide, "outputs": decided, "show_progress_on": listing, **last}
+    read.then(inputs=[answers, point], **listed).then(lambda: ("", CLOSED, ""), None, seen[1:], **quiet)
+    point.input(inputs=[answers, point, current], **listed).then(worklist.say, current, verdict, **quiet)
     shown = listing.open(worklist.open_film, answers, seen, show_progress_on=film, **last)
     for asked in (shown.then, heat_on.input):
         made = asked(worklist.make_heat, [current, heat_on], made_heat, show_progress_on=heat, **last)
@@ -160,7 +167,7 @@ def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[l
         for answer in answers
     ]
     gallery = [(film, _caption(answer)) for film, answer in _thumbnails(answers)]
-    return table, gallery, _write_csv(answers, columns_of(predictor.task), predictor.settings.threshold)
+    return table, gallery, _write_csv(predictor, answers, predictor.settings.threshold)
 
 
 def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
@@ -231,6 +238,10 @@ def _with_kind(answer: dict) -> dict:
     return answer | {"kind": "unreadable" if answer["probability"] is None else answer["flag"] or "clear"}
 
 
+def _film(answer: dict) -> tuple:
+    return answer["name"], answer["image"]
+
+
 def _place(answer: dict) -> tuple[int, float]:
     return READING_ORDER.index(answer["kind"]), -(answer["probability"] or 0)
 
@@ -273,16 +284,9 @@ def _columns(predictor: Scorer) -> tuple[str, ...]:
     return COLUMNS + columns_of(predictor.task)[len(PREDICTION_COLUMNS) :]
 
 
-def _as_text(value: object) -> object:
-    """A text that a spreadsheet would take for a formula begins with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def _write_csv(answers: list[dict], columns: tuple[str, ...], threshold: float) -> str:
-    path, columns = download_path("worklist.csv"), (*columns, "threshold", "note")
-    own = {"label": "", "threshold": threshold}
-    rows = ({"note": "", **shown_of(answer), "path": answer["name"], **own} for answer in answers)
-    write_csv(path, columns, ({key: _as_text(value) for key, value in row.items()} for row in rows))
+def _write_csv(predictor: Scorer, answers: list[dict], threshold: float) -> str:
+    path = download_path("worklist.csv")
+    write_table(path, columns_of(predictor.task), map(shown_of, answers), threshold)
     return str(path)
 
 

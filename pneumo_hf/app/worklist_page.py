@@ -1,18 +1,21 @@
-"""How a worklist is shown: the list in the tab with its style and script, its progress, and the page to print."""
+"""How a worklist is shown: the list in the tab with its style and script, its progress, table and page to print."""
 
 import base64
 import datetime
 import html
 import io
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
 from pneumo_hf.app.points import offered
+from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.reporting.page import render_page
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how one begins
 ASSETS = Path(__file__).parent / "assets"
 STYLE, JS = ((ASSETS / name).read_text() for name in ("worklist.css", "worklist.js"))
 WORDS = {  # in reading order
@@ -24,11 +27,14 @@ WORDS = {  # in reading order
 }
 
 
-def list_html(answers: list[dict], threshold: float, unsure: tuple[float, float] | None = None) -> str:
+def list_html(
+    answers: list[dict], threshold: float, unsure: tuple[float, float] | None = None, opened: int | None = None
+) -> str:
     """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser.
 
     Args:
         unsure: the scores between which there is no answer at this threshold.
+        opened: the place of the answer whose film is shown.
     """
     counts = Counter(answer["kind"] for answer in answers)
     kinds = {"": f"All <b>{len(answers)}</b>"}
@@ -39,8 +45,10 @@ def list_html(answers: list[dict], threshold: float, unsure: tuple[float, float]
     )
     shared = _only_zip(answers)
     rows = "".join(
-        _row(place, answer, answer["name"].removeprefix(shared), threshold) for place, answer in enumerate(answers)
+        _row(place, answer, answer["name"].removeprefix(shared), threshold, place == opened)
+        for place, answer in enumerate(answers)
     )
+    place_said = f"{len(answers)} films" if opened is None else f"{opened + 1} of {len(answers)}"
     heads = "".join(
         f'<th aria-sort="{"ascending" if key == "place" else "none"}"><button type="button" data-sort="{key}">'
         f"{words}</button></th>"
@@ -55,7 +63,7 @@ def list_html(answers: list[dict], threshold: float, unsure: tuple[float, float]
 <div class="rows"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>
 <p class="none" hidden>No film matches.</p></div>
 <div class="steps"><button type="button" data-step="-1">Previous</button>
-<span role="status">{len(answers)} films</span><button type="button" data-step="1">Next</button></div>"""
+<span role="status">{place_said}</span><button type="button" data-step="1">Next</button></div>"""
 
 
 def _only_zip(answers: list[dict]) -> str:
@@ -64,8 +72,8 @@ def _only_zip(answers: list[dict]) -> str:
     return f"{zips.pop()}.zip: " if len(zips) == 1 and "" not in zips else ""
 
 
-def _row(place: int, answer: dict, name: str, threshold: float) -> str:
-    name, kind = html.escape(name), answer["kind"]
+def _row(place: int, answer: dict, name: str, threshold: float, opened: bool) -> str:
+    name, kind, current = html.escape(name), answer["kind"], ' aria-current="true"' if opened else ""
     scored, score = kind not in ("unreadable", "not_chest_xray"), answer["probability"] or 0
     meter = (
         f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * threshold:.1f}%"></u>'
@@ -73,7 +81,8 @@ def _row(place: int, answer: dict, name: str, threshold: float) -> str:
     said = [html.escape(words) for words in (answer.get("note"), answer["error"]) if words]
     reason = "".join(f"<small>{words}</small>" for words in said)
     return (
-        f'<tr data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}" data-name="{name}">'
+        f'<tr data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}" data-name="{name}"'
+        f"{current}>"
         f'<td><span class="chip {kind}">{WORDS[kind]}</span></td>'
         f"<td>{f'{score:.1%}{meter}</span>' if scored else '<span>–</span>'}</td>"
         f'<td><button type="button" class="film" title="{name}">{name}</button>{reason}</td></tr>'
@@ -93,6 +102,19 @@ def progress_html(done: int, total: int, seconds: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def write_table(path: Path, columns: tuple[str, ...], answers: Iterable[dict], threshold: float) -> None:
+    """Write answers, as tables show them, as CSV, with the threshold that decided and what was noted."""
+    own = {"label": "", "threshold": threshold}
+    rows = ({"note": "", **answer, "path": answer["name"], **own} for answer in answers)
+    cells = ({key: _as_text(value) for key, value in row.items()} for row in rows)
+    write_csv(path, (*columns, "threshold", "note"), cells)
+
+
+def _as_text(value: object) -> object:
+    """A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def write_worklist_page(

@@ -78,6 +78,11 @@ def test_an_example_is_read_and_its_threshold_moved(page) -> None:
         expect(verdict).to_contain_text(f"threshold {threshold}.0%", timeout=PATIENCE)
         expect(page.locator("#measured")).to_contain_text(re.compile(measured))
     assert page.locator("#operating-point input:checked").count() == 0
+    number.fill("")  # an emptied box changes nothing, and is no error
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(500)
+    assert page.locator(".toast-body").count() == 0
+    expect(verdict).to_contain_text(re.compile(r"threshold [\d.]+%"))
     page.locator("#operating-point label").first.click()
     expect(verdict).not_to_contain_text("threshold 100.0%", timeout=PATIENCE)
 
@@ -86,6 +91,24 @@ def test_an_example_is_read_and_its_threshold_moved(page) -> None:
     read_example(page, "Normal")
     expect(verdict).not_to_have_text(first, timeout=PATIENCE)
     expect(page.locator("#case-report")).to_be_hidden()
+
+
+def test_the_answer_stays_hidden_until_it_is_opened(page) -> None:
+    from playwright.sync_api import expect
+
+    read_example(page, "Pneumonia")
+    decision = page.locator("#verdict .decision")
+    expect(decision).to_be_visible()
+    page.locator("#read-first input").check()
+    expect(decision).to_be_hidden(timeout=PATIENCE)
+    page.locator("#verdict summary").press("Enter")
+    expect(decision).to_be_visible()
+    page.get_by_role("button", name="Normal").click()
+    expect(page.locator("#film-file")).to_contain_text("normal", timeout=PATIENCE)
+    expect(page.locator("#verdict summary")).to_be_visible(timeout=PATIENCE)
+    expect(decision).to_be_hidden()
+    page.locator("#read-first input").uncheck()
+    expect(decision).to_be_visible(timeout=PATIENCE)
 
 
 def test_the_verdict_of_an_earlier_film_never_stands_beside_a_film(page) -> None:

@@ -127,6 +127,25 @@ def test_a_film_of_the_list_has_its_heatmap_and_the_next_one_its_own(page, rows)
     assert page.evaluate(heat) == "none"
 
 
+def test_the_open_film_stays_open_at_another_point(page, rows) -> None:
+    from playwright.sync_api import expect
+
+    rows.nth(1).click()
+    verdict, film = page.locator("#worklist-verdict"), page.locator("#worklist-film img")
+    name = values(rows, "name")[1]
+    expect(verdict).to_contain_text(name, timeout=PATIENCE)
+    expect(film).to_be_visible(timeout=PATIENCE)
+    shown, said = film.get_attribute("src"), verdict.locator(".legend").inner_text()
+    page.locator("#worklist-point input:not(:checked)").first.check()
+    expect(verdict.locator(".legend")).not_to_have_text(said, timeout=PATIENCE)
+    expect(verdict).to_contain_text(name)
+    assert film.get_attribute("src") == shown
+    current = page.locator('#worklist tr[aria-current="true"]')
+    expect(current).to_have_count(1)
+    assert current.get_attribute("data-name") == name
+    expect(page.locator("#worklist .steps")).to_contain_text(re.compile(r"\d+ of \d+"))
+
+
 def test_a_row_opens_its_film_by_keyboard_and_the_next_one_too(page, rows) -> None:
     from playwright.sync_api import expect
 
