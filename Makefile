@@ -36,14 +36,14 @@ test-oldest:  ## a few minutes of tests with the lowest versions that are declar
 test-space: setup  ## a pushed Space, installed into an empty environment, answers; minutes, from PyPI
 	$(BIN)/python -m pytest -m install
 
-shipped: setup  ## runs/shipped, the next shipped model from ImageNet weights: make shipped DATA=chest_xray.zip [ORIGINALS=ZIP] [TRAIN="--bf16 true"]
-	for run in teacher_1 teacher_2 teacher_3 shipped; do test -f runs/$$run/report/metrics.json || \
+shipped: setup  ## runs/distill_robust, a model like the shipped one from ImageNet weights: make shipped DATA=chest_xray.zip [ORIGINALS=ZIP] [TRAIN="--bf16 true"]
+	for run in teacher_1 teacher_2 teacher_3 distill distill_robust; do test -f runs/$$run/report/metrics.json || \
 	    $(BIN)/python train_hf.py --dataset $(DATA) --output_dir runs/$$run --config configs/$$(case $$run in \
-	            shipped) echo distill.yaml;; *) echo flagship_efficientnet.yaml --seed $${run##*_} --label_smoothing_factor 0.1;; esac) \
+	            distill*) echo $$run.yaml;; *) echo flagship_efficientnet.yaml --seed $${run##*_} --label_smoothing_factor 0.1;; esac) \
 	        $(if $(ORIGINALS),--hold_out $(ORIGINALS)) $$(test -d runs/$$run/checkpoints && echo --resume_from_checkpoint) $(TRAIN) || exit 1; \
 	done
 recipes: setup  ## docs/results.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
-	for run in $(filter-out quickstart distill flagship% convnextv2% efficientnet_b4 vit_lora rad_dino,$(notdir $(basename $(wildcard configs/*.yaml)))) \
+	for run in $(filter-out quickstart distill% flagship% convnextv2% efficientnet_b4 vit_lora rad_dino,$(notdir $(basename $(wildcard configs/*.yaml)))) \
 	    $(addprefix flagship_seed,3 4 5) $(addprefix flagship_efficientnet_seed,1 2 42); do \
 	    $(BIN)/python train_hf.py --config configs/$${run%_seed*}.yaml --dataset $(DATA) --output_dir runs/$$run \
 	        $$(case $$run in *_seed*) echo --seed $${run##*_seed};; esac) \

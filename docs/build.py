@@ -59,6 +59,7 @@ ORDER = (
     "distill",
     "three_class",
     "ensemble",
+    "pneumo-efficientnet_224",
     "pneumo-efficientnet",
 )
 TWIN = "flagship_efficientnet_seed42"  # of three_class, but for the labels

@@ -62,8 +62,8 @@ def test_the_shipped_model_says_its_limits_and_other_hospitals_figures() -> None
     area = found["metrics"]["roc_auc"]
     assert f"{found['n']} films of {found['n_patients']} patients" in page and f"{area['value']:.3f}" in page
     words = " ".join(limits(predictor, metrics, [found]))
-    assert "children of 1 to 5 years, of one hospital" in words and "224 x 224 pixels" in words
-    assert re.search(r"it calls \d+ as full-size originals, \d+ as copies", page)
+    assert "children of 1 to 5 years, of one hospital" in words and "112 x 112 pixels" in words
+    assert re.search(r"it calls 72 as full-size originals, 71 as copies\.", page)
     assert f"its ROC AUC is {area['value']:.2f}" in words and "not measured on films of another hospital" not in words
     for name, metric in metrics["metrics"].items():
         low, high = metric["ci95"]

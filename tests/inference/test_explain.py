@@ -112,8 +112,7 @@ def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predicto
     cold = deleted[::-1]  # what is left without the hottest are the coldest
     assert inserted[0] == pytest.approx(cold[0]) and inserted[-1] == pytest.approx(cold[-1])
     assert inserted[0] == pytest.approx(0.5, abs=0.05)  # a film without detail says nothing
-    assert inserted[1] > cold[1] + 0.03  # on validation, too; over the whole curve they weigh alike there
-    assert inserted.mean() > cold.mean()
+    assert inserted[1] > cold[1] + 0.1  # of the first tenth: over the whole curve they weigh alike
 
 
 def test_weights_drawn_again_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:
