@@ -42,22 +42,23 @@ from pneumo_hf.evaluation.drift import (
 )
 from pneumo_hf.evaluation.monitoring import judge
 from pneumo_hf.evaluation.reference import as_films, read_reference, read_rows
-from pneumo_hf.evaluation.robustness import BATCH, CORRUPTIONS, corrupt
+from pneumo_hf.evaluation.robustness import BATCH, CORRUPTIONS, SIDE, corrupt
+from pneumo_hf.imaging.processor import make_image_processor
 from pneumo_hf.inference.predictor import Predictor
 
 WEEKS, SPLITS, SIZE, RATES, SEVERITY, ADULT = 1000, 400, 200, (0.01, 0.05), 3, 18
 SHARES = 0.3, 0.6  # of films with pneumonia, before and after
+REFERENCES = 10  # of few films with pneumonia: how soon more are noticed depends on which patients they are of
 DARKEST, BRIGHTEST = 30, 210  # grey levels that another window shows as black and white
 CACHE = "~/.cache/pneumo_hf"
 
 
-def validation_films(predictor: Predictor, data: Path) -> FilmDataset:
-    """The films of the shipped model's validation, decoded."""
+def validation_films(data: Path) -> FilmDataset:
+    """The films of the shipped model's validation, decoded at the size that they have."""
     names = [row["path"] for row in read_rows(MODEL / "report" / "predictions_validation.csv")]
     table = load_data(data)["train"]
-    return decode_films(
-        table.select(np.flatnonzero(np.isin(table["file_name"], names))), predictor.image_processor, CACHE
-    )[0]
+    chosen = table.select(np.flatnonzero(np.isin(table["file_name"], names)))
+    return decode_films(chosen, make_image_processor(None, SIDE), CACHE)[0]
 
 
 def in_batches(films: FilmDataset) -> Iterator[torch.Tensor]:
@@ -154,11 +155,16 @@ def measure_false_alarms(reference: Films, columns: list[str]) -> None:
     write_part("monitoring", "false_alarms", ratios, rows, weeks=WEEKS, films_a_week=SIZE)
 
 
-def watch(reference: Films, next_week: Callable[[], Films], columns: list[str], streams: int) -> dict:
-    """In how many of the streams an alarm is raised by each week, and by what in the first."""
-    grid, limits = limits_by_week(reference, columns, RATES[0])
+def watch(references: list[tuple[Films, Callable[[], Films]]], columns: list[str], streams: int) -> dict:
+    """In how many of the streams an alarm is raised by each week, and by what in the first.
+
+    Args:
+        references: each with what draws a next week; they share the streams.
+    """
+    limits_of = [limits_by_week(reference, columns, RATES[0]) for reference, _ in references]
     by_week, first, ratios = np.zeros(WINDOW, int), Counter(), []
-    for _ in range(streams):
+    for stream in range(streams):
+        (reference, next_week), (grid, limits) = (one[stream % len(references)] for one in (references, limits_of))
         weeks, raised = [], False
         for week in range(WINDOW):
             weeks.append(next_week())
@@ -173,7 +179,7 @@ def watch(reference: Films, next_week: Callable[[], Films], columns: list[str], 
 
 def measure_shifts(reference: Films, columns: list[str], data: Path, external: Path | None, streams: int) -> None:
     predictor, random = Predictor(MODEL, device="cpu"), np.random.default_rng(0)
-    films = validation_films(predictor, data)
+    films = validation_films(data)
     changes = {kind: (lambda batch, kind=kind: corrupt(batch, kind, SEVERITY)) for kind in CORRUPTIONS}
     changed = {
         kind: scored(predictor, films, change) for kind, change in (changes | {"window": another_window}).items()
@@ -181,17 +187,17 @@ def measure_shifts(reference: Films, columns: list[str], data: Path, external: P
     if external:
         table = load_data(external, label_map={"COVID19": "PNEUMONIA"})["train"]
         table = table.select(np.flatnonzero(np.array([age or 0 for age in table["age"]]) >= ADULT))
-        adults, _ = decode_films(table, predictor.image_processor, CACHE)
+        adults, _ = decode_films(table, make_image_processor(None, SIDE), CACHE)
         pictures = (Image.fromarray(film[0].numpy()) for batch in in_batches(adults) for film in batch)
         changed["adults"] = score_pictures(predictor, adults, pictures)
     rows, ratios = [], {}
     streams_of = {
-        name: (reference, lambda films=films: take(films, week_of(films, SIZE, random)))
+        name: [(reference, lambda films=films: take(films, week_of(films, SIZE, random)))]
         for name, films in changed.items()
     }
-    streams_of["prevalence"] = of_prevalences(reference, random)
-    for name, (against, next_week) in tqdm(streams_of.items(), desc="Streams", unit="shift"):
-        whole, alone = (watch(against, next_week, some, streams) for some in (columns, [SCORE]))
+    streams_of["prevalence"] = [of_prevalences(reference, random) for _ in range(REFERENCES)]
+    for name, against in tqdm(streams_of.items(), desc="Streams", unit="shift"):
+        whole, alone = (watch(against, some, streams) for some in (columns, [SCORE]))
         rows.append({"shift": name, **whole, "scores_and_flags_alone": alone})
         ratios[f"{name}_vs_limit"] = whole["of_limit"]
     facts = {"streams": streams, "films_a_week": SIZE, "false_alarms": RATES[0], "severity": SEVERITY}

@@ -23,8 +23,15 @@ FAILED = (
     "<p>It took too long, or too many films are waiting. Drop it in again.</p></div>"
 )
 HEATMAP = "Heatmap: where the score rests"
-READ_FIRST = "I read the film first: hide the answer until I open it"
-BY_HAND = "(percent, point, cut) => percent === null ? [point, cut] : [null, percent / 100]"  # null: an emptied box
+READ_FIRST = "Hide the answer until I open it (I read the film first)"
+FOLDED = '<p class="hint" role="status">The film is read.</p><details><summary>Show the answer</summary>{}</details>'
+# Once opened, the answer stays open while threshold, age, sex or view change.
+STAY_OPEN = "(...given) => [...given.slice(0, -1), given.at(-1) && !document.querySelector('#verdict details[open]')]"
+# An emptied box is null, and becomes 0 when it is left: neither is a choice.
+BY_HAND = (
+    "(percent, point, cut) => percent === null ? [point, cut] : [null, Math.min(100, Math.max(0, percent)) / 100]"
+)
+LEFT = "(percent, cut) => percent === 0 ? Math.round(1000 * cut) / 10 : percent"
 TO_THE_VERDICT = "() => document.querySelector('#verdict').scrollIntoView({ block: 'nearest' })"
 
 
@@ -66,7 +73,8 @@ class Reader:
         result = found["result"]
         verdict = verdict_html(self.predictor, result, threshold, self.report, age)
         verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
-        return f"<details><summary>The answer</summary>{verdict}</details>" if folded else verdict, measured
+        scored = result["probability"] is not None and result["flag"] != "not_chest_xray"
+        return FOLDED.format(verdict) if folded and scored else verdict, measured
 
     def make_heat(self, path: str | None, wanted: bool) -> tuple:
         return (path, wanted), heat_of_file(self.predictor, path) if path and wanted else ""
@@ -109,6 +117,7 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
             heat_on = gr.Checkbox(False, label=HEATMAP, elem_id="heat-on", elem_classes="heat-on", container=False)
             shown = gr.HTML("", elem_id="film", apply_default_css=False)
             heat = gr.HTML("", elem_id="heat", apply_default_css=False)
+            folded = gr.Checkbox(False, label=READ_FIRST, elem_id="read-first", container=False)
             build_examples(examples, file)
         with gr.Column(scale=2, min_width=320):
             verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
@@ -121,7 +130,6 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
                 apply_default_css=False,
             )
             clinical = clinical_boxes(predictor)
-            folded = gr.Checkbox(False, label=READ_FIRST, elem_id="read-first", container=False)
             facts = gr.HTML("", elem_id="facts", apply_default_css=False)
     connect(
         reader, [file, heat_on, cut, *clinical, folded], [shown, heat, page, facts, verdict, measured], make, limits
@@ -152,8 +160,9 @@ def connect(reader: Reader, given: list, shown: list, make: gr.Button, limits: d
     decided = {"fn": reader.decide, "inputs": [found, file, cut, *clinical, folded], "outputs": [verdict, measured]}
     laid_out = scored.then(reader.show, [found, file], [film, facts, *clinical], **last)
     laid_out.then(**decided, **last).then(None, None, None, js=TO_THE_VERDICT)
-    for changed in (cut, *clinical, folded):
-        changed.change(**decided, trigger_mode="always_last", **quiet)
+    for changed in (cut, *clinical):
+        changed.change(**decided, js=STAY_OPEN, trigger_mode="always_last", **quiet)
+    folded.change(**decided, trigger_mode="always_last", **quiet)
     cut.change(lambda: None, None, page, queue=False, **quiet)  # a report at another threshold
     heated = heat_on.input(reader.make_heat, [file, heat_on], made_heat, show_progress_on=heat, **last, **limits)
     heated.then(still, [made_heat, file, heat_on], heat, **last)
@@ -191,6 +200,7 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
     cut = gr.Number(settings.threshold, label="Decision threshold", visible=False)  # exact, of 0 to 1
     points.input(lambda name: both(reader.thresholds[name]), points, [hand, cut], api_visibility="private")
     hand.input(None, [hand, points, cut], [points, cut], js=BY_HAND)
+    hand.release(None, [hand, cut], hand, js=LEFT)
     return points, cut
 
 

@@ -64,17 +64,22 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     if is_positive(decided["probability"], threshold):
         but = "A flag is not a diagnosis"
         if measured:
-            but += f": {of_hundred(measured.specificity.of_the_others)} of 100 normal test films were flagged too"
+            but += f": {_were(measured.specificity.of_the_others, 'normal test films')} flagged too"
         return Verdict("flag", "Flagged for review", f"At or above the threshold of {threshold:.1%}. {but}.")
     but = f"This does not exclude {finding}"
     if measured:
-        but += f": {of_hundred(measured.sensitivity.of_the_others)} of 100 test films with it were not flagged"
+        but += f": {_were(measured.sensitivity.of_the_others, 'test films with it')} not flagged"
     return Verdict("clear", "Not flagged", f"Below the threshold of {threshold:.1%}. {but}.")
 
 
 def of_hundred(share: Share) -> str:
     """Say how many of a hundred films a share is."""
     return "none" if share.value == 0 else "fewer than 1" if share.value < 0.005 else f"{100 * share.value:.0f}"
+
+
+def _were(share: Share, films: str) -> str:
+    count = of_hundred(share)
+    return f"{count} of 100 {films} {'was' if count.endswith('1') and len(count) != 2 else 'were'}"
 
 
 def cautions(

@@ -20,7 +20,7 @@ from pneumo_hf.app.points import own_point, point_choices
 from pneumo_hf.app.reader import HEATMAP, still
 from pneumo_hf.app.verdict import at_age, at_threshold, is_unusual_age, knows_ages, verdict_html
 from pneumo_hf.app.viewer import viewer_html
-from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, write_table, write_worklist_page
+from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, shown_of, write_table, write_worklist_page
 from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of
 from pneumo_hf.data.processes import TooSlowError
@@ -72,8 +72,7 @@ class Worklist:
 
     def decide(self, answers: list[dict], point: str, current: dict | None = None) -> tuple:
         """Decide the list at an operating point; the film that is open, `current`, stays open."""
-        settings = self.predictor.settings
-        threshold = settings.thresholds[point]
+        settings, threshold = self.predictor.settings, self.predictor.settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
         films, shown = [_film(answer) for answer in decided], current and _film(current)
         place = films.index(shown) if shown in films else None
@@ -81,11 +80,12 @@ class Worklist:
         buttons = (gr.DownloadButton(value=path) for path in (table, _write_page(self.predictor, decided, point)))
         listing = list_html(decided, threshold, settings.abstention_band(threshold), place)
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
-        return *unfolded, decided, listing, *buttons, None if place is None else decided[place]
+        return *unfolded, decided, listing, *buttons
 
-    def say(self, current: dict | None) -> str:
-        """Say anew what is decided of the film that is open."""
-        return opened(self.predictor, self.report, current, current["threshold"])[1] if current else CLOSED
+    def say(self, answers: list[dict], current: dict | None) -> tuple[dict | None, str]:
+        """Say anew what is decided of the film that is open now, whatever was open when the point was chosen."""
+        again = next((answer for answer in answers if current and _film(answer) == _film(current)), None)
+        return again, opened(self.predictor, self.report, again, again["threshold"])[1] if again else CLOSED
 
     def open_film(self, answers: list[dict], event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = answers[int(event.index)]  # of the list of this visitor alone
@@ -93,7 +93,10 @@ class Worklist:
 
     def make_heat(self, answer: dict | None, wanted: bool) -> tuple:
         film = decode(answer["image"]).film if answer and wanted and answer["image"] else None
-        return (answer, wanted), heat_of_film(self.predictor, film, "worklist-film") if film else ""
+        return (answer and _film(answer), wanted), heat_of_film(self.predictor, film, "worklist-film") if film else ""
+
+    def show_heat(self, made: tuple | None, answer: dict | None, wanted: bool) -> str | None:
+        return still(made, answer and _film(answer), wanted)
 
 
 def build_worklist(predictor: Scorer) -> None:
@@ -123,16 +126,17 @@ def build_worklist(predictor: Scorer) -> None:
                 )
                 film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat = gr.HTML("", elem_id="worklist-heat", **plain)
-    decided, seen = [results, choose, answers, listing, table, page, current], [current, film, verdict, heat]
+    decided, seen = [results, choose, answers, listing, table, page], [current, film, verdict, heat]
     last = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": LISTS_AT_ONCE}
     read = button.click(worklist.read, files, [progress, answers], **quiet, **LIMITS)
     listed = {"fn": worklist.decide, "outputs": decided, "show_progress_on": listing, **last}
-    read.then(inputs=[answers, point], **listed).then(lambda: ("", CLOSED, ""), None, seen[1:], **quiet)
-    point.input(inputs=[answers, point, current], **listed).then(worklist.say, current, verdict, **quiet)
+    read.then(inputs=[answers, point], **listed).then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
+    again = point.input(inputs=[answers, point, current], **listed)
+    again.then(worklist.say, [answers, current], [current, verdict], **quiet)
     shown = listing.open(worklist.open_film, answers, seen, show_progress_on=film, **last)
     for asked in (shown.then, heat_on.input):
         made = asked(worklist.make_heat, [current, heat_on], made_heat, show_progress_on=heat, **last)
-        made.then(still, [made_heat, current, heat_on], heat, **last)
+        made.then(worklist.show_heat, [made_heat, current, heat_on], heat, **last)
 
 
 def _build_api(predictor: Scorer) -> None:
@@ -166,8 +170,11 @@ def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[l
         [answer["name"], *(_shown(shown_of(answer).get(column)) for column in _columns(predictor)[1:])]
         for answer in answers
     ]
-    gallery = [(film, _caption(answer)) for film, answer in _thumbnails(answers)]
-    return table, gallery, _write_csv(predictor, answers, predictor.settings.threshold)
+    return (
+        table,
+        [(film, _caption(answer)) for film, answer in _thumbnails(answers)],
+        _write_csv(predictor, answers, predictor.settings.threshold),
+    )
 
 
 def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
@@ -207,12 +214,6 @@ def opened(predictor: Scorer, report: Report | None, answer: dict, threshold: fl
     if film is None:
         return ("" if answer["kind"] == "unreadable" else GONE), said
     return viewer_html(film).replace("film-window", FILTER).replace("film-keys", "worklist-keys"), said
-
-
-def shown_of(answer: dict) -> dict:
-    """What tables show of an answer: no prediction where there is no answer, and of what is no chest film no score."""
-    left_out = {"not_chest_xray": ("probability", "prediction"), "abstain": ("prediction",)}.get(answer["kind"])
-    return answer | {key: None for key in answer if key.startswith(left_out)} if left_out else answer
 
 
 def _score(predictor: Scorer, rows: list[dict]) -> list[dict]:
@@ -285,8 +286,7 @@ def _columns(predictor: Scorer) -> tuple[str, ...]:
 
 
 def _write_csv(predictor: Scorer, answers: list[dict], threshold: float) -> str:
-    path = download_path("worklist.csv")
-    write_table(path, columns_of(predictor.task), map(shown_of, answers), threshold)
+    write_table(path := download_path("worklist.csv"), columns_of(predictor.task), map(shown_of, answers), threshold)
     return str(path)
 
 

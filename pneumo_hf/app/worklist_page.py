@@ -15,7 +15,7 @@ from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.reporting.page import render_page
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how one begins
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of one in a spreadsheet
 ASSETS = Path(__file__).parent / "assets"
 STYLE, JS = ((ASSETS / name).read_text() for name in ("worklist.css", "worklist.js"))
 WORDS = {  # in reading order
@@ -102,6 +102,12 @@ def progress_html(done: int, total: int, seconds: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
+def shown_of(answer: dict) -> dict:
+    """What tables show of an answer: no prediction where there is no answer, and of what is no chest film no score."""
+    left_out = {"not_chest_xray": ("probability", "prediction"), "abstain": ("prediction",)}.get(answer["kind"])
+    return answer | {key: None for key in answer if key.startswith(left_out)} if left_out else answer
 
 
 def write_table(path: Path, columns: tuple[str, ...], answers: Iterable[dict], threshold: float) -> None:

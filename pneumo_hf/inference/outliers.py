@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 DETECTOR = "chest_detector.safetensors"  # beside the weights, where the stock pipeline does not look
 COMPONENTS = 4  # more of them also explain photographs
 TYPICAL = 0.995  # of the validation films are within the limit
-SYNTHETIC = 0.01  # of the synthetic outliers may be within it, so that films of other hospitals are
+SYNTHETIC = 0.01  # of the synthetic outliers are within it: fewer, and films of other hospitals are not
 
 
 @dataclass

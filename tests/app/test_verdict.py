@@ -100,7 +100,7 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     assert flag[:2] == ("flag", "Flagged for review")
     assert "A flag is not a diagnosis: 13 of 100 normal test films were flagged too." in flag.meaning
     clear = in_words(shipped, answer(0.05), cut, report)
-    assert "does not exclude pneumonia: 1 of 100 test films with it were not flagged." in clear.meaning
+    assert "does not exclude pneumonia: 1 of 100 test films with it was not flagged." in clear.meaning
     unsure_film = answer(0.2, "abstain")
     unsure = in_words(shipped, unsure_film, cut, report)
     assert unsure[:2] == ("abstain", "No answer")

@@ -111,7 +111,7 @@ def test_the_tab_decides_by_the_point_that_is_chosen(predictor: Predictor, paths
     replaced.settings = replace(predictor.settings, operating_points=[*predictor.settings.operating_points, other])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pneumo_hf.app.worklist_page.offered", lambda _: [Point("by_hand", "By hand", threshold)])
-        *_, decided, listed, table, page, _ = worklist.decide(answers, "by_hand")
+        *_, decided, listed, table, page = worklist.decide(answers, "by_hand")
     assert decided == at_another(predictor, answers, threshold) and f"Flagged from {threshold:.1%} up" in listed
     assert [row["kind"] for row in decided] != [row["kind"] for row in answers]
     with open(table.value["path"], newline="") as file:
@@ -133,7 +133,7 @@ def test_a_patient_of_another_age_is_marked_in_list_table_and_page(shipped: Pred
         "adult.dcm": "Patient of 62 years.",
         "child.dcm": "",
     }
-    *_, listed, table, page, _ = Worklist(shipped).decide(answers, shipped.settings.method)
+    *_, listed, table, page = Worklist(shipped).decide(answers, shipped.settings.method)
     for text in (listed, Path(table.value["path"]).read_text(), Path(page.value["path"]).read_text()):
         assert 1 <= text.count("Patient of 62 years.") <= 2  # the page may show the film too
     adult = next(answer for answer in answers if answer["name"] == "adult.dcm") | {"flag": "review", "error": ""}

@@ -112,7 +112,7 @@ def test_the_hottest_pixels_matter_more_than_the_coldest(shipped: tuple[Predicto
     cold = deleted[::-1]  # what is left without the hottest are the coldest
     assert inserted[0] == pytest.approx(cold[0]) and inserted[-1] == pytest.approx(cold[-1])
     assert inserted[0] == pytest.approx(0.5, abs=0.05)  # a film without detail says nothing
-    assert inserted[1] > cold[1] + 0.1  # of the first tenth: over the whole curve they weigh alike
+    assert inserted[1] > cold[1] + 0.1  # the hottest tenth; over the whole curve both weigh alike
 
 
 def test_weights_drawn_again_from_the_top_change_the_map(shipped: tuple[Predictor, torch.Tensor]) -> None:

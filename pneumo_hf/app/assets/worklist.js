@@ -1,4 +1,4 @@
-// Filters, sorts and opens the rows of a worklist; `element` and `trigger` are gradio's. A new list resets all of it.
+// Filters, sorts and opens the rows of a worklist; `element` and `trigger` are gradio's. A new list resets all of it but the open row.
 const all = (selector) => [...element.querySelectorAll(selector)];
 const visible = () => all("tbody tr").filter((row) => !row.hidden);
 const opened = () => element.querySelector('tr[aria-current="true"]');
@@ -19,13 +19,13 @@ function open(row) {
   if (matchMedia("(max-width: 767px)").matches) element.querySelector(".steps").scrollIntoView(); // the film is below
   say();
   clearTimeout(waiting); // of rows that are passed quickly only the last one opens
-  waiting = setTimeout(() => ask(Number(row.dataset.place), Date.now()), 120);
+  waiting = setTimeout(() => ask(row, Date.now()), 120);
 }
 
-function ask(index, since) { // one film at a time: an event that waits would open the row of an earlier one
-  const busy = document.querySelector("#worklist-film .pending") && Date.now() - since < 20000;
-  if (busy) waiting = setTimeout(() => ask(index, since), 120);
-  else trigger("open", { index });
+function ask(row, since) { // one film at a time: an event that waits would open the row of an earlier one
+  const busy = document.querySelector(":is(#worklist, #worklist-film) .pending") && Date.now() - since < 20000;
+  if (busy) waiting = setTimeout(() => ask(row, since), 120);
+  else if (row.isConnected) trigger("open", { index: Number(row.dataset.place) }); // else the list is another by now
 }
 
 function step(by, from) {
