@@ -27,11 +27,9 @@ READ_FIRST = "Hide the answer until I open it (I read the film first)"
 FOLDED = '<p class="hint" role="status">The film is read.</p><details><summary>Show the answer</summary>{}</details>'
 # Once opened, the answer stays open while threshold, age, sex or view change.
 STAY_OPEN = "(...given) => [...given.slice(0, -1), given.at(-1) && !document.querySelector('#verdict details[open]')]"
-# An emptied box is null, and becomes 0 when it is left: neither is a choice.
-BY_HAND = (
+BY_HAND = (  # an emptied box, null, is no threshold
     "(percent, point, cut) => percent === null ? [point, cut] : [null, Math.min(100, Math.max(0, percent)) / 100]"
 )
-LEFT = "(percent, cut) => percent === 0 ? Math.round(1000 * cut) / 10 : percent"
 TO_THE_VERDICT = "() => document.querySelector('#verdict').scrollIntoView({ block: 'nearest' })"
 
 
@@ -200,7 +198,6 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
     cut = gr.Number(settings.threshold, label="Decision threshold", visible=False)  # exact, of 0 to 1
     points.input(lambda name: both(reader.thresholds[name]), points, [hand, cut], api_visibility="private")
     hand.input(None, [hand, points, cut], [points, cut], js=BY_HAND)
-    hand.release(None, [hand, cut], hand, js=LEFT)
     return points, cut
 
 

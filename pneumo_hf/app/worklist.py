@@ -83,7 +83,7 @@ class Worklist:
         return *unfolded, decided, listing, *buttons
 
     def say(self, answers: list[dict], current: dict | None) -> tuple[dict | None, str]:
-        """Say anew what is decided of the film that is open now, whatever was open when the point was chosen."""
+        """Say again what is decided of the film that is open now, whatever was open when the point was chosen."""
         again = next((answer for answer in answers if current and _film(answer) == _film(current)), None)
         return again, opened(self.predictor, self.report, again, again["threshold"])[1] if again else CLOSED
 
