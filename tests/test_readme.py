@@ -56,7 +56,11 @@ def test_generated_pages_are_those_of_the_files(page: str, tmp_path: Path, monke
 def test_every_row_of_the_results_is_of_a_recipe_and_of_the_official_test() -> None:
     for run in build.kept_runs():
         name = build.family(run.name)
-        assert (ROOT / "configs" / f"{name}.yaml").exists() or name in ("ensemble", "pneumo-efficientnet", "pneumo-efficientnet_224")
+        assert (ROOT / "configs" / f"{name}.yaml").exists() or name in (
+            "ensemble",
+            "pneumo-efficientnet",
+            "pneumo-efficientnet_224",
+        )
         assert (run.metrics["n"], run.metrics["split"], len(run.paths)) == (624, "test", 624)
         baselines = [baseline["value"] for baseline in run.metrics["shortcut_floors"].values()]
         assert run.metrics["metrics"]["roc_auc"]["value"] > max(baselines, default=0.9)
