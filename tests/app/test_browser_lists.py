@@ -136,7 +136,7 @@ def test_the_open_film_stays_open_at_another_point(page, rows) -> None:
     expect(verdict).to_contain_text(name, timeout=PATIENCE)
     expect(film).to_be_visible(timeout=PATIENCE)
     shown, said = film.get_attribute("src"), verdict.locator(".legend").inner_text()
-    page.locator("#worklist-point input:not(:checked)").first.check()
+    page.locator("#worklist-point label:not(:has(input:checked))").first.click()
     expect(verdict.locator(".legend")).not_to_have_text(said, timeout=PATIENCE)
     expect(verdict).to_contain_text(name)
     assert film.get_attribute("src") == shown
