@@ -27,6 +27,7 @@ def test_the_table_of_recalibration_is_that_of_the_file() -> None:
     for name in official.keys() - {"patients", "draws"}:
         assert official[name]["mean"] == pytest.approx(again[name]["mean"], rel=0.01)
     assert elsewhere["after"]["value"] < elsewhere["before"]["value"]
+    assert official["ece after"]["mean"] < official["ece before"]["mean"]
     assert official["ece after"]["mean"] < 1.25 * official["ece calibrated"]["mean"]
 
 

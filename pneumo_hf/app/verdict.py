@@ -79,7 +79,7 @@ def of_hundred(share: Share) -> str:
 
 def _were(share: Share, films: str) -> str:
     count = of_hundred(share)
-    return f"{count} of 100 {films} {'was' if count.endswith('1') and len(count) != 2 else 'were'}"
+    return f"{count} of 100 {films} {'was' if count in ('1', 'fewer than 1') else 'were'}"
 
 
 def cautions(

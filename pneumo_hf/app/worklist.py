@@ -71,7 +71,7 @@ class Worklist:
         yield progress_html(len(kept), len(kept), time.perf_counter() - start), kept
 
     def decide(self, answers: list[dict], point: str, current: dict | None = None) -> tuple:
-        """Decide the list at an operating point; the film that is open, `current`, stays open."""
+        """Decide the list at an operating point; the row of the film that is open, `current`, stays marked."""
         settings, threshold = self.predictor.settings, self.predictor.settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
         films, shown = [_film(answer) for answer in decided], current and _film(current)
