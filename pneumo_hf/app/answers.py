@@ -25,6 +25,7 @@ class Answers:
         self.predictor, self.thresholds = predictor, predictor.settings.thresholds
         self.scoring = scoring(predictor)  # here, for ZeroGPU wants to know of it before the app is launched
         self.together = Together(predictor)
+        self.ready = True  # to be asked; the app may have more to prepare
         found = [fixed_resize(member.image_processor) for member in predictor.members]
         resizes = [resize for resize in found if resize and not resize.clahe]  # which needs torch
         self.resizes = resizes if len(resizes) == len(found) else []

@@ -105,6 +105,7 @@ def serve(
     answers = Answers(predictor)
     app, itself = build_app(predictor, sample, answers), (secrets.token_hex(), secrets.token_urlsafe())
     guards = [Middleware(Guard, auth, token)] if auth or token else []
+    answers.ready = not (auth and mcp)  # else its tools would be asked before they have a password
     try:
         app.queue(max_size=LONGEST_QUEUE).launch(
             server_name=host,
@@ -131,6 +132,7 @@ def serve(
             verbose=False,
             analytics_enabled=False,
         )
+        answers.ready = True
     sweep_regularly()
     app.block_thread()
 

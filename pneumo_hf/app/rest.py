@@ -79,10 +79,11 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 def make_routes(predictor: Scorer, answers: Answers) -> list[BaseRoute]:
     """Make `/v1`, `/health` and `/metrics`; who may ask is decided before them (`interface.Guard`)."""
     figures = Figures()
-    about = {"status": "ok", "ready": True, "model": Path(predictor.name).name}
 
     async def health(_: Request) -> Response:
-        return JSONResponse(about)
+        ready = answers.ready
+        about = {"status": "ok" if ready else "starting", "ready": ready, "model": Path(predictor.name).name}
+        return JSONResponse(about, 200 if ready else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)

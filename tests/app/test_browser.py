@@ -102,9 +102,9 @@ def test_the_answer_stays_hidden_until_it_is_opened(page) -> None:
     expect(decision).to_be_hidden(timeout=PATIENCE)
     page.locator("#verdict summary").press("Enter")
     expect(decision).to_be_visible()
-    page.locator("#operating-point label:not(:has(input:checked))").first.click()
-    page.wait_for_function("!document.querySelector('.pending, .generating')", timeout=PATIENCE)
-    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Another threshold").click()
+    page.locator("#by-percent input[type=number]").fill("12")
+    expect(page.locator("#verdict .legend")).to_contain_text("threshold 12.0%", timeout=PATIENCE)
     expect(decision).to_be_visible()  # once opened it stays open
     page.locator("#read-first input").uncheck()
     expect(decision).to_be_visible(timeout=PATIENCE)

@@ -135,9 +135,15 @@ def test_the_open_film_stays_open_at_another_point(page, rows) -> None:
     name = values(rows, "name")[1]
     expect(verdict).to_contain_text(name, timeout=PATIENCE)
     expect(film).to_be_visible(timeout=PATIENCE)
-    shown, said = film.get_attribute("src"), verdict.locator(".legend").inner_text()
-    page.locator("#worklist-point label:not(:has(input:checked))").first.click()
-    expect(verdict.locator(".legend")).not_to_have_text(said, timeout=PATIENCE)
+    shown, said = film.get_attribute("src"), page.locator("#worklist > * p").first.inner_text()
+    other = page.locator("#worklist-point label:not(:has(input:checked))")
+    if not other.count():
+        pytest.skip("this tiny model has a single operating point")
+    other.first.click()
+    expect(page.locator("#worklist > * p").first).not_to_have_text(said, timeout=PATIENCE)
+    page.wait_for_function(
+        "!document.querySelector('#worklist-verdict .pending, #worklist .pending')", timeout=PATIENCE
+    )
     expect(verdict).to_contain_text(name)
     assert film.get_attribute("src") == shown
     current = page.locator('#worklist tr[aria-current="true"]')

@@ -100,7 +100,7 @@ def test_what_is_too_much_is_asked_to_come_again_and_health_answers_all_the_whil
         free.wait(30)
         return Answers.__call__(answers, film, point)
 
-    slow.point, slow.thresholds = answers.point, answers.thresholds
+    slow.point, slow.thresholds, slow.ready = answers.point, answers.thresholds, True
     app = FastAPI(routes=make_routes(predictor, slow), openapi_url=None)  # type: ignore[arg-type]
     with TestClient(app) as client, ThreadPoolExecutor(20) as pool:
         sending = [pool.submit(client.post, "/v1/score", files=sent(films[0])) for _ in range(20)]
@@ -117,6 +117,15 @@ def test_what_is_too_much_is_asked_to_come_again_and_health_answers_all_the_whil
         monkeypatch.undo()
         monkeypatch.setattr(rest, "MOST_HELD", 1000)
         assert client.post("/v1/score", files=sent(films[0])).status_code == 429
+
+
+def test_health_says_when_there_is_more_to_prepare(predictor: Predictor) -> None:
+    answers = Answers(predictor)
+    with TestClient(FastAPI(routes=make_routes(predictor, answers), openapi_url=None)) as client:
+        for ready, status in ((False, 503), (True, 200)):
+            answers.ready = ready
+            found = client.get("/health")
+            assert (found.status_code, found.json()["ready"]) == (status, ready)
 
 
 def test_health_and_figures_that_name_no_film(client: TestClient, films: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """The worklist's rows, CSV and page, without a browser."""
 
 import csv
+import re
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from pneumo_hf import Predictor
 from pneumo_hf.app.files import download_path
-from pneumo_hf.app.points import Point
+from pneumo_hf.app.points import Point, own_point
 from pneumo_hf.app.worklist import Worklist, at_another, opened, read_worklist, score_worklist, shown_of
 from pneumo_hf.app.worklist_page import list_html, progress_html, write_worklist_page
 from tests.conftest import make_film
@@ -122,6 +123,18 @@ def test_the_tab_decides_by_the_point_that_is_chosen(predictor: Predictor, paths
     unanswered = shown_of(answers[0] | {"kind": "abstain"})
     assert answers[0]["prediction"] and unanswered["prediction"] is None and unanswered["probability"]
     assert f"{threshold:.1%}" in Path(page.value["path"]).read_text()
+
+
+def test_the_open_film_is_decided_again_and_its_row_stays_marked(predictor: Predictor, paths: list[str]) -> None:
+    answers, worklist = list(score_worklist(predictor, paths))[-1].answers, Worklist(predictor)
+    current = next(answer for answer in answers if answer["kind"] in ("review", "abstain", "clear"))
+    own = own_point(predictor.settings).name
+    _, _, decided, listed, *_ = worklist.decide(answers, own, current)
+    again, said = worklist.say(decided, current)
+    assert again["name"] == current["name"] and again["threshold"] == predictor.settings.thresholds[own]
+    assert current["name"] in said and f"{again['threshold']:.1%}" in said
+    assert re.findall(r'data-place="(\d+)"[^>]*aria-current', listed) == [str(decided.index(again))]
+    assert worklist.say([], current)[0] is None  # of a list that is no longer there
 
 
 def test_a_patient_of_another_age_is_marked_in_list_table_and_page(shipped: Predictor, tmp_path: Path) -> None:
