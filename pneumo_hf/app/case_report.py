@@ -75,7 +75,8 @@ def write_case_report(
     decided, settings = at_threshold(predictor, result, threshold), predictor.settings
     points, age = offered(settings), facts.get(FACTS["age"])
     validation = {point["name"]: point for point in settings.operating_points}
-    path = download_path("case_report.html")
+    now = datetime.datetime.now().astimezone()
+    path = download_path(f"case_report_{now:%Y-%m-%d_%H%M%S}.html")  # the film's own name can name a person
     path.write_text(
         render(
             "case_report.html.jinja",
@@ -97,7 +98,7 @@ def write_case_report(
             weights="-".join(weights_digest(member.model)[:12] for member in predictor.members),
             finding=predictor.task.finding,
             labels=shares_of_labels(decided, predictor.task),
-            time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+            time=now.strftime("%Y-%m-%d %H:%M %Z"),
         )
     )
     return str(path)

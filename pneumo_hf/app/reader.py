@@ -30,6 +30,7 @@ STAY_OPEN = "(...given) => [...given.slice(0, -1), given.at(-1) && !document.que
 BY_HAND = (  # an emptied box, null, is no threshold
     "(percent, point, cut) => percent === null ? [point, cut] : [null, Math.min(100, Math.max(0, percent)) / 100]"
 )
+DOWNLOAD = "(made) => { if (made) document.querySelector('#case-report').click(); }"
 TO_THE_VERDICT = "() => document.querySelector('#verdict').scrollIntoView({ block: 'nearest' })"
 
 
@@ -119,8 +120,8 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
             build_examples(examples, file)
         with gr.Column(scale=2, min_width=320):
             verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
-            make = gr.Button("One-page report to print", elem_id="make-report", size="md")
-            page = gr.File(label="The report (HTML, to print)", interactive=False, elem_id="case-report")
+            make = gr.Button("Download a one-page report to print", elem_id="make-report", size="md")
+            page = gr.DownloadButton(elem_id="case-report")
             point, cut = threshold_boxes(reader)
             measured = gr.HTML(
                 measured_html(predictor, report, predictor.settings.threshold),
@@ -161,11 +162,10 @@ def connect(reader: Reader, given: list, shown: list, make: gr.Button, limits: d
     for changed in (cut, *clinical):
         changed.change(**decided, js=STAY_OPEN, trigger_mode="always_last", **quiet)
     folded.change(**decided, trigger_mode="always_last", **quiet)
-    cut.change(lambda: None, None, page, queue=False, **quiet)  # a report at another threshold
     heated = heat_on.input(reader.make_heat, [file, heat_on], made_heat, show_progress_on=heat, **last, **limits)
     heated.then(still, [made_heat, file, heat_on], heat, **last)
     reported = make.click(reader.make_report, [file, cut], made_report, show_progress_on=make, **private, **limits)
-    reported.then(still, [made_report, file, cut], page, **last)
+    reported.then(still, [made_report, file, cut], page, **last).then(None, page, None, js=DOWNLOAD)
 
 
 def still(made: tuple | None, *given: object) -> Any:

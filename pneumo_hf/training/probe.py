@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -39,7 +39,7 @@ def train_probe(
     own = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": None} if arguments.lr_scheduler_type == "step" else {}
     with whole_afterwards(classifier_head(model)) as head:
         trainer = XrayTrainer(
-            model=ProbeModel(head),
+            model=ProbeModel(head, model.config),
             args=of_stage(
                 "stage1",
                 arguments,
@@ -70,9 +70,9 @@ class ProbeModel(nn.Module):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, head: nn.Module):
+    def __init__(self, head: nn.Module, config: PretrainedConfig):
         super().__init__()
-        self.head = head
+        self.head, self.config = head, config  # Trainer asks it, with label smoothing, what kind of labels there are
 
     def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
         return ImageClassifierOutput(logits=self.head(pixel_values))

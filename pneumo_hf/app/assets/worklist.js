@@ -1,8 +1,8 @@
-// Filters, sorts and opens the rows of a worklist; `element` and `trigger` are gradio's. A new list resets all of it but the open row.
+// Filters, sorts and opens the rows of a worklist; `element`, `trigger` and `watch` are gradio's. They stay when the same films are decided at another threshold.
 const all = (selector) => [...element.querySelectorAll(selector)];
 const visible = () => all("tbody tr").filter((row) => !row.hidden);
 const opened = () => element.querySelector('tr[aria-current="true"]');
-let waiting = 0;
+let waiting = 0, kept = { films: "" };
 
 function say() {
   const rows = visible();
@@ -35,17 +35,27 @@ function step(by, from) {
 }
 
 function filter() {
-  const kind = element.querySelector('.kinds [aria-pressed="true"]').dataset.kind;
-  const words = element.querySelector("input").value.toLowerCase();
+  const kind = (kept.kind = element.querySelector('.kinds [aria-pressed="true"]').dataset.kind);
+  const words = (kept.words = element.querySelector("input").value).toLowerCase();
   for (const row of all("tbody tr"))
     row.hidden = (kind && row.dataset.kind !== kind) || !row.dataset.name.toLowerCase().includes(words);
   say();
 }
 
-function sort(head) {
+function press(button) {
+  all(".kinds button").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
+  filter();
+}
+
+function click(head) {
   const key = head.firstChild.dataset.sort, was = head.getAttribute("aria-sort");
   const first = key === "score" ? "descending" : "ascending", second = key === "score" ? "ascending" : "descending";
-  const order = was === first && key !== "place" ? second : first, sign = order === "ascending" ? 1 : -1;
+  sort(head, was === first && key !== "place" ? second : first);
+}
+
+function sort(head, order) {
+  const key = head.firstChild.dataset.sort, sign = order === "ascending" ? 1 : -1;
+  Object.assign(kept, { key, order });
   all("th").forEach((other) => other.setAttribute("aria-sort", other === head ? order : "none"));
   const compare = (a, b) =>
     key === "name" ? a.dataset.name.localeCompare(b.dataset.name, undefined, { numeric: true }) : a.dataset[key] - b.dataset[key];
@@ -53,15 +63,22 @@ function sort(head) {
   say();
 }
 
+function restore() { // of another list nothing is kept
+  const films = JSON.stringify(all("tbody tr").map((row) => row.dataset.name).sort());
+  if (films !== kept.films) kept = { films };
+  const { kind, words, key, order } = kept;
+  if (key) sort(element.querySelector(`[data-sort="${key}"]`).parentElement, order);
+  if (words) element.querySelector("input").value = words;
+  press(element.querySelector(`.kinds [data-kind="${kind || ""}"]`) ?? element.querySelector(".kinds button"));
+}
+watch("value", () => { if (element.querySelector("tbody")) restore(); });
+
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button"), row = event.target.closest("tbody tr");
   if (row) open(row);
-  else if (button?.dataset.sort) sort(button.parentElement);
+  else if (button?.dataset.sort) click(button.parentElement);
   else if (button?.dataset.step) step(Number(button.dataset.step), opened());
-  else if (button) {
-    all(".kinds button").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
-    filter();
-  }
+  else if (button) press(button);
 });
 element.addEventListener("input", filter);
 element.addEventListener("keydown", (event) => {
