@@ -232,6 +232,12 @@ def test_the_heatmap_lies_over_the_film(page) -> None:
     assert page.evaluate(colours).startswith('url("data:image/png')
     page.get_by_label("Strength").fill("0.3")
     assert page.evaluate("getComputedStyle(document.querySelector('.layers .heat')).opacity") == "0.3"
+    as_kind = "kind => { document.querySelector('#verdict .decision').className = `decision ${kind}`; }"
+    page.evaluate(as_kind, "abstain")  # at this threshold there may be an answer
+    expect(page.locator("#heat")).to_contain_text("no answer: it is left out", use_inner_text=True)
+    assert page.evaluate(colours) == "none" and page.locator(".heat-scale").is_hidden()
+    page.evaluate(as_kind, "flag")
+    assert page.evaluate(colours) != "none" and page.locator(".left-out").is_hidden()
     read_example(page, "Normal")
     expect(page.locator(".heat-scale")).to_have_count(0, timeout=PATIENCE)  # before the heatmap, the film
     assert page.evaluate(colours) == "none"

@@ -135,6 +135,10 @@ def test_the_open_film_stays_open_at_another_point(page, rows) -> None:
     name = values(rows, "name")[1]
     expect(verdict).to_contain_text(name, timeout=PATIENCE)
     expect(film).to_be_visible(timeout=PATIENCE)
+    page.get_by_label("Filter by name").fill("l/")  # of the folder NORMAL
+    page.locator("#worklist th").get_by_role("button", name="Film").click()
+    page.locator("#worklist th").get_by_role("button", name="Film").click()
+    names = values(rows, "name")
     shown, said = film.get_attribute("src"), page.locator("#worklist > * p").first.inner_text()
     other = page.locator("#worklist-point label:not(:has(input:checked))")
     if not other.count():
@@ -149,6 +153,9 @@ def test_the_open_film_stays_open_at_another_point(page, rows) -> None:
     current = page.locator('#worklist tr[aria-current="true"]')
     expect(current).to_have_count(1)
     assert current.get_attribute("data-name") == name
+    assert values(rows, "name") == names  # filter and order stay too
+    assert page.locator("#worklist th").last.get_attribute("aria-sort") == "descending"
+    page.get_by_label("Filter by name").fill("")
     expect(page.locator("#worklist .steps")).to_contain_text(re.compile(r"\d+ of \d+"))
 
 

@@ -105,7 +105,7 @@ def test_stage_two_trains_the_layers_asked_for_and_the_probe_the_films_asked_for
     monkeypatch.setattr(
         probe, "extract_features", lambda model, part, *rest: probed.append(part) or extract(model, part, *rest)
     )
-    few = ("--probe_epochs", "1", "--num_train_epochs", "0")
+    few = ("--probe_epochs", "1", "--num_train_epochs", "0", "--label_smoothing_factor", "0.1")
     trained(films, tiny_recipe, tmp_path / "d", *few, "--sampler", "undersample")
     assert np.bincount(probed[0].labels).tolist() == [np.bincount(films["train"].labels).min()] * 2
 

@@ -64,14 +64,16 @@ function sort(head, order) {
 }
 
 function restore() { // of another list nothing is kept
+  if (!element.querySelector("tbody")) return;
   const films = JSON.stringify(all("tbody tr").map((row) => row.dataset.name).sort());
   if (films !== kept.films) kept = { films };
   const { kind, words, key, order } = kept;
   if (key) sort(element.querySelector(`[data-sort="${key}"]`).parentElement, order);
-  if (words) element.querySelector("input").value = words;
+  element.querySelector("input").value = words || "";
   press(element.querySelector(`.kinds [data-kind="${kind || ""}"]`) ?? element.querySelector(".kinds button"));
 }
-watch("value", () => { if (element.querySelector("tbody")) restore(); });
+restore();
+watch("value", restore);
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button"), row = event.target.closest("tbody tr");
