@@ -32,7 +32,7 @@ from pneumo_hf.inference.onnx import exported_file
 from pneumo_hf.inference.onnx_export import kept_export
 from pneumo_hf.inference.scorer import probability_of
 
-TIMES_THE_SIZE = (1, 2, 3)  # of the model's, that a film is decoded to at least
+TIMES_THE_SIZE = (1, 2, 3, 4)  # of the model's, that a film is decoded to at least
 MOST_MOVED = 1e-3  # of a score, by an option that would be offered
 LEAST_GAIN = 1.4  # of a backend that would be offered
 
