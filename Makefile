@@ -39,7 +39,7 @@ test-space: setup  ## a pushed Space, installed into an empty environment, answe
 shipped: setup  ## runs/distill_robust, a model like the shipped one from ImageNet weights: make shipped DATA=chest_xray.zip [ORIGINALS=ZIP] [TRAIN="--bf16 true"]
 	for run in teacher_1 teacher_2 teacher_3 distill distill_robust; do test -f runs/$$run/report/metrics.json || \
 	    $(BIN)/python train_hf.py --dataset $(DATA) --output_dir runs/$$run --config configs/$$(case $$run in \
-	            distill*) echo $$run.yaml;; *) echo flagship_efficientnet.yaml --seed $${run##*_} --label_smoothing_factor 0.1;; esac) \
+	            distill*) echo $$run.yaml;; *) echo flagship_efficientnet.yaml --seed $${run##*_};; esac) \
 	        $(if $(ORIGINALS),--hold_out $(ORIGINALS)) $$(test -d runs/$$run/checkpoints && echo --resume_from_checkpoint) $(TRAIN) || exit 1; \
 	done
 recipes: setup  ## docs/results.md: every recipe on the whole set: make recipes DATA=chest_xray.zip [TRAIN="--bf16 true"]
