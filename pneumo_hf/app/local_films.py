@@ -201,6 +201,8 @@ def outcome_html(result: Recalibration, name: str) -> str:
         name=name,
         better=_better(found["metrics"]["ece"]),
         refused=result.refused,
+        known=found["n_patients"] < found["n"],
+        changed=found["metrics"],
         need=found["films_needed"]["for_margin"]["both"],
         error={when: found["metrics"]["ece"][when]["value"] for when in ("before", "after")},
         cuts=found["decision_threshold"],

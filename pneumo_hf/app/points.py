@@ -31,7 +31,7 @@ class Share(NamedTuple):
     @property
     def of_the_others(self) -> "Share":
         """The share of the other films."""
-        return Share(1 - self.value, 1 - self.high, 1 - self.low)
+        return Share(1 - self.value, max(0.0, 1 - self.high), 1 - self.low)  # Wilson's reach a hair above 1
 
 
 class Measured(NamedTuple):

@@ -27,9 +27,7 @@ READ_FIRST = "Hide the answer until I open it (I read the film first)"
 FOLDED = '<p class="hint" role="status">The film is read.</p><details><summary>Show the answer</summary>{}</details>'
 # Once opened, the answer stays open while threshold, age, sex or view change.
 STAY_OPEN = "(...given) => [...given.slice(0, -1), given.at(-1) && !document.querySelector('#verdict details[open]')]"
-BY_HAND = (  # an emptied box, null, is no threshold
-    "(percent, point, cut) => percent === null ? [point, cut] : [null, Math.min(100, Math.max(0, percent)) / 100]"
-)
+BY_HAND = "(percent) => [null, Math.min(100, Math.max(0, percent)) / 100]"  # of an emptied box 0, as it shows then
 DOWNLOAD = "(made) => { if (made) document.querySelector('#case-report').click(); }"
 TO_THE_VERDICT = "() => document.querySelector('#verdict').scrollIntoView({ block: 'nearest' })"
 
@@ -194,10 +192,10 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
     choices, own = point_choices(settings, reader.report), own_point(settings).name
     points = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="operating-point")
     with gr.Accordion("Another threshold", open=False, elem_id="by-hand"):
-        hand = gr.Slider(0, 100, both(settings.threshold)[0], step=0.1, label="Flag from, in %", elem_id="by-percent")
+        hand = gr.Slider(0, 100, both(settings.threshold)[0], step=0.1, label="Threshold in %", elem_id="by-percent")
     cut = gr.Number(settings.threshold, label="Decision threshold", visible=False)  # exact, of 0 to 1
     points.input(lambda name: both(reader.thresholds[name]), points, [hand, cut], api_visibility="private")
-    hand.input(None, [hand, points, cut], [points, cut], js=BY_HAND)
+    hand.input(None, hand, [points, cut], js=BY_HAND)
     return points, cut
 
 

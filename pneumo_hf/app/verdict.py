@@ -60,16 +60,19 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
         low, high = predictor.settings.abstention_band(threshold) or (0.0, 1.0)
         unsure = f"Between {low:.1%} and {high:.1%} the model is sure of neither label."
         return Verdict("abstain", "No answer", f"{unsure} {WITHOUT}")
-    finding, measured = predictor.task.finding, measured_at(report, threshold)
+    finding = predictor.task.finding
     if is_positive(decided["probability"], threshold):
-        but = "A flag is not a diagnosis"
-        if measured:
+        but, limit = "A flag is not a diagnosis", predictor.settings.flagged_from(threshold)
+        if measured := measured_at(report, limit):
             but += f": {_were(measured.specificity.of_the_others, 'normal test films')} flagged too"
-        return Verdict("flag", "Flagged for review", f"At or above the threshold of {threshold:.1%}. {but}.")
-    but = f"This does not exclude {finding}"
-    if measured:
+        return Verdict("flag", "Flagged for review", f"Films are flagged from {limit:.1%} up. {but}.")
+    but, (limit, _) = (
+        f"This does not exclude {finding}",
+        predictor.settings.abstention_band(threshold) or (threshold, 1.0),
+    )
+    if measured := measured_at(report, limit):
         but += f": {_were(measured.sensitivity.of_the_others, 'test films with it')} not flagged"
-    return Verdict("clear", "Not flagged", f"Below the threshold of {threshold:.1%}. {but}.")
+    return Verdict("clear", "Not flagged", f"It is below {limit:.1%}. {but}.")
 
 
 def of_hundred(share: Share) -> str:
@@ -141,7 +144,7 @@ def verdict_html(
         verdict=in_words(predictor, decided, threshold, report),
         cautions=cautions(predictor, decided, threshold, age, report),
         probability=decided["probability"] if shown else None,
-        threshold=threshold,
+        flagged_from=predictor.settings.flagged_from(threshold),
         unsure=predictor.settings.abstention_band(threshold),
         finding=task.finding,
         trust="not to be relied on here" if decided["error"] else trust,
@@ -159,7 +162,7 @@ def shares_of_labels(result: dict, task: Task) -> dict[str, float]:
 
 def measured_html(predictor: Scorer, report: Report | None, threshold: float) -> str:
     """Format what was measured at a threshold on the report's test."""
-    unanswered = None
+    unanswered, unsure = None, predictor.settings.abstention_band(threshold)
     if report and report.scores is not None:
         flags = [predictor.settings.decide(float(score), threshold=threshold)["flag"] for score in report.scores]
         unanswered = flags.count("abstain") / len(flags)
@@ -169,6 +172,8 @@ def measured_html(predictor: Scorer, report: Report | None, threshold: float) ->
         measured=measured_at(report, threshold),
         of_hundred=of_hundred,
         unanswered=unanswered,
+        threshold=threshold,
+        inside=unsure and unsure[0] < threshold < unsure[1],
         elsewhere=[(found["n"], *(found["metrics"][name]["value"] for name in NAMES)) for found in elsewhere],
     )
 

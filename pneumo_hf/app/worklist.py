@@ -78,7 +78,7 @@ class Worklist:
         place = films.index(shown) if shown in films else None
         table = _write_csv(self.predictor, decided, threshold)
         buttons = (gr.DownloadButton(value=path) for path in (table, _write_page(self.predictor, decided, point)))
-        listing = list_html(decided, threshold, settings.abstention_band(threshold), place)
+        listing = list_html(decided, settings.flagged_from(threshold), settings.abstention_band(threshold), place)
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
         return *unfolded, decided, listing, *buttons
 

@@ -28,12 +28,13 @@ WORDS = {  # in reading order
 
 
 def list_html(
-    answers: list[dict], threshold: float, unsure: tuple[float, float] | None = None, opened: int | None = None
+    answers: list[dict], flagged_from: float, unsure: tuple[float, float] | None = None, opened: int | None = None
 ) -> str:
     """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser.
 
     Args:
-        unsure: the scores between which there is no answer at this threshold.
+        flagged_from: the lowest score that is flagged.
+        unsure: the scores between which there is no answer.
         opened: the place of the answer whose film is shown.
     """
     counts = Counter(answer["kind"] for answer in answers)
@@ -45,7 +46,7 @@ def list_html(
     )
     shared = _only_zip(answers)
     rows = "".join(
-        _row(place, answer, answer["name"].removeprefix(shared), threshold, place == opened)
+        _row(place, answer, answer["name"].removeprefix(shared), flagged_from, place == opened)
         for place, answer in enumerate(answers)
     )
     place_said = f"{len(answers)} films" if opened is None else f"{opened + 1} of {len(answers)}"
@@ -54,7 +55,7 @@ def list_html(
         f"{words}</button></th>"
         for key, words in (("place", "Flag"), ("score", "Probability"), ("name", "Film"))
     )
-    rule = f"Flagged from {max(threshold, unsure[1]) if unsure else threshold:.1%} up"
+    rule = f"Flagged from {flagged_from:.1%} up"
     if unsure:
         rule += f", no answer from {unsure[0]:.1%}"
     return f"""<p>{rule}.</p>
@@ -72,13 +73,14 @@ def _only_zip(answers: list[dict]) -> str:
     return f"{zips.pop()}.zip: " if len(zips) == 1 and "" not in zips else ""
 
 
-def _row(place: int, answer: dict, name: str, threshold: float, opened: bool) -> str:
+def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool) -> str:
     name, kind, current = html.escape(name), answer["kind"], ' aria-current="true"' if opened else ""
     scored, score = kind not in ("unreadable", "not_chest_xray"), answer["probability"] or 0
     meter = (
-        f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * threshold:.1f}%"></u>'
+        f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * flagged_from:.1f}%"></u>'
     )
-    said = [html.escape(words) for words in (answer.get("note"), answer["error"]) if words]
+    error = answer["error"].partition(": ")[0] if kind == "not_chest_xray" else answer["error"]  # without the distance
+    said = [html.escape(words) for words in (answer.get("note"), error) if words]
     reason = "".join(f"<small>{words}</small>" for words in said)
     return (
         f'<tr data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}" data-name="{name}"'
@@ -148,7 +150,7 @@ def write_worklist_page(
         to_look_at=to_look_at,
         shared=_only_zip(answers),
         model=Path(predictor.name).name,
-        threshold=settings.thresholds[point],
+        flagged_from=settings.flagged_from(settings.thresholds[point]),
         point=next(one.plain for one in offered(settings) if one.name == point).lower(),
         chosen_on=predictor.chosen_on,
         finding=predictor.task.finding,

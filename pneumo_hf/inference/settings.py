@@ -154,6 +154,11 @@ class CheckpointSettings:
         missed = self.conformal_limits["pneumonia_from"] < threshold
         return lower, max(upper, threshold) if missed else upper
 
+    def flagged_from(self, threshold: float) -> float:
+        """Return the lowest score that is flagged at a threshold: those without an answer can reach above it."""
+        unsure = self.abstention_band(threshold)
+        return max(threshold, unsure[1]) if unsure else threshold
+
     def _abstains(self, probability: float, threshold: float) -> bool:
         limits = self.conformal_limits
         if limits is None or threshold < min(limits["normal_up_to"], limits["pneumonia_from"]):

@@ -54,7 +54,7 @@ def test_a_zip_of_labelled_films_gives_what_the_command_does(
         handle_file(zipped(local, tmp_path / "Doe_films.zip")), api_name="/recalibrate"
     )
     expected = recalibrate(tiny_run, local, device="cpu", cache_dir=cache_dir)
-    assert "80 films of 80 patients. 1 could not be read." in outcome and len(figures) == 2
+    assert "80 films, each counted as a patient of its own. 1 could not be read." in outcome and len(figures) == 2
     assert f"Offset {expected.offset:+.3f}, slope {expected.slope:.3f}" in outcome
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path)

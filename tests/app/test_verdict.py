@@ -100,7 +100,15 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     assert flag[:2] == ("flag", "Flagged for review")
     assert "A flag is not a diagnosis: 13 of 100 normal test films were flagged too." in flag.meaning
     clear = in_words(shipped, answer(0.05), cut, report)
-    assert "does not exclude pneumonia: 1 of 100 test films with it was not flagged." in clear.meaning
+    assert clear.meaning.startswith("It is below 5.8%.")  # from there to the threshold there is no answer
+    assert "does not exclude pneumonia: fewer than 1 of 100 test films with it was not flagged." in clear.meaning
+    balanced = shipped.settings.thresholds["youden"]  # where there is no answer
+    assert balanced < 0.3 and in_words(shipped, answer(0.92, "review"), balanced, report).meaning == (
+        "Films are flagged from 29.8% up. A flag is not a diagnosis: 13 of 100 normal test films were flagged too."
+    )
+    assert "flagged from 29.8%" in verdict_html(shipped, answer(0.92, "review"), balanced, report)
+    assert "as if the threshold of" in measured_html(shipped, report, balanced)
+    assert "as if the threshold of" not in measured_html(shipped, report, cut)
     unsure_film = answer(0.2, "abstain")
     unsure = in_words(shipped, unsure_film, cut, report)
     assert unsure[:2] == ("abstain", "No answer")
@@ -139,7 +147,7 @@ def test_a_film_that_is_not_as_those_it_was_measured_on_says_so(shipped: Predict
 
 def test_without_a_report_nothing_is_claimed(shipped: Predictor) -> None:
     words = in_words(shipped, answer(0.05), shipped.settings.threshold)
-    assert words.meaning == "Below the threshold of 31.5%. This does not exclude pneumonia."
+    assert words.meaning == "It is below 5.8%. This does not exclude pneumonia."
 
 
 def test_who_it_was_trained_on_is_said_where_the_checkpoint_says_it(shipped: Predictor, tiny_run: Path) -> None:

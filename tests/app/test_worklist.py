@@ -85,7 +85,7 @@ def test_the_name_of_the_only_zip_stands_in_no_row(predictor: Predictor, paths: 
     answers = list(score_worklist(predictor, paths))[-1].answers
     zipped = [answer | {"name": f"ward.zip: {answer['name']}"} for answer in answers]
     assert "ward.zip" not in list_html(zipped, predictor.settings.threshold)
-    assert "Flagged from 58.0% up, no answer from 8.0%." in list_html(zipped, 0.12, (0.08, 0.58))
+    assert "Flagged from 58.0% up, no answer from 8.0%." in list_html(zipped, 0.58, (0.08, 0.58))
     assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
 
 

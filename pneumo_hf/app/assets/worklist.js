@@ -16,7 +16,8 @@ function open(row) {
   all('tr[aria-current="true"]').forEach((other) => other.removeAttribute("aria-current"));
   row.setAttribute("aria-current", "true");
   row.scrollIntoView({ block: "nearest" });
-  if (matchMedia("(max-width: 767px)").matches) element.querySelector(".steps").scrollIntoView(); // the film is below
+  const phone = matchMedia("(max-width: 767px)").matches; // the film is below the list there, else beside it
+  (phone ? element.querySelector(".steps") : element).scrollIntoView();
   say();
   clearTimeout(waiting); // of rows that are passed quickly only the last one opens
   waiting = setTimeout(() => ask(row, Date.now()), 120);
