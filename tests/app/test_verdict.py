@@ -169,6 +169,7 @@ def test_a_case_report_has_the_tests_figures_and_validations(shipped: Predictor,
     for kept in ("<form", "<script", "http", " id="):  # what is typed on it goes nowhere
         assert kept not in page
     by_hand = Path(write_case_report(shipped, answer(0.92, "review"), 0.25, {}, facts, report)).read_text()
+    assert "chosen on validation</td>" in page and "chosen on validation</td>" not in by_hand
     assert "set by hand: threshold 25.0%" in by_hand and "Set by hand" in by_hand
 
 

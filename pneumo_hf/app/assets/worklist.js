@@ -1,4 +1,4 @@
-// Filters, sorts and opens the rows of a worklist; `element`, `trigger` and `watch` are gradio's. They stay when the same films are decided at another threshold.
+// Filters, sorts and opens the rows of a worklist; `element`, `trigger` and `watch` are gradio's. Filter and order stay when the same films are decided at another threshold.
 const all = (selector) => [...element.querySelectorAll(selector)];
 const visible = () => all("tbody tr").filter((row) => !row.hidden);
 const opened = () => element.querySelector('tr[aria-current="true"]');
