@@ -66,8 +66,8 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
         if measured := measured_at(report, limit):
             but += f": {_were(measured.specificity.of_the_others, 'normal test films')} flagged too"
         return Verdict("flag", "Flagged for review", f"Films are flagged from {limit:.1%} up. {but}.")
-    unsure = predictor.settings.abstention_band(threshold)
-    but, limit = f"This does not exclude {finding}", unsure[0] if unsure else threshold
+    band = predictor.settings.abstention_band(threshold)
+    but, limit = f"This does not exclude {finding}", band[0] if band else threshold
     if measured := measured_at(report, limit):
         but += f": {_were(measured.sensitivity.of_the_others, 'test films with it')} not flagged"
     return Verdict("clear", "Not flagged", f"It is below {limit:.1%}. {but}.")
