@@ -11,14 +11,15 @@ from pneumo_hf.app.decoding import call
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import as_address, render
-from pneumo_hf.app.points import measured_at, offered
-from pneumo_hf.app.verdict import at_threshold, cautions, in_words, of_hundred, shares_of_labels, trained_on
+from pneumo_hf.app.points import Point, measured_by, measured_elsewhere, offered
+from pneumo_hf.app.verdict import at_threshold, cautions, in_words, of_hundred, shares_of_labels, trained_on, trust
 from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
 from pneumo_hf.imaging.quality import NOTES
 from pneumo_hf.inference.onnx import weights_digest
 from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.inference.settings import CheckpointSettings
 
 DIGITS = 16  # of the file's digest
 LARGEST_PRINTED = 900  # pixels a side
@@ -51,6 +52,17 @@ def file_facts(content: bytes, film: Image.Image) -> dict[str, str]:
     if notes := film.info.get(NOTES):
         facts["note"] = "; ".join(notes)
     return facts | {words: _in_short(known[key]) for key, words in FACTS.items() if key in known}
+
+
+def _figures(settings: CheckpointSettings, report: Report | None, point: Point, validated: dict | None) -> tuple:
+    """A point, from which score it flags, what the test measured, and validation, where it measured the same."""
+    limit = settings.flagged_from(point.threshold)
+    return (
+        point,
+        limit,
+        measured_by(settings, report, point.threshold),
+        validated if limit == point.threshold else None,
+    )
 
 
 def _in_short(value: object) -> str:
@@ -89,8 +101,11 @@ def write_case_report(
             trained_on=trained_on(predictor),
             pictures={caption: as_address(picture, LARGEST_PRINTED) for caption, picture in pictures.items()},
             point=next((point.plain for point in points if point.threshold == threshold), "set by hand"),
-            points=[(point, measured_at(report, point.threshold), validation.get(point.name)) for point in points],
-            here=measured_at(report, threshold),
+            flagged_from=settings.flagged_from(threshold),
+            points=[_figures(settings, report, point, validation.get(point.name)) for point in points],
+            here=measured_by(settings, report, threshold),
+            elsewhere=measured_elsewhere(settings, report, threshold),
+            trust=trust(predictor, decided),
             of_hundred=of_hundred,
             chosen_on=predictor.chosen_on,
             model=Path(predictor.name).name,

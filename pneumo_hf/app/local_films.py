@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 MOST_BYTES = 20_000_000  # of a CSV
 LARGEST_FIGURE = 1400  # pixels a side
+WORSE = {"sensitivity": "more missed films", "specificity": "more false alarms"}
+WORTH_SAYING = 0.05  # five films of a hundred
 MOST_SCORES = 5000  # rows of it: some seconds of a core
 
 
@@ -200,6 +202,7 @@ def outcome_html(result: Recalibration, name: str) -> str:
         found=found,
         name=name,
         better=_better(found["metrics"]["ece"]),
+        but=[words for key, words in WORSE.items() if _drop(found["metrics"][key]) >= WORTH_SAYING],
         refused=result.refused,
         known=found["n_patients"] < found["n"],
         changed=found["metrics"],
@@ -217,6 +220,10 @@ def _better(error: dict) -> bool | None:
     """Whether the calibration error is smaller than before; None where it lies within the interval of before."""
     now, (low, _) = error["after"]["value"], error["before"]["ci95"]
     return True if now < low else False if now >= error["before"]["value"] else None
+
+
+def _drop(metric: dict) -> float:
+    return metric["before"]["value"] - metric["after"]["value"]
 
 
 def figures_html(figures: list[tuple[str, str]]) -> str:

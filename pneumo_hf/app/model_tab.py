@@ -17,6 +17,7 @@ from pneumo_hf.app.curves import decision_curve, decision_svg, roc_svg
 from pneumo_hf.app.limits import limits
 from pneumo_hf.evaluation.operating_points import predictive_values
 from pneumo_hf.inference.scorer import Scorer
+from pneumo_hf.labels import NEGATIVE
 from pneumo_hf.reporting.names import FIGURES, LOWER_IS_BETTER, METRIC_NAMES, label_metric_name
 from pneumo_hf.reporting.page import templates
 
@@ -35,6 +36,7 @@ class Report(NamedTuple):
     originals: dict | None = None  # films as full-size originals and as small copies, where that was measured
     external: Sequence[dict] = ()  # the same of films of other hospitals
     scores: Any = None  # [N], P(PNEUMONIA) of the test films, where they lie beside it
+    cases: Any = None  # [N], whether they are not normal
 
     def at(self, threshold: float) -> tuple[float, float]:
         """Return sensitivity and specificity on the test films at a threshold, to the curve's step."""
@@ -47,13 +49,13 @@ def read_report(predictor: Scorer) -> Report | None:
     if metrics is None:
         return None
     values = np.loadtxt(curve, delimiter=",", skiprows=1, usecols=(1, 2)) if curve else None
-    scores = report_file(predictor, "predictions_test.csv")
+    predictions = report_file(predictor, "predictions_test.csv")
     return Report(
         json.loads(metrics.read_text()),
         values,
         read_originals(predictor),
         external_reports(predictor),
-        scores and _read_scores(scores),
+        *(_read_scores(predictions) if predictions else ()),
     )
 
 
@@ -169,10 +171,11 @@ def read_originals(predictor: Scorer) -> dict | None:
     return json.loads(path.read_text()) if path else None
 
 
-def _read_scores(path: Path) -> np.ndarray | None:
+def _read_scores(path: Path) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
     with path.open(newline="") as file:
-        found = [float(row["probability"]) for row in csv.DictReader(file) if row.get("probability")]
-    return np.array(found) if found else None
+        rows = [row for row in csv.DictReader(file) if row.get("probability") and row.get("label")]
+    cases = np.array([row["label"] != NEGATIVE for row in rows])
+    return (np.array([float(row["probability"]) for row in rows]), cases) if 0 < cases.sum() < len(rows) else ()
 
 
 def report_file(predictor: Scorer, name: str) -> Path | None:

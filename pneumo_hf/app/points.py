@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pneumo_hf.app.model_tab import Report
+from pneumo_hf.data.predictions import log_odds
 from pneumo_hf.evaluation.operating_points import DEFAULT
 from pneumo_hf.inference.settings import CheckpointSettings
 
 NAMES = ("sensitivity", "specificity")
 Z = NormalDist().inv_cdf(0.975)  # of an interval of 95 %
+ALIKE = math.log(1.1)  # log odds: points that flag from scores nearer than this are one
 
 
 class Point(NamedTuple):
@@ -35,47 +39,61 @@ class Share(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Sensitivity and specificity at a threshold, on the films of a report's test."""
+    """Sensitivity and specificity where films are flagged from a score up, and the films that have no answer."""
 
     sensitivity: Share
     specificity: Share
     films: int
     over_patients: bool  # the intervals: the report's own, by resampling patients; else Wilson's, of films
+    unanswered: tuple[Share, Share] | None = None  # of the films with the finding and of the normal ones
 
 
 def offered(settings: CheckpointSettings) -> list[Point]:
     """Choose the operating points to offer, by rising threshold, each by what it does beside the others.
 
     A point that was chosen for a sensitivity can give fewer false alarms than one that was chosen for a specificity:
-    their order says what they do, whatever they were chosen for.
+    their order says what they do, whatever they were chosen for. A point that flags the same films as another, but for
+    a few, is not offered: one whose threshold lies among the scores without an answer flags none of those.
 
     >>> points = [{"name": name, "threshold": cut} for name, cut in (("youden", 0.3), ("f1", 0.4), ("cost@5", 0.1))]
     >>> [point.plain for point in offered(CheckpointSettings(0.4, "f1", points))]
     ['Miss few', 'Balanced', 'Few false alarms']
     """
-    ladder = sorted(settings.thresholds.items(), key=lambda point: point[1])
+    cuts = settings.thresholds
+    ladder, chosen = sorted(cuts, key=cuts.__getitem__), {}
+    for name in (settings.method, ladder[0], ladder[-1], DEFAULT):
+        place = log_odds(settings.flagged_from(cuts[name])) if name in cuts else math.nan
+        if all(abs(place - other) > ALIKE for other in chosen.values()):  # never, if it is not known
+            chosen[name] = place
+    names = sorted(chosen, key=cuts.__getitem__)
     plain = {settings.method: "The model's own"}
-    if ladder[0][1] < ladder[-1][1]:
-        plain |= {ladder[0][0]: "Miss few", ladder[-1][0]: "Few false alarms"}
-    if DEFAULT in settings.thresholds:
-        plain[DEFAULT] = "Balanced"
-    own_first = sorted(plain, key=lambda name: name != settings.method)
-    chosen = {
-        settings.thresholds[name]: Point(name, plain[name], settings.thresholds[name]) for name in own_first[::-1]
-    }
-    return [chosen[cut] for cut in sorted(chosen)]
+    if len(names) > 1:
+        plain |= {names[0]: "Miss few", names[-1]: "Few false alarms"}
+    plain[DEFAULT] = "Balanced"
+    return [Point(name, plain[name], cuts[name]) for name in names]
 
 
 def point_choices(settings: CheckpointSettings, report: Report | None) -> list[tuple[str, str]]:
-    """Write the points to offer with what they measured, each beside its name in `config.json`."""
-    choices = []
-    for point in offered(settings):
-        measured = measured_at(report, point.threshold)
-        shares = ""
-        if measured:
-            shares = f": {measured.sensitivity.value:.1%} sensitive, {measured.specificity.value:.1%} specific"
-        choices.append((f"{point.plain}{shares}", point.name))
-    return choices
+    """Write the points to offer with what they measured, on the test and elsewhere, each beside its name in
+    `config.json`."""
+    return [
+        (f"{point.plain}{': ' if words else ''}{words}", point.name)
+        for point in offered(settings)
+        for words in [in_short(settings, report, point.threshold)]
+    ]
+
+
+def in_short(settings: CheckpointSettings, report: Report | None, threshold: float) -> str:
+    """Write sensitivity and specificity at a threshold, on the test and elsewhere; nothing without a report."""
+    measured = measured_by(settings, report, threshold)
+    if measured is None:
+        return ""
+    words = f"{measured.sensitivity.value:.1%} sensitive, {measured.specificity.value:.1%} specific"
+    for there in measured_elsewhere(settings, report, threshold):
+        words += (
+            f"; on {there.films} films from elsewhere {there.sensitivity.value:.0%}, {there.specificity.value:.0%}"
+        )
+    return words
 
 
 def own_point(settings: CheckpointSettings) -> Point:
@@ -83,19 +101,44 @@ def own_point(settings: CheckpointSettings) -> Point:
     return next(point for point in offered(settings) if point.threshold == settings.threshold)
 
 
+def measured_by(settings: CheckpointSettings, report: Report | None, threshold: float) -> Measured | None:
+    """Return what the report's test gives where a checkpoint decides by a threshold: what it flags, which can be less
+    than what lies above the threshold, and what it leaves without an answer. None without a report."""
+    measured = measured_at(report, settings.flagged_from(threshold))
+    if measured is None or report is None or report.scores is None:
+        return measured
+    flags = (settings.decide(float(score), threshold=threshold)["flag"] for score in report.scores)
+    abstained = np.array([flag == "abstain" for flag in flags])
+    with_it, normal = abstained[report.cases], abstained[~report.cases]
+    return measured._replace(unanswered=(wilson(with_it.mean(), len(with_it)), wilson(normal.mean(), len(normal))))
+
+
+def measured_elsewhere(settings: CheckpointSettings, report: Report | None, threshold: float) -> list[Measured]:
+    """Return the same of the films of other hospitals, of each of their sets where it was measured."""
+    limit = settings.flagged_from(threshold)
+    there = (_at_a_point(metrics, limit) for metrics in (report.external if report else ()))
+    return [found for found in there if found]
+
+
 def measured_at(report: Report | None, threshold: float) -> Measured | None:
     """Return what the report's test gives at a threshold; None without a report of it."""
     if report is None or report.curve is None:
         return None
-    found = report.metrics
-    films, cases = found["n"], round(found["n"] * found["prevalence"])
-    if threshold == found["decision_threshold"]["value"]:
-        own = {name: Share(found["metrics"][name]["value"], *found["metrics"][name]["ci95"]) for name in NAMES}
-        return Measured(**own, films=films, over_patients=True)
-    rows: list[Mapping[str, Any]] = found.get("operating_points", [])
-    point = next((row for row in rows if row["threshold"] == threshold), None)
-    sensitivity, specificity = (point[name] for name in NAMES) if point else report.at(threshold)
-    return Measured(wilson(sensitivity, cases), wilson(specificity, films - cases), films, False)
+    return _at_a_point(report.metrics, threshold) or _of_films(report.metrics, *report.at(threshold))
+
+
+def _at_a_point(metrics: Mapping[str, Any], threshold: float) -> Measured | None:
+    """What a report has at the threshold that it decided by, or at that of an operating point."""
+    if threshold == metrics["decision_threshold"]["value"]:
+        own = [Share(metrics["metrics"][name]["value"], *metrics["metrics"][name]["ci95"]) for name in NAMES]
+        return Measured(own[0], own[1], metrics["n"], over_patients=True)
+    row = next((row for row in metrics.get("operating_points", []) if row["threshold"] == threshold), None)
+    return row and _of_films(metrics, *(row[name] for name in NAMES))
+
+
+def _of_films(metrics: Mapping[str, Any], sensitivity: float, specificity: float) -> Measured:
+    films, cases = metrics["n"], round(metrics["n"] * metrics["prevalence"])
+    return Measured(wilson(sensitivity, cases), wilson(specificity, films - cases), films, over_patients=False)
 
 
 def wilson(value: float, films: int) -> Share:

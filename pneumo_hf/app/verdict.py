@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import render
-from pneumo_hf.app.points import NAMES, Share, measured_at
+from pneumo_hf.app.points import Share, measured_at, measured_by, measured_elsewhere
 from pneumo_hf.imaging.quality import ATYPICAL_LAYOUT, LATERAL_VIEW
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import is_positive
@@ -133,10 +133,6 @@ def verdict_html(
     """Format the decision in words, then the probability on its scale, with the threshold and where no answer is."""
     decided, task = at_threshold(predictor, result, threshold), predictor.task
     shown = decided["probability"] is not None and decided["flag"] != "not_chest_xray"
-    trust, share = "not calibrated", predictor.settings.training_data.get("prevalence")
-    if predictor.settings.is_calibrated:
-        of_validation = share and not predictor.settings.recalibration
-        trust = f"calibrated where {share:.0%} had it" if of_validation else f"calibrated on {predictor.chosen_on}"
     return render(
         "verdict.html.jinja",
         verdict=in_words(predictor, decided, threshold, report),
@@ -145,10 +141,21 @@ def verdict_html(
         flagged_from=predictor.settings.flagged_from(threshold),
         unsure=predictor.settings.abstention_band(threshold),
         finding=task.finding,
-        trust="not to be relied on here" if decided["error"] else trust,
+        trust=trust(predictor, decided),
         answered=decided["flag"] != "abstain",
         labels=shares_of_labels(decided, task) if shown else {},
     )
+
+
+def trust(predictor: Scorer, decided: dict) -> str:
+    """Say in a few words how far a probability is to be believed."""
+    share = predictor.settings.training_data.get("prevalence")
+    if decided["error"]:
+        return "not to be relied on here"
+    if not predictor.settings.is_calibrated:
+        return "not calibrated"
+    of_validation = share and not predictor.settings.recalibration
+    return f"calibrated where {share:.0%} had it" if of_validation else f"calibrated on {predictor.chosen_on}"
 
 
 def shares_of_labels(result: dict, task: Task) -> dict[str, float]:
@@ -159,26 +166,19 @@ def shares_of_labels(result: dict, task: Task) -> dict[str, float]:
 
 
 def measured_html(predictor: Scorer, report: Report | None, threshold: float) -> str:
-    """Format what was measured at a threshold on the report's test."""
-    unanswered, unsure = None, predictor.settings.abstention_band(threshold)
-    if report and report.scores is not None:
-        flags = [predictor.settings.decide(float(score), threshold=threshold)["flag"] for score in report.scores]
-        unanswered = flags.count("abstain") / len(flags)
-    elsewhere = [found for found in (report.external if report else []) if is_of(found, threshold)]
+    """Format what was measured where films are decided by a threshold: on the report's test, and elsewhere."""
+    settings = predictor.settings
+    unsure = settings.abstention_band(threshold)
     return render(
         "measured.html.jinja",
-        measured=measured_at(report, threshold),
+        measured=measured_by(settings, report, threshold),
+        elsewhere=measured_elsewhere(settings, report, threshold),
         of_hundred=of_hundred,
-        unanswered=unanswered,
+        finding=predictor.task.finding,
+        unsure=unsure,
         threshold=threshold,
-        inside=unsure and unsure[0] < threshold < unsure[1],
-        elsewhere=[(found["n"], *(found["metrics"][name]["value"] for name in NAMES)) for found in elsewhere],
+        flagged_from=settings.flagged_from(threshold),
     )
-
-
-def is_of(found: dict, threshold: float) -> bool:
-    """Return whether figures were measured at this threshold."""
-    return abs(found["decision_threshold"]["value"] - threshold) < 1e-3
 
 
 def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:

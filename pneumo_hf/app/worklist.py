@@ -77,7 +77,8 @@ class Worklist:
         films, shown = [_film(answer) for answer in decided], current and _film(current)
         place = films.index(shown) if shown in films else None
         table = _write_csv(self.predictor, decided, threshold)
-        buttons = (gr.DownloadButton(value=path) for path in (table, _write_page(self.predictor, decided, point)))
+        page = _write_page(self.predictor, decided, point, self.report)
+        buttons = (gr.DownloadButton(value=path) for path in (table, page))
         listing = list_html(decided, settings.flagged_from(threshold), settings.abstention_band(threshold), place)
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
         return *unfolded, decided, listing, *buttons
@@ -286,13 +287,14 @@ def _columns(predictor: Scorer) -> tuple[str, ...]:
 
 
 def _write_csv(predictor: Scorer, answers: list[dict], threshold: float) -> str:
-    write_table(path := download_path("worklist.csv"), columns_of(predictor.task), map(shown_of, answers), threshold)
+    limit = predictor.settings.flagged_from(threshold)
+    write_table(path := download_path("worklist.csv"), columns_of(predictor.task), map(shown_of, answers), limit)
     return str(path)
 
 
-def _write_page(predictor: Scorer, answers: list[dict], point: str) -> str:
+def _write_page(predictor: Scorer, answers: list[dict], point: str, report: Report | None) -> str:
     path = download_path("worklist.html")
     to_look_at = [answer for answer in answers if answer["kind"] in ("review", "abstain", "not_chest_xray")]
     shown = [shown_of(answer) for answer in answers]
-    write_worklist_page(path, predictor, point, shown, list(_thumbnails(to_look_at)), len(to_look_at))
+    write_worklist_page(path, predictor, point, shown, list(_thumbnails(to_look_at)), len(to_look_at), report)
     return str(path)

@@ -4,18 +4,22 @@ import base64
 import datetime
 import html
 import io
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
-from pneumo_hf.app.points import offered
+from pneumo_hf.app.model_tab import Report
+from pneumo_hf.app.points import in_short, offered
 from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.reporting.page import render_page
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of one in a spreadsheet
+SHARED = re.compile(r".*(/|\.zip: )")
 ASSETS = Path(__file__).parent / "assets"
 STYLE, JS = ((ASSETS / name).read_text() for name in ("worklist.css", "worklist.js"))
 WORDS = {  # in reading order
@@ -44,7 +48,7 @@ def list_html(
         f'<button type="button" data-kind="{kind}" aria-pressed="{"false" if kind else "true"}">{words}</button>'
         for kind, words in kinds.items()
     )
-    shared = _only_zip(answers)
+    shared = _shared_beginning(answers)
     rows = "".join(
         _row(place, answer, answer["name"].removeprefix(shared), flagged_from, place == opened)
         for place, answer in enumerate(answers)
@@ -67,10 +71,10 @@ def list_html(
 <span role="status">{place_said}</span><button type="button" data-step="1">Next</button></div>"""
 
 
-def _only_zip(answers: list[dict]) -> str:
-    """What the names of films of a single zip begin with, which need not stand in every row."""
-    zips = {found[0] if found[1] else "" for answer in answers for found in [answer["name"].partition(".zip: ")]}
-    return f"{zips.pop()}.zip: " if len(zips) == 1 and "" not in zips else ""
+def _shared_beginning(answers: list[dict]) -> str:
+    """The zip and the folders that all films lie in, which need not stand in every row."""
+    found = SHARED.match(os.path.commonprefix([answer["name"] for answer in answers]))
+    return found[0] if found else ""
 
 
 def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool) -> str:
@@ -132,6 +136,7 @@ def write_worklist_page(
     answers: list[dict],
     films: list[tuple[Image.Image, dict]],
     to_look_at: int,
+    report: Report | None = None,
 ) -> None:
     """Write a worklist as one page to print: counts by flag, the table, and the films to look at.
 
@@ -139,8 +144,10 @@ def write_worklist_page(
         point: the operating point that decided, by its name in `config.json`.
         answers: in reading order, as tables show them.
         films: `(thumbnail, answer)` of the first of `to_look_at` films.
+        report: the checkpoint's, where there is one.
     """
     settings = predictor.settings
+    threshold = settings.thresholds[point]
     page = render_page(
         "worklist.html.jinja",
         answers=answers,
@@ -148,11 +155,12 @@ def write_worklist_page(
         counts=Counter(answer["kind"] for answer in answers),
         films=[(_as_jpeg(film), answer) for film, answer in films],
         to_look_at=to_look_at,
-        shared=_only_zip(answers),
+        shared=_shared_beginning(answers),
         model=Path(predictor.name).name,
-        flagged_from=settings.flagged_from(settings.thresholds[point]),
+        flagged_from=settings.flagged_from(threshold),
         point=next(one.plain for one in offered(settings) if one.name == point).lower(),
         chosen_on=predictor.chosen_on,
+        measured=in_short(settings, report, threshold),
         finding=predictor.task.finding,
         time=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pneumo_hf import Predictor
 from pneumo_hf.app.case_report import write_case_report
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.pages import as_address
-from pneumo_hf.app.points import Share, measured_at, offered, wilson
+from pneumo_hf.app.points import Share, measured_at, measured_by, measured_elsewhere, offered, point_choices, wilson
 from pneumo_hf.app.verdict import REMEDIES, cautions, in_words, measured_html, of_hundred, trained_on, verdict_html
 from pneumo_hf.app.viewer import LARGEST_SENT, heat_html, viewer_html
 from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, SHOWN_RANGE
@@ -45,9 +46,13 @@ def test_a_name_says_what_a_point_does_and_not_what_it_was_chosen_for(shipped: P
     points = offered(shipped.settings)
     assert [(point.plain, point.name) for point in points] == [
         ("Miss few", "cost@5"),
-        ("Balanced", "youden"),
         ("Few false alarms", "sensitivity@0.95"),  # of the thresholds the highest, though chosen for a sensitivity
     ]
+    youden = shipped.settings.thresholds["youden"]  # among the scores without an answer: it flags no more than these
+    assert 0.29 < shipped.settings.flagged_from(youden) < shipped.settings.threshold
+    decided = replace(shipped.settings, conformal_limits=None)
+    points = offered(decided)
+    assert [point.plain for point in points] == ["Miss few", "Balanced", "Few false alarms"]
     measured = [measured_at(report, point.threshold) for point in points]
     assert measured[0].sensitivity.value >= measured[1].sensitivity.value > measured[2].sensitivity.value
     assert measured[0].specificity.value < measured[1].specificity.value < measured[2].specificity.value
@@ -82,14 +87,29 @@ def test_figures_are_the_reports_with_their_intervals(shipped: Predictor, report
     youden = measured_at(report, row["threshold"])
     assert (youden.sensitivity.value, youden.specificity.value) == (row["sensitivity"], row["specificity"])
     assert not youden.over_patients and youden.specificity == pytest.approx((176 / 234, 0.6930, 0.8031), abs=1e-4)
-    page = measured_html(shipped, report, row["threshold"])
-    assert "<td>25</td><td>20 to 31</td>" in page and "Wilson" in page  # false alarms in a hundred normal films
+    by = measured_by(shipped.settings, report, row["threshold"])  # which flags less: the scores above are no answer
+    assert by.sensitivity.value < youden.sensitivity.value and by.specificity.value > youden.specificity.value
     flags = [shipped.settings.decide(score, threshold=row["threshold"])["flag"] for score in report.scores]
-    assert len(flags) == report.metrics["n"] and 0.01 < flags.count("abstain") / len(flags) < 0.5
-    assert f"in 100 films</th><td>{100 * flags.count('abstain') / len(flags):.0f}</td>" in page
+    for is_case, share, flagged in zip(
+        (True, False), by.unanswered, (by.sensitivity, by.specificity.of_the_others), strict=True
+    ):
+        of = [flag for flag, case in zip(flags, report.cases, strict=True) if case == is_case]
+        assert share.value == of.count("abstain") / len(of) and 0.001 < share.value < 0.5
+        assert flagged.value == pytest.approx(of.count("review") / len(of), abs=1e-5)
+    page = measured_html(shipped, report, row["threshold"])
+    assert "<td>13</td><td>9 to 18</td>" in page and "Wilson" in page  # false alarms in a hundred normal films
+    assert f"in 100 normal films</th><td>{100 * by.unanswered[1].value:.0f}</td>" in page
+    assert "can fare much worse" in page and measured_elsewhere(shipped.settings, report, row["threshold"]) == []
+    assert "5.8% to 29.8% is no answer, whatever threshold is chosen between them" in page
     own_page = measured_html(shipped, report, shipped.settings.threshold)
-    assert re.search(r"On 93 films from elsewhere: \d+\.\d% sensitive, \d+\.\d% specific", own_page)
-    assert "from elsewhere can fare much worse" in page  # where that was not measured
+    assert "whatever" not in own_page and "On 93 films from elsewhere" in own_page
+    there, external = measured_elsewhere(shipped.settings, report, shipped.settings.threshold)[0], report.external[0]
+    assert there.over_patients and there.specificity.value == external["metrics"]["specificity"]["value"]
+    least = shipped.settings.thresholds["cost@5"]
+    assert "No answer" not in measured_html(shipped, report, least)  # below them all films are flagged
+    assert measured_elsewhere(shipped.settings, report, least)[0].sensitivity.value == 1
+    words = dict(map(reversed, point_choices(shipped.settings, report)))[shipped.settings.method]
+    assert re.fullmatch(r"Few .*: 98.7% sensitive, 86.8% specific; on 93 films from elsewhere \d+%, \d+%", words)
     assert measured_at(None, 0.5) is None and "No measured" in measured_html(shipped, None, 0.5)
     assert [of_hundred(Share(value, 0, 1)) for value in (0.0, 0.0026, 0.098)] == ["none", "fewer than 1", "10"]
 
@@ -107,8 +127,6 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
         "Films are flagged from 29.8% up. A flag is not a diagnosis: 13 of 100 normal test films were flagged too."
     )
     assert "flagged from 29.8%" in verdict_html(shipped, answer(0.92, "review"), balanced, report)
-    assert "as if the threshold of" in measured_html(shipped, report, balanced)
-    assert "as if the threshold of" not in measured_html(shipped, report, cut)
     unsure_film = answer(0.2, "abstain")
     unsure = in_words(shipped, unsure_film, cut, report)
     assert unsure[:2] == ("abstain", "No answer")
@@ -163,14 +181,15 @@ def test_a_case_report_has_the_tests_figures_and_validations(shipped: Predictor,
     facts, cut = {"file": "PNG, 8 bits, 96 x 80 pixels"}, shipped.settings.threshold
     page = Path(write_case_report(shipped, answer(0.92, "review"), cut, {"The film": film}, facts, report)).read_text()
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S)))
-    assert "Few false alarms 31.5% 98.7% 97.4 to 99.7 86.8% 82.3 to 91.1 13 95.2% 99.4%" in text
-    assert "Balanced 11.6% 99.2%" in text and "children of 1 to 5 years" in text
+    assert "Few false alarms 31.5% 98.7% 97.4 to 99.7 86.8% 82.3 to 91.1 13 31 95.2% 99.4%" in text
+    assert "92.0%, calibrated where 73% had it" in text and "On 93 films from elsewhere" in text
+    assert "Miss few 3.6% 99.7%" in text and "children of 1 to 5 years" in text
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", text) and "not a diagnosis" in text
     for kept in ("<form", "<script", "http", " id="):  # what is typed on it goes nowhere
         assert kept not in page
     by_hand = Path(write_case_report(shipped, answer(0.92, "review"), 0.25, {}, facts, report)).read_text()
     assert "chosen on validation</td>" in page and "chosen on validation</td>" not in by_hand
-    assert "set by hand: threshold 25.0%" in by_hand and "Set by hand" in by_hand
+    assert "set by hand: flagged from 29.8% up" in by_hand and "Set by hand" in by_hand
 
 
 def test_the_layer_of_a_heatmap_is_what_explain_draws() -> None:
