@@ -55,6 +55,10 @@ def test_a_zip_of_labelled_films_gives_what_the_command_does(
     )
     expected = recalibrate(tiny_run, local, device="cpu", cache_dir=cache_dir)
     assert "80 films, each counted as a patient of its own. 1 could not be read." in outcome and len(figures) == 2
+    found = expected.report["metrics"]
+    for name, worse in (("sensitivity", ", more missed films"), ("specificity", ", more false alarms")):
+        lost = found[name]["before"]["value"] - found[name]["after"]["value"] >= 0.05
+        assert (worse in re.search(r"<strong>(.*)</strong>", outcome)[1]) == lost  # beside whether it is better
     assert f"Offset {expected.offset:+.3f}, slope {expected.slope:.3f}" in outcome
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path)

@@ -81,10 +81,13 @@ def test_a_name_is_no_markup(predictor: Predictor, paths: list[str]) -> None:
     assert shown.count("<tr data-place") == len(paths)
 
 
-def test_the_name_of_the_only_zip_stands_in_no_row(predictor: Predictor, paths: list[str]) -> None:
+def test_the_zip_and_folder_of_all_films_stand_in_no_row(predictor: Predictor, paths: list[str]) -> None:
     answers = list(score_worklist(predictor, paths))[-1].answers
     zipped = [answer | {"name": f"ward.zip: {answer['name']}"} for answer in answers]
     assert "ward.zip" not in list_html(zipped, predictor.settings.threshold)
+    in_folder = [answer | {"name": f"ward.zip: monday/{place}.png"} for place, answer in enumerate(answers)]
+    shown = list_html(in_folder, predictor.settings.threshold)
+    assert "monday" not in shown and 'title="0.png"' in shown
     assert "Flagged from 58.0% up, no answer from 8.0%." in list_html(zipped, 0.58, (0.08, 0.58))
     assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
 
