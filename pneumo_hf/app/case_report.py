@@ -11,8 +11,8 @@ from pneumo_hf.app.decoding import call
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import as_address, render
-from pneumo_hf.app.points import Point, measured_by, measured_elsewhere, offered
-from pneumo_hf.app.verdict import at_threshold, cautions, in_words, of_hundred, shares_of_labels, trained_on, trust
+from pneumo_hf.app.points import Point, measured_by, measured_elsewhere, of_hundred, offered
+from pneumo_hf.app.verdict import at_threshold, cautions, in_words, shares_of_labels, trained_on, trust
 from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from pneumo_hf.app.case_report import file_facts, write_case_report
-from pneumo_hf.app.decoding import decode
+from pneumo_hf.app.decoding import call, decode
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.model_thread import in_model_thread, scoring
 from pneumo_hf.app.verdict import at_threshold
 from pneumo_hf.app.viewer import heat_html
+from pneumo_hf.data.files import read_film
 from pneumo_hf.errors import InputError
 from pneumo_hf.inference.explain import GradCam, overlay
 from pneumo_hf.inference.scorer import Scorer
@@ -91,6 +92,22 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float, repo
     if path is None or result is None or film is None:
         reason = f"not read: {result['error']}" if result else "There is no film yet: drop one into the box."
         raise gr.Error(reason, print_exception=False)
+    return _write_report(predictor, result, film, Path(path).read_bytes(), threshold, report)
+
+
+def report_answer(predictor: Scorer, answer: dict, report: Report | None = None) -> str:
+    """Write the path of a case report of a film in a worklist, decided as it is there."""
+    film = decode(answer["image"]).film if answer["image"] else None
+    if film is None:
+        raise gr.Error("The film is no longer here: films are deleted after an hour.", print_exception=False)
+    content = call(read_film, answer["image"] | {"path": str(answer["image"]["path"])})
+    return _write_report(predictor, answer, film, content, answer["threshold"], report)
+
+
+def _write_report(
+    predictor: Scorer, result: dict, film: Image.Image, content: bytes, threshold: float, report: Report | None
+) -> str:
+    """Write the report of a film that is read, with a heatmap where there is an answer."""
     caption, pictures = "The film as it was read.", {}
     answered = at_threshold(predictor, result, threshold)["flag"] in ("review", "")
     try:
@@ -104,8 +121,9 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float, repo
     except InputError:
         logger.info("a case report without a heatmap")
     pictures = {caption: film} | pictures
-    result |= {"size": film.size}
-    return write_case_report(predictor, result, threshold, pictures, file_facts(Path(path).read_bytes(), film), report)
+    return write_case_report(
+        predictor, result | {"size": film.size}, threshold, pictures, file_facts(content, film), report
+    )
 
 
 def heatmap(predictor: Scorer, film: Image.Image, opacity: float) -> Image.Image:

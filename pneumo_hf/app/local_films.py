@@ -18,7 +18,7 @@ from pneumo_hf.app.decoding import decode, facts_in_header, list_zipped_films
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_thread import MOST_AT_ONCE, in_model_thread
 from pneumo_hf.app.pages import as_address, render
-from pneumo_hf.app.worklist import DECODED_AT_ONCE, MOST_FILMS
+from pneumo_hf.app.worklist_films import DECODED_AT_ONCE, MOST_FILMS
 from pneumo_hf.data.duplicates import film_digests, fingerprint
 from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.labels import LabelNames

@@ -129,6 +129,12 @@ def at_threshold(report: Report, threshold: float, prevalence: float, finding: s
     cases = round(metrics["n"] * metrics["prevalence"])
     tp, tn = round(sensitivity * cases), round(specificity * (metrics["n"] - cases))
     ppv, npv = (values[0] for values in predictive_values(sensitivity, specificity, np.array([prevalence])))
+    elsewhere = [
+        (found["n"], *(float(values[0]) for values in predictive_values(shares[0], shares[1], np.array([prevalence]))))
+        for found in report.external
+        if abs(found["decision_threshold"]["value"] - threshold) < 1e-3  # the slider's step
+        for shares in [[found["metrics"][name]["value"] for name in ("sensitivity", "specificity")]]
+    ]
     points = [report.at(cut) for cut in cuts]
     curve = decision_curve(metrics, report.curve)
     step = int(np.argmin(np.abs(curve.thresholds - threshold)))
@@ -140,6 +146,7 @@ def at_threshold(report: Report, threshold: float, prevalence: float, finding: s
         specificity=specificity,
         ppv=ppv,
         npv=npv,
+        elsewhere=elsewhere,
         roc=roc_svg(report.curve, (sensitivity, specificity), points),
         decision=decision_svg(curve, threshold),
         model=curve.model[step],

@@ -44,6 +44,7 @@ class Measured(NamedTuple):
     sensitivity: Share
     specificity: Share
     films: int
+    cases: int  # of them, with the finding
     over_patients: bool  # the intervals: the report's own, by resampling patients; else Wilson's, of films
     unanswered: tuple[Share, Share] | None = None  # of the films with the finding and of the normal ones
 
@@ -89,10 +90,10 @@ def in_short(settings: CheckpointSettings, report: Report | None, threshold: flo
     if measured is None:
         return ""
     words = f"{measured.sensitivity.value:.1%} sensitive, {measured.specificity.value:.1%} specific"
+    if measured.unanswered and measured.unanswered[1].value:
+        words += f", {of_hundred(measured.unanswered[1])} of 100 normal without an answer"
     for there in measured_elsewhere(settings, report, threshold):
-        words += (
-            f"; on {there.films} films from elsewhere {there.sensitivity.value:.0%}, {there.specificity.value:.0%}"
-        )
+        words += f" (elsewhere {there.sensitivity.value:.0%} and {there.specificity.value:.0%})"
     return words
 
 
@@ -131,14 +132,23 @@ def _at_a_point(metrics: Mapping[str, Any], threshold: float) -> Measured | None
     """What a report has at the threshold that it decided by, or at that of an operating point."""
     if threshold == metrics["decision_threshold"]["value"]:
         own = [Share(metrics["metrics"][name]["value"], *metrics["metrics"][name]["ci95"]) for name in NAMES]
-        return Measured(own[0], own[1], metrics["n"], over_patients=True)
+        return Measured(own[0], own[1], *_counts(metrics), over_patients=True)
     row = next((row for row in metrics.get("operating_points", []) if row["threshold"] == threshold), None)
     return row and _of_films(metrics, *(row[name] for name in NAMES))
 
 
 def _of_films(metrics: Mapping[str, Any], sensitivity: float, specificity: float) -> Measured:
-    films, cases = metrics["n"], round(metrics["n"] * metrics["prevalence"])
-    return Measured(wilson(sensitivity, cases), wilson(specificity, films - cases), films, over_patients=False)
+    films, cases = _counts(metrics)
+    return Measured(wilson(sensitivity, cases), wilson(specificity, films - cases), films, cases, over_patients=False)
+
+
+def _counts(metrics: Mapping[str, Any]) -> tuple[int, int]:
+    return metrics["n"], round(metrics["n"] * metrics["prevalence"])
+
+
+def of_hundred(share: Share) -> str:
+    """Say how many of a hundred films a share is."""
+    return "none" if share.value == 0 else "fewer than 1" if share.value < 0.005 else f"{100 * share.value:.0f}"
 
 
 def wilson(value: float, films: int) -> Share:

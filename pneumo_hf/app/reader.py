@@ -11,7 +11,7 @@ from pneumo_hf.app.films import explain_film_file, heat_of_file, read_film_file,
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import render
 from pneumo_hf.app.points import own_point, point_choices
-from pneumo_hf.app.verdict import clinical_html, measured_html, verdict_html
+from pneumo_hf.app.verdict import clinical_html, is_scored, measured_html, verdict_html
 from pneumo_hf.app.viewer import viewer_html
 from pneumo_hf.data.schema import CLINICAL_COLUMNS
 from pneumo_hf.inference.scorer import Scorer
@@ -22,13 +22,16 @@ FAILED = (
     '<div class="decision unread" role="status"><strong>Not read</strong>'
     "<p>It took too long, or too many films are waiting. Drop it in again.</p></div>"
 )
+REPORT = "Download a one-page report to print"
 HEATMAP = "Heatmap: where the score rests"
-READ_FIRST = "Hide the answer until I open it (I read the film first)"
-FOLDED = '<p class="hint" role="status">The film is read.</p><details><summary>Show the answer</summary>{}</details>'
+READ_FIRST = "Hide the answer: I read the film first"
+FOLDED = (
+    '<p class="hint" role="status">The film is read.</p>'
+    '<details class="answer"><summary>the answer</summary>{}</details>'
+)
 # Once opened, the answer stays open while threshold, age, sex or view change.
 STAY_OPEN = "(...given) => [...given.slice(0, -1), given.at(-1) && !document.querySelector('#verdict details[open]')]"
 BY_HAND = "(percent) => [null, Math.min(100, Math.max(0, percent)) / 100]"  # of an emptied box 0, as it shows then
-DOWNLOAD = "(made) => { if (made) document.querySelector('#case-report').click(); }"
 TO_THE_VERDICT = "() => document.querySelector('#verdict').scrollIntoView({ block: 'nearest' })"
 
 
@@ -70,8 +73,7 @@ class Reader:
         result = found["result"]
         verdict = verdict_html(self.predictor, result, threshold, self.report, age)
         verdict += clinical_html(self.predictor, result, {"age": age, "sex": sex, "view": view})
-        scored = result["probability"] is not None and result["flag"] != "not_chest_xray"
-        return FOLDED.format(verdict) if folded and scored else verdict, measured
+        return FOLDED.format(verdict) if folded and is_scored(result) else verdict, measured
 
     def make_heat(self, path: str | None, wanted: bool) -> tuple:
         return (path, wanted), heat_of_file(self.predictor, path) if path and wanted else ""
@@ -111,15 +113,16 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
     with gr.Row(elem_id="reader", equal_height=False):
         with gr.Column(scale=3, min_width=320):
             file = gr.File(label="PNG, JPEG, TIFF, WebP or DICOM; deleted after an hour", elem_id="film-file")
-            heat_on = gr.Checkbox(False, label=HEATMAP, elem_id="heat-on", elem_classes="heat-on", container=False)
+            with gr.Row(elem_id="how-to-read"):
+                folded = gr.Checkbox(False, label=READ_FIRST, elem_id="read-first", container=False)
+                heat_on = gr.Checkbox(False, label=HEATMAP, elem_id="heat-on", elem_classes="heat-on", container=False)
             shown = gr.HTML("", elem_id="film", apply_default_css=False)
             heat = gr.HTML("", elem_id="heat", apply_default_css=False)
-            folded = gr.Checkbox(False, label=READ_FIRST, elem_id="read-first", container=False)
             build_examples(examples, file)
         with gr.Column(scale=2, min_width=320):
             verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
-            make = gr.Button("Download a one-page report to print", elem_id="make-report", size="md")
-            page = gr.DownloadButton(elem_id="case-report")
+            make = gr.Button(REPORT, elem_id="make-report", elem_classes="of-film", size="md")
+            page = gr.DownloadButton(elem_id="case-report", elem_classes="made")
             point, cut = threshold_boxes(reader)
             measured = gr.HTML(
                 measured_html(predictor, report, predictor.settings.threshold),
@@ -163,12 +166,17 @@ def connect(reader: Reader, given: list, shown: list, make: gr.Button, limits: d
     heated = heat_on.input(reader.make_heat, [file, heat_on], made_heat, show_progress_on=heat, **last, **limits)
     heated.then(still, [made_heat, file, heat_on], heat, **last)
     reported = make.click(reader.make_report, [file, cut], made_report, show_progress_on=make, **private, **limits)
-    reported.then(still, [made_report, file, cut], page, **last).then(None, page, None, js=DOWNLOAD)
+    reported.then(still, [made_report, file, cut], page, **last).then(None, page, None, js=download("case-report"))
 
 
 def still(made: tuple | None, *given: object) -> Any:
     """Return what was made, if it was made of what is given now."""
     return made[1] if made and made[0] == given else None
+
+
+def download(elem_id: str) -> str:
+    """Write the script that clicks a hidden button of a download once its file is made."""
+    return f"(made) => {{ if (made) document.querySelector('#{elem_id}').click(); }}"
 
 
 def build_examples(examples: list[Path], file: gr.File) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import render
-from pneumo_hf.app.points import Share, measured_at, measured_by, measured_elsewhere
+from pneumo_hf.app.points import Share, measured_at, measured_by, measured_elsewhere, of_hundred
 from pneumo_hf.imaging.quality import ATYPICAL_LAYOUT, LATERAL_VIEW
 from pneumo_hf.inference.scorer import Scorer
 from pneumo_hf.inference.settings import is_positive
@@ -57,8 +57,11 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     if decided["flag"] == "abstain":
         if error:
             return Verdict("abstain", "No answer", f"{_sentence(error)} {REMEDIES.get(error, WITHOUT)}")
-        low, high = predictor.settings.abstention_band(threshold) or (0.0, 1.0)
+        limits = predictor.settings.conformal_limits or {"normal_up_to": 0.0, "pneumonia_from": 1.0}
+        low, high = sorted((limits["normal_up_to"], limits["pneumonia_from"]))
         unsure = f"Between {low:.1%} and {high:.1%} the model is sure of neither label."
+        if decided["probability"] >= high:
+            unsure = f"It is below the threshold of {threshold:.1%}, and too high to be called normal."
         return Verdict("abstain", "No answer", f"{unsure} {WITHOUT}")
     finding = predictor.task.finding
     if is_positive(decided["probability"], threshold):
@@ -69,13 +72,8 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     band = predictor.settings.abstention_band(threshold)
     but, limit = f"This does not exclude {finding}", band[0] if band else threshold
     if measured := measured_at(report, limit):
-        but += f": {_were(measured.sensitivity.of_the_others, 'test films with it')} not flagged"
+        but += f": {_were(measured.sensitivity.of_the_others, 'test films with it')} below that"
     return Verdict("clear", "Not flagged", f"It is below {limit:.1%}. {but}.")
-
-
-def of_hundred(share: Share) -> str:
-    """Say how many of a hundred films a share is."""
-    return "none" if share.value == 0 else "fewer than 1" if share.value < 0.005 else f"{100 * share.value:.0f}"
 
 
 def _were(share: Share, films: str) -> str:
@@ -94,7 +92,7 @@ def cautions(
         decided: with `size`, the film's width and height in pixels, where it is known.
         age: in years, where it is known.
     """
-    if decided["probability"] is None or decided["flag"] == "not_chest_xray":
+    if not is_scored(decided):
         return []
     found = [Caution(*at_age(age))] if is_unusual_age(predictor, age) else []
     side, pairs = max(predictor.settings.preprocessing.get("size") or (0,)), report.originals if report else None
@@ -127,12 +125,17 @@ def at_age(age: float | None) -> tuple[str, str]:
     return f"Patient of {age:g} years.", words
 
 
+def is_scored(result: dict) -> bool:
+    """Return whether a score is shown: not of what could not be read, or is no chest film."""
+    return result["probability"] is not None and result["flag"] != "not_chest_xray"
+
+
 def verdict_html(
     predictor: Scorer, result: dict, threshold: float, report: Report | None = None, age: float | None = None
 ) -> str:
     """Format the decision in words, then the probability on its scale, with the threshold and where no answer is."""
     decided, task = at_threshold(predictor, result, threshold), predictor.task
-    shown = decided["probability"] is not None and decided["flag"] != "not_chest_xray"
+    shown = is_scored(decided)
     return render(
         "verdict.html.jinja",
         verdict=in_words(predictor, decided, threshold, report),
@@ -155,7 +158,9 @@ def trust(predictor: Scorer, decided: dict) -> str:
     if not predictor.settings.is_calibrated:
         return "not calibrated"
     of_validation = share and not predictor.settings.recalibration
-    return f"calibrated where {share:.0%} had it" if of_validation else f"calibrated on {predictor.chosen_on}"
+    return (
+        f"calibrated on films of which {share:.0%} had it" if of_validation else f"calibrated on {predictor.chosen_on}"
+    )
 
 
 def shares_of_labels(result: dict, task: Task) -> dict[str, float]:
@@ -183,7 +188,7 @@ def measured_html(predictor: Scorer, report: Report | None, threshold: float) ->
 
 def clinical_html(predictor: Scorer, result: dict | None, values: dict) -> str:
     """Format the probability with age, sex and view, where the model weighs them and one is known."""
-    if predictor.clinical is None or not result or result["probability"] is None or result["flag"] == "not_chest_xray":
+    if predictor.clinical is None or not result or not is_scored(result):
         return ""
     values = {name: None if value == "" else value for name, value in values.items()}  # an empty box is not known
     fused, called = predictor.clinical.answer(

@@ -2,57 +2,37 @@
 page to print."""
 
 import html
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from pneumo_hf.app.decoding import AT_ONCE, decode, facts_in_header, list_zipped_films
+from pneumo_hf.app.decoding import decode
 from pneumo_hf.app.files import download_path
-from pneumo_hf.app.films import heat_of_film
+from pneumo_hf.app.films import heat_of_film, report_answer
 from pneumo_hf.app.model_tab import Report, read_report
-from pneumo_hf.app.model_thread import MOST_AT_ONCE, scoring
 from pneumo_hf.app.points import own_point, point_choices
-from pneumo_hf.app.reader import HEATMAP, still
-from pneumo_hf.app.verdict import at_age, at_threshold, is_unusual_age, knows_ages, verdict_html
+from pneumo_hf.app.reader import FOLDED, HEATMAP, REPORT, download, still
+from pneumo_hf.app.verdict import is_scored, verdict_html
 from pneumo_hf.app.viewer import viewer_html
+from pneumo_hf.app.worklist_films import LISTS_AT_ONCE, Found, at_another, film_of, score_worklist
 from pneumo_hf.app.worklist_page import JS, STYLE, list_html, progress_html, shown_of, write_table, write_worklist_page
-from pneumo_hf.data.files import UNREADABLE
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS, columns_of
-from pneumo_hf.data.processes import TooSlowError
-from pneumo_hf.data.reading import ReadFilm, in_batches, in_threads
-from pneumo_hf.errors import InputError
-from pneumo_hf.imaging.film import PICTURE_SUFFIXES
 from pneumo_hf.inference.scorer import Scorer
 
-logger = logging.getLogger(__name__)
-
 COLUMNS = ("film", "probability", "prediction", "flag", "error")
-READING_ORDER = ("review", "abstain", "unreadable", "clear", "not_chest_xray")
-MOST_FILMS = 2000  # of one list
-LISTS_AT_ONCE = 2
-DECODED_AT_ONCE = AT_ONCE // (2 * LISTS_AT_ONCE)  # films of a list: half of the processes are left to others
 THUMBNAILS = 60  # shown, of the first films
 SIDE = 256  # pixels
+READ_FIRST = "Hide the answers: I read the films first"
+POINT = "Operating point of this list: when to flag"
 FILTER = "worklist-window"  # the first tab has a viewer of its own, whose filter has another name
 VIEWER_STYLE = f".layers img {{ filter: url(#{FILTER}); }}"
 CLOSED = '<p class="hint">Choose a film of the list. With the arrow keys the next one opens.</p>'
 GONE = '<p class="hint">The film is no longer here: films are deleted after an hour. Drop it in again.</p>'
 LIMITS = {"concurrency_limit": LISTS_AT_ONCE, "concurrency_id": "worklist"}
-
-
-class Found(NamedTuple):
-    """How many films there are in all, and the answers so far in reading order.
-
-    An answer has `name`, `image`, `kind` (of READING_ORDER), and what `Predictor` says, or `error` alone.
-    """
-
-    total: int
-    answers: list[dict]
 
 
 class Worklist:
@@ -70,34 +50,46 @@ class Worklist:
             raise gr.Error("There are no films yet: drop films or a zip into the box.", print_exception=False)
         yield progress_html(len(kept), len(kept), time.perf_counter() - start), kept
 
-    def decide(self, answers: list[dict], point: str, current: dict | None = None) -> tuple:
+    def decide(self, answers: list[dict], point: str, hidden: bool = False, current: dict | None = None) -> tuple:
         """Decide the list at an operating point; the row of the film that is open, `current`, stays marked."""
         settings, threshold = self.predictor.settings, self.predictor.settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
-        films, shown = [_film(answer) for answer in decided], current and _film(current)
+        films, shown = [film_of(answer) for answer in decided], current and film_of(current)
         place = films.index(shown) if shown in films else None
         table = _write_csv(self.predictor, decided, threshold)
         page = _write_page(self.predictor, decided, point, self.report)
         buttons = (gr.DownloadButton(value=path) for path in (table, page))
-        listing = list_html(decided, settings.flagged_from(threshold), settings.abstention_band(threshold), place)
+        limits = settings.flagged_from(threshold), settings.abstention_band(threshold)
+        listing = list_html(decided, *limits, place, hidden)
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
         return *unfolded, decided, listing, *buttons
 
-    def say(self, answers: list[dict], current: dict | None) -> tuple[dict | None, str]:
+    def say(self, answers: list[dict], hidden: bool, current: dict | None) -> tuple[dict | None, str]:
         """Say again what is decided of the film that is open now, whatever was open when the point was chosen."""
-        again = next((answer for answer in answers if current and _film(answer) == _film(current)), None)
-        return again, opened(self.predictor, self.report, again, again["threshold"])[1] if again else CLOSED
+        again = next((answer for answer in answers if current and film_of(answer) == film_of(current)), None)
+        return again, opened(self.predictor, self.report, again, again["threshold"], hidden)[1] if again else CLOSED
 
-    def open_film(self, answers: list[dict], event: gr.EventData) -> tuple[dict, str, str, str]:
+    def open_film(self, answers: list[dict], hidden: bool, event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = answers[int(event.index)]  # of the list of this visitor alone
-        return answer, *opened(self.predictor, self.report, answer, answer["threshold"]), ""
+        return answer, *opened(self.predictor, self.report, answer, answer["threshold"], hidden), ""
 
     def make_heat(self, answer: dict | None, wanted: bool) -> tuple:
         film = decode(answer["image"]).film if answer and wanted and answer["image"] else None
-        return (answer and _film(answer), wanted), heat_of_film(self.predictor, film, "worklist-film") if film else ""
+        return (answer and film_of(answer), wanted), heat_of_film(
+            self.predictor, film, "worklist-film"
+        ) if film else ""
 
     def show_heat(self, made: tuple | None, answer: dict | None, wanted: bool) -> str | None:
-        return still(made, answer and _film(answer), wanted)
+        return still(made, answer and film_of(answer), wanted)
+
+    def make_report(self, answer: dict | None) -> tuple | None:
+        """Write the report of the film that is open, decided as in the list."""
+        if not answer:
+            return None
+        return (film_of(answer), answer["threshold"]), report_answer(self.predictor, answer, self.report)
+
+    def show_report(self, made: tuple | None, answer: dict | None) -> str | None:
+        return still(made, film_of(answer), answer["threshold"]) if answer else None
 
 
 def build_worklist(predictor: Scorer) -> None:
@@ -110,34 +102,42 @@ def build_worklist(predictor: Scorer) -> None:
         button = gr.Button("Read them all", variant="primary", elem_id="worklist-read", interactive=False)
         files.change(lambda chosen: gr.Button(interactive=bool(chosen)), files, button, **quiet, queue=False)
     progress, answers, current = gr.HTML(elem_id="worklist-progress", css_template=STYLE), gr.State([]), gr.State()
-    made_heat = gr.State()
+    made_heat, made_report = gr.State(), gr.State()
     with gr.Column(visible=False) as results:
         choices, own = point_choices(predictor.settings, worklist.report), own_point(predictor.settings).name
-        point = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="worklist-point")
         with gr.Row():
-            table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="md")
-            page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="md")
+            point = gr.Radio(choices, value=own, label=POINT, elem_id="worklist-point", scale=3)
+            with gr.Column(scale=1, min_width=220):
+                hide = gr.Checkbox(False, label=READ_FIRST, elem_id="worklist-hide", container=False)
+                table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="md")
+                page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="md")
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 listing = gr.HTML(elem_id="worklist", css_template=STYLE, js_on_load=JS)
             with gr.Column(scale=6, min_width=320, elem_id="worklist-opened"):
                 verdict = gr.HTML(CLOSED, elem_id="worklist-verdict", **plain)
+                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat_on = gr.Checkbox(
                     False, label=HEATMAP, elem_id="worklist-heat-on", elem_classes="heat-on", container=False
                 )
-                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat = gr.HTML("", elem_id="worklist-heat", **plain)
+                make = gr.Button(REPORT, elem_id="worklist-make-report", elem_classes="of-film", size="md")
+                case = gr.DownloadButton(elem_id="worklist-case-report", elem_classes="made")
     decided, seen = [results, choose, answers, listing, table, page], [current, film, verdict, heat]
     last = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": LISTS_AT_ONCE}
     read = button.click(worklist.read, files, [progress, answers], **quiet, **LIMITS)
     listed = {"fn": worklist.decide, "outputs": decided, "show_progress_on": listing, **last}
-    read.then(inputs=[answers, point], **listed).then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
-    again = point.input(inputs=[answers, point, current], **listed)
-    again.then(worklist.say, [answers, current], [current, verdict], **quiet)
-    shown = listing.open(worklist.open_film, answers, seen, show_progress_on=film, **last)
+    read.then(inputs=[answers, point, hide], **listed).then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
+    for changed in (point.input, hide.input):
+        again = changed(inputs=[answers, point, hide, current], **listed)
+        again.then(worklist.say, [answers, hide, current], [current, verdict], **quiet)
+    shown = listing.open(worklist.open_film, [answers, hide], seen, show_progress_on=film, **last)
     for asked in (shown.then, heat_on.input):
         made = asked(worklist.make_heat, [current, heat_on], made_heat, show_progress_on=heat, **last)
         made.then(worklist.show_heat, [made_heat, current, heat_on], heat, **last)
+    reported = make.click(worklist.make_report, current, made_report, show_progress_on=make, **last)
+    given = reported.then(worklist.show_report, [made_report, current], case, **last)
+    given.then(None, case, None, js=download("worklist-case-report"))
 
 
 def _build_api(predictor: Scorer) -> None:
@@ -178,90 +178,18 @@ def read_worklist(predictor: Scorer, paths: list[str], progress=None) -> tuple[l
     )
 
 
-def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
-    """Score films and zips: what is found so far, after each batch; one bad file never stops the rest."""
-    rows, answers, start = [], [], time.perf_counter()
-    for path in paths:
-        try:
-            rows += _entries(path)
-        except (InputError, TooSlowError) as error:
-            answers.append(_unread(predictor, path, str(error).replace(path, "the zip")))
-        except (ValueError, *UNREADABLE) as error:  # a zip's table can be damaged in many ways
-            answers.append(_unread(predictor, path, f"damaged zip ({type(error).__name__})"))
-        if (count := len(rows) + len(answers)) > MOST_FILMS:
-            raise gr.Error(f"{count} films are too many for one list: at most {MOST_FILMS}", print_exception=False)
-    total = len(rows) + len(answers)
-    if total:
-        yield Found(total, answers)
-    # A batch at a time, so that others who wait for the network get their turn.
-    for batch in in_batches(rows, MOST_AT_ONCE):
-        answers = sorted([*answers, *_score(predictor, batch)], key=_place)
-        yield Found(total, answers)
-    logger.info("read a list of %d films in %.1f s", len(rows), time.perf_counter() - start)
-
-
-def at_another(predictor: Scorer, answers: list[dict], threshold: float) -> list[dict]:
-    """Decide answers at another threshold, in the reading order that follows; each says by which it was decided."""
-    again = (at_threshold(predictor, answer, threshold) for answer in answers)
-    return sorted((_with_kind(answer | {"threshold": threshold}) for answer in again), key=_place)
-
-
-def opened(predictor: Scorer, report: Report | None, answer: dict, threshold: float) -> tuple[str, str]:
-    """Lay out the film of an answer, and its decision in words."""
+def opened(
+    predictor: Scorer, report: Report | None, answer: dict, threshold: float, hidden: bool = False
+) -> tuple[str, str]:
+    """Lay out the film of an answer, and its decision in words, which can be hidden until they are asked for."""
     film = decode(answer["image"]).film if answer["image"] else None
     name = f'<p class="name">{html.escape(answer["name"])}</p>'
     seen = answer | {"size": film.size} if film else answer
-    said = name + verdict_html(predictor, seen, threshold, report, answer.get("age"))
+    verdict = verdict_html(predictor, seen, threshold, report, answer.get("age"))
+    said = name + (FOLDED.format(verdict) if hidden and is_scored(answer) else verdict)
     if film is None:
         return ("" if answer["kind"] == "unreadable" else GONE), said
     return viewer_html(film).replace("film-window", FILTER).replace("film-keys", "worklist-keys"), said
-
-
-def _score(predictor: Scorer, rows: list[dict]) -> list[dict]:
-    """The rows with their scores, or with the reason why there is none."""
-    read = [found for _, found in in_threads(lambda row: _read(predictor, row), rows, DECODED_AT_ONCE)]
-    scored, answers = iter(scoring(predictor)([film.film for film, _ in read if film.film is not None])), []
-    for row, (film, noted) in zip(rows, read, strict=True):
-        answer = predictor.unread(film.reason) if film.film is None else next(scored) | noted
-        answers.append(_with_kind(row | answer))
-    return answers
-
-
-def _read(predictor: Scorer, row: dict) -> tuple[ReadFilm, dict]:
-    """Read a film, and note of a DICOM whether its patient is of another age than those of the training."""
-    film = decode(row["image"])
-    if film.film is None or Path(row["name"]).suffix.lower() in PICTURE_SUFFIXES or not knows_ages(predictor):
-        return film, {}
-    age = facts_in_header(row["image"]).get("age")
-    return film, {"age": age, "note": at_age(age)[0]} if is_unusual_age(predictor, age) else {}
-
-
-def _with_kind(answer: dict) -> dict:
-    return answer | {"kind": "unreadable" if answer["probability"] is None else answer["flag"] or "clear"}
-
-
-def _film(answer: dict) -> tuple:
-    return answer["name"], answer["image"]
-
-
-def _place(answer: dict) -> tuple[int, float]:
-    return READING_ORDER.index(answer["kind"]), -(answer["probability"] or 0)
-
-
-def _unread(predictor: Scorer, path: str, reason: str) -> dict:
-    return _with_kind({"name": Path(path).name, "image": None} | predictor.unread(reason))
-
-
-def _entries(path: str) -> list[dict]:
-    """`name` and `image` of an uploaded film, or of those in an uploaded zip; nothing is read yet.
-
-    Not by `list_films`: the rows of a Parquet shard may point to any file of this machine.
-    """
-    name = Path(path).name
-    if not name.lower().endswith(".zip"):
-        return [{"name": name, "image": {"bytes": None, "path": path}}]
-    inside = list_zipped_films(path)
-    return [{"name": f"{name}: {film}", "image": {"bytes": None, "path": file}} for film, file in inside]
 
 
 def _shown(value: object) -> object:
@@ -287,8 +215,13 @@ def _columns(predictor: Scorer) -> tuple[str, ...]:
 
 
 def _write_csv(predictor: Scorer, answers: list[dict], threshold: float) -> str:
-    limit = predictor.settings.flagged_from(threshold)
-    write_table(path := download_path("worklist.csv"), columns_of(predictor.task), map(shown_of, answers), limit)
+    unsure = predictor.settings.abstention_band(threshold)
+    decided = {
+        "threshold": predictor.settings.flagged_from(threshold),
+        "no_answer_from": unsure[0] if unsure else "",
+        "model": Path(predictor.name).name,
+    }
+    write_table(path := download_path("worklist.csv"), columns_of(predictor.task), map(shown_of, answers), decided)
     return str(path)
 
 

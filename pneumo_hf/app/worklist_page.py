@@ -32,7 +32,11 @@ WORDS = {  # in reading order
 
 
 def list_html(
-    answers: list[dict], flagged_from: float, unsure: tuple[float, float] | None = None, opened: int | None = None
+    answers: list[dict],
+    flagged_from: float,
+    unsure: tuple[float, float] | None = None,
+    opened: int | None = None,
+    hidden: bool = False,
 ) -> str:
     """Format answers as a list to filter, sort and open: `worklist.js` does these in the browser.
 
@@ -40,8 +44,9 @@ def list_html(
         flagged_from: the lowest score that is flagged.
         unsure: the scores between which there is no answer.
         opened: the place of the answer whose film is shown.
+        hidden: whether names alone are listed, in their order, and no answer.
     """
-    counts = Counter(answer["kind"] for answer in answers)
+    counts = Counter(() if hidden else (answer["kind"] for answer in answers))
     kinds = {"": f"All <b>{len(answers)}</b>"}
     kinds |= {kind: f"{words} <b>{counts[kind]}</b>" for kind, words in WORDS.items() if counts[kind]}
     buttons = "".join(
@@ -49,23 +54,27 @@ def list_html(
         for kind, words in kinds.items()
     )
     shared = _shared_beginning(answers)
+    order = sorted(range(len(answers)), key=lambda place: answers[place]["name"] if hidden else place)
     rows = "".join(
-        _row(place, answer, answer["name"].removeprefix(shared), flagged_from, place == opened)
-        for place, answer in enumerate(answers)
+        _row(place, answers[place], answers[place]["name"].removeprefix(shared), flagged_from, place == opened, hidden)
+        for place in order
     )
-    place_said = f"{len(answers)} films" if opened is None else f"{opened + 1} of {len(answers)}"
+    place_said = f"{len(answers)} films" if opened is None else f"{order.index(opened) + 1} of {len(answers)}"
+    columns = {"name": "Film"} if hidden else {"place": "Flag", "score": "Probability", "name": "Film"}
     heads = "".join(
-        f'<th aria-sort="{"ascending" if key == "place" else "none"}"><button type="button" data-sort="{key}">'
-        f"{words}</button></th>"
-        for key, words in (("place", "Flag"), ("score", "Probability"), ("name", "Film"))
+        f'<th aria-sort="{"ascending" if key == next(iter(columns)) else "none"}"><button type="button" '
+        f'data-sort="{key}">{words}</button></th>'
+        for key, words in columns.items()
     )
     rule = f"Flagged from {flagged_from:.1%} up"
     if unsure:
         rule += f", no answer from {unsure[0]:.1%}"
+    if hidden:
+        rule = "The answers are hidden; films are in the order of their names"
     return f"""<p>{rule}.</p>
 <div class="sieve"><div class="kinds" role="group" aria-label="Filter by flag">{buttons}</div>
 <input type="search" placeholder="Filter by name" aria-label="Filter by name"></div>
-<div class="rows"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>
+<div class="rows{" hidden" if hidden else ""}"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>
 <p class="none" hidden>No film matches.</p></div>
 <div class="steps"><button type="button" data-step="-1">Previous</button>
 <span role="status">{place_said}</span><button type="button" data-step="1">Next</button></div>"""
@@ -77,8 +86,11 @@ def _shared_beginning(answers: list[dict]) -> str:
     return found[0] if found else ""
 
 
-def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool) -> str:
+def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool, hidden: bool) -> str:
     name, kind, current = html.escape(name), answer["kind"], ' aria-current="true"' if opened else ""
+    film = f'<button type="button" class="film" title="{name}">{name}</button>'
+    if hidden:
+        return f'<tr data-place="{place}" data-name="{name}"{current}><td>{film}</td></tr>'
     scored, score = kind not in ("unreadable", "not_chest_xray"), answer["probability"] or 0
     meter = (
         f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * flagged_from:.1f}%"></u>'
@@ -91,7 +103,7 @@ def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool)
         f"{current}>"
         f'<td><span class="chip {kind}">{WORDS[kind]}</span></td>'
         f"<td>{f'{score:.1%}{meter}</span>' if scored else '<span>–</span>'}</td>"
-        f'<td><button type="button" class="film" title="{name}">{name}</button>{reason}</td></tr>'
+        f"<td>{film}{reason}</td></tr>"
     )
 
 
@@ -116,12 +128,12 @@ def shown_of(answer: dict) -> dict:
     return answer | {key: None for key in answer if key.startswith(left_out)} if left_out else answer
 
 
-def write_table(path: Path, columns: tuple[str, ...], answers: Iterable[dict], threshold: float) -> None:
-    """Write answers, as tables show them, as CSV, with the threshold that decided and what was noted."""
-    own = {"label": "", "threshold": threshold}
+def write_table(path: Path, columns: tuple[str, ...], answers: Iterable[dict], decided: dict) -> None:
+    """Write answers, as tables show them, as CSV, with what was noted, and in columns of their own what `decided`."""
+    own = {"label": ""} | decided
     rows = ({"note": "", **answer, "path": answer["name"], **own} for answer in answers)
     cells = ({key: _as_text(value) for key, value in row.items()} for row in rows)
-    write_csv(path, (*columns, "threshold", "note"), cells)
+    write_csv(path, (*columns, *decided, "note"), cells)
 
 
 def _as_text(value: object) -> object:

@@ -15,8 +15,17 @@ from pneumo_hf import Predictor
 from pneumo_hf.app.case_report import write_case_report
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.pages import as_address
-from pneumo_hf.app.points import Share, measured_at, measured_by, measured_elsewhere, offered, point_choices, wilson
-from pneumo_hf.app.verdict import REMEDIES, cautions, in_words, measured_html, of_hundred, trained_on, verdict_html
+from pneumo_hf.app.points import (
+    Share,
+    measured_at,
+    measured_by,
+    measured_elsewhere,
+    of_hundred,
+    offered,
+    point_choices,
+    wilson,
+)
+from pneumo_hf.app.verdict import REMEDIES, cautions, in_words, measured_html, trained_on, verdict_html
 from pneumo_hf.app.viewer import LARGEST_SENT, heat_html, viewer_html
 from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, SHOWN_RANGE
 from pneumo_hf.inference.explain import overlay
@@ -102,14 +111,17 @@ def test_figures_are_the_reports_with_their_intervals(shipped: Predictor, report
     assert "can fare much worse" in page and measured_elsewhere(shipped.settings, report, row["threshold"]) == []
     assert "5.8% to 29.8% is no answer, whatever threshold is chosen between them" in page
     own_page = measured_html(shipped, report, shipped.settings.threshold)
-    assert "whatever" not in own_page and "On 93 films from elsewhere" in own_page
+    assert "whatever" not in own_page and "On films from elsewhere: 74 with pneumonia, 19 normal" in own_page
     there, external = measured_elsewhere(shipped.settings, report, shipped.settings.threshold)[0], report.external[0]
     assert there.over_patients and there.specificity.value == external["metrics"]["specificity"]["value"]
     least = shipped.settings.thresholds["cost@5"]
     assert "No answer" not in measured_html(shipped, report, least)  # below them all films are flagged
     assert measured_elsewhere(shipped.settings, report, least)[0].sensitivity.value == 1
     words = dict(map(reversed, point_choices(shipped.settings, report)))[shipped.settings.method]
-    assert re.fullmatch(r"Few .*: 98.7% sensitive, 86.8% specific; on 93 films from elsewhere \d+%, \d+%", words)
+    assert re.fullmatch(
+        r"Few .*: 98.7% sensitive, 86.8% specific, 31 of 100 normal without an answer \(elsewhere \d+% and \d+%\)",
+        words,
+    )
     assert measured_at(None, 0.5) is None and "No measured" in measured_html(shipped, None, 0.5)
     assert [of_hundred(Share(value, 0, 1)) for value in (0.0, 0.0026, 0.098)] == ["none", "fewer than 1", "10"]
 
@@ -121,7 +133,7 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     assert "A flag is not a diagnosis: 13 of 100 normal test films were flagged too." in flag.meaning
     clear = in_words(shipped, answer(0.05), cut, report)
     assert clear.meaning.startswith("It is below 5.8%.")  # from there to the threshold there is no answer
-    assert "does not exclude pneumonia: fewer than 1 of 100 test films with it was not flagged." in clear.meaning
+    assert "does not exclude pneumonia: fewer than 1 of 100 test films with it was below that." in clear.meaning
     balanced = shipped.settings.thresholds["youden"]  # where there is no answer
     assert balanced < 0.3 and in_words(shipped, answer(0.92, "review"), balanced, report).meaning == (
         "Films are flagged from 29.8% up. A flag is not a diagnosis: 13 of 100 normal test films were flagged too."
@@ -130,9 +142,9 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     unsure_film = answer(0.2, "abstain")
     unsure = in_words(shipped, unsure_film, cut, report)
     assert unsure[:2] == ("abstain", "No answer")
-    assert unsure.meaning == "Between 5.8% and 31.5% the model is sure of neither label. Read it without the model."
+    assert unsure.meaning == "Between 5.8% and 29.8% the model is sure of neither label. Read it without the model."
     raised = in_words(shipped, answer(0.7, "abstain"), 0.9, report)
-    assert "Between 5.8% and 90.0%" in raised.meaning
+    assert "below the threshold of 90.0%, and too high to be called normal" in raised.meaning
     assert set(REMEDIES) < set(QUALITY_ISSUES)
     lateral = answer(0.9, "abstain", LATERAL_VIEW)
     assert in_words(shipped, lateral, cut).meaning.endswith("Give the frontal film.")
@@ -182,7 +194,7 @@ def test_a_case_report_has_the_tests_figures_and_validations(shipped: Predictor,
     page = Path(write_case_report(shipped, answer(0.92, "review"), cut, {"The film": film}, facts, report)).read_text()
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S)))
     assert "Few false alarms 31.5% 98.7% 97.4 to 99.7 86.8% 82.3 to 91.1 13 31 95.2% 99.4%" in text
-    assert "92.0%, calibrated where 73% had it" in text and "On 93 films from elsewhere" in text
+    assert "92.0%, calibrated on films of which 73% had it" in text and "On 93 films from elsewhere" in text
     assert "Miss few 3.6% 99.7%" in text and "children of 1 to 5 years" in text
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", text) and "not a diagnosis" in text
     for kept in ("<form", "<script", "http", " id="):  # what is typed on it goes nowhere

@@ -1,6 +1,7 @@
 """The worklist's rows, CSV and page, without a browser."""
 
 import csv
+import html
 import re
 from copy import copy
 from dataclasses import replace
@@ -13,8 +14,9 @@ from PIL import Image
 from pneumo_hf import Predictor
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.points import Point, own_point
-from pneumo_hf.app.worklist import Worklist, at_another, opened, read_worklist, score_worklist, shown_of
-from pneumo_hf.app.worklist_page import list_html, progress_html, write_worklist_page
+from pneumo_hf.app.worklist import Worklist, opened, read_worklist
+from pneumo_hf.app.worklist_films import at_another, score_worklist
+from pneumo_hf.app.worklist_page import list_html, progress_html, shown_of, write_worklist_page
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
 
@@ -92,6 +94,21 @@ def test_the_zip_and_folder_of_all_films_stand_in_no_row(predictor: Predictor, p
     assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
 
 
+def test_hidden_answers_are_not_in_the_list(predictor: Predictor, paths: list[str]) -> None:
+    answers, own = list(score_worklist(predictor, paths))[-1].answers, predictor.settings.method
+    for hidden in (False, True):
+        *_, decided, listed, _, _ = Worklist(predictor).decide(answers, own, hidden)
+        named = re.findall(r'data-place="(\d+)".*?data-name="([^"]*)"', listed)
+        assert all(decided[int(place)]["name"] == html.unescape(name) for place, name in named)
+        names = [name for _, name in named]
+        assert (names == sorted(names)) == hidden
+        for kept_back in ("%", "chip", "data-score", 'data-kind="review"', answers[-1]["error"]):
+            assert (kept_back in listed) != hidden
+    scored = next(answer for answer in answers if answer["kind"] == "review")
+    film, said = opened(predictor, None, scored, predictor.settings.threshold, hidden=True)
+    assert "stage" in film and said.index('<details class="answer">') < said.index("Flagged for review")
+
+
 def test_another_threshold_decides_the_same_scores_again(predictor: Predictor, paths: list[str]) -> None:
     answers, flagged = list(score_worklist(predictor, paths))[-1].answers, []
     for threshold in (0.0, 0.5, 1.0):
@@ -132,12 +149,12 @@ def test_the_open_film_is_decided_again_and_its_row_stays_marked(predictor: Pred
     answers, worklist = list(score_worklist(predictor, paths))[-1].answers, Worklist(predictor)
     current = next(answer for answer in answers if answer["kind"] in ("review", "abstain", "clear"))
     own = own_point(predictor.settings).name
-    _, _, decided, listed, *_ = worklist.decide(answers, own, current)
-    again, said = worklist.say(decided, current)
+    _, _, decided, listed, *_ = worklist.decide(answers, own, False, current)
+    again, said = worklist.say(decided, False, current)
     assert again["name"] == current["name"] and again["threshold"] == predictor.settings.thresholds[own]
     assert current["name"] in said and f"{again['threshold']:.1%}" in said
     assert re.findall(r'data-place="(\d+)"[^>]*aria-current', listed) == [str(decided.index(again))]
-    assert worklist.say([], current)[0] is None  # of a list that is no longer there
+    assert worklist.say([], False, current)[0] is None  # of a list that is no longer there
 
 
 def test_a_patient_of_another_age_is_marked_in_list_table_and_page(shipped: Predictor, tmp_path: Path) -> None:

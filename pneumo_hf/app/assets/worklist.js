@@ -9,7 +9,8 @@ function say() {
   element.querySelector(".none").hidden = rows.length > 0;
   all(".steps button").forEach((button) => { button.disabled = !rows.length; });
   const place = rows.indexOf(opened()) + 1;
-  element.querySelector(".steps span").textContent = place ? `${place} of ${rows.length}: ${opened().dataset.name}` : `${rows.length} films`;
+  const name = opened()?.dataset.name, said = place ? `${place} of ${rows.length}: ${name}` : `${rows.length} films`;
+  element.querySelector(".steps span").textContent = name && !place ? `${said}, and not ${name}, which is open` : said;
 }
 
 function open(row) {
@@ -69,7 +70,8 @@ function restore() { // of another list nothing is kept
   const films = JSON.stringify(all("tbody tr").map((row) => row.dataset.name).sort());
   if (films !== kept.films) kept = { films };
   const { kind, words, key, order } = kept;
-  if (key) sort(element.querySelector(`[data-sort="${key}"]`).parentElement, order);
+  const head = key && element.querySelector(`[data-sort="${key}"]`)?.parentElement; // not if answers are hidden
+  if (head) sort(head, order);
   element.querySelector("input").value = words || "";
   press(element.querySelector(`.kinds [data-kind="${kind || ""}"]`) ?? element.querySelector(".kinds button"));
 }
