@@ -127,6 +127,30 @@ def test_a_film_of_the_list_has_its_heatmap_and_the_next_one_its_own(page, rows)
     assert page.evaluate(heat) == "none"
 
 
+def test_answers_are_hidden_until_they_are_asked_for(page, rows) -> None:
+    from playwright.sync_api import expect
+
+    hide, verdict = page.locator("#worklist-hide input"), page.locator("#worklist-verdict")
+    hide.check()
+    expect(page.locator("#worklist > * p").first).to_contain_text("answers are hidden", timeout=PATIENCE)
+    assert "%" not in page.locator("#worklist").inner_text()
+    rows.nth(1).click()
+    name = values(rows, "name")[1]
+    expect(verdict).to_contain_text(name, timeout=PATIENCE)
+    expect(page.locator("#worklist-film img")).to_be_visible(timeout=PATIENCE)
+    answer, make = verdict.locator("summary"), page.locator("#worklist-make-report")
+    expect(verdict.locator(".decision")).to_be_hidden()
+    expect(make).to_be_hidden()  # it would give the answer away
+    answer.click()
+    expect(verdict.locator(".decision")).to_be_visible()
+    with page.expect_download(timeout=PATIENCE) as download:
+        make.click()
+    assert download.value.suggested_filename.startswith("case_report_")
+    assert verdict.locator(".decision strong").inner_text() in Path(download.value.path()).read_text()
+    hide.uncheck()
+    expect(page.locator("#worklist .chip").first).to_be_visible(timeout=PATIENCE)
+
+
 def test_the_open_film_stays_open_at_another_point(page, rows) -> None:
     from playwright.sync_api import expect
 
