@@ -11,7 +11,7 @@ from pneumo_hf.app.decoding import call
 from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import as_address, render
-from pneumo_hf.app.points import Point, measured_by, measured_elsewhere, of_hundred, offered
+from pneumo_hf.app.points import Point, measured_by, measured_elsewhere, name_of, of_hundred, offered
 from pneumo_hf.app.verdict import at_threshold, cautions, in_words, shares_of_labels, trained_on, trust
 from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
@@ -100,7 +100,8 @@ def write_case_report(
             disclaimer=DISCLAIMER,
             trained_on=trained_on(predictor),
             pictures={caption: as_address(picture, LARGEST_PRINTED) for caption, picture in pictures.items()},
-            point=next((point.plain for point in points if point.threshold == threshold), "set by hand"),
+            point=name_of(settings, threshold),
+            is_offered=any(point.threshold == threshold for point in points),
             flagged_from=settings.flagged_from(threshold),
             points=[_figures(settings, report, point, validation.get(point.name)) for point in points],
             here=measured_by(settings, report, threshold),

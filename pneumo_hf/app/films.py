@@ -92,7 +92,8 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float, repo
     if path is None or result is None or film is None:
         reason = f"not read: {result['error']}" if result else "There is no film yet: drop one into the box."
         raise gr.Error(reason, print_exception=False)
-    return _write_report(predictor, result, film, Path(path).read_bytes(), threshold, report)
+    facts = file_facts(Path(path).read_bytes(), film)
+    return _write_report(predictor, result, film, facts, threshold, report)
 
 
 def report_answer(predictor: Scorer, answer: dict, report: Report | None = None) -> str:
@@ -101,11 +102,12 @@ def report_answer(predictor: Scorer, answer: dict, report: Report | None = None)
     if film is None:
         raise gr.Error("The film is no longer here: films are deleted after an hour.", print_exception=False)
     content = call(read_film, answer["image"] | {"path": str(answer["image"]["path"])})
-    return _write_report(predictor, answer, film, content, answer["threshold"], report)
+    facts = {"film": answer["name"]} | file_facts(content, film)  # by the name that it has in the list and on its page
+    return _write_report(predictor, answer, film, facts, answer["threshold"], report)
 
 
 def _write_report(
-    predictor: Scorer, result: dict, film: Image.Image, content: bytes, threshold: float, report: Report | None
+    predictor: Scorer, result: dict, film: Image.Image, facts: dict, threshold: float, report: Report | None
 ) -> str:
     """Write the report of a film that is read, with a heatmap where there is an answer."""
     caption, pictures = "The film as it was read.", {}
@@ -121,9 +123,7 @@ def _write_report(
     except InputError:
         logger.info("a case report without a heatmap")
     pictures = {caption: film} | pictures
-    return write_case_report(
-        predictor, result | {"size": film.size}, threshold, pictures, file_facts(content, film), report
-    )
+    return write_case_report(predictor, result | {"size": film.size}, threshold, pictures, facts, report)
 
 
 def heatmap(predictor: Scorer, film: Image.Image, opacity: float) -> Image.Image:

@@ -79,7 +79,8 @@ def build_model_tab(predictor: Scorer, report: Report | None, cuts: Sequence[flo
                 threshold: a probability of pneumonia, 0 to 1, at or above which a film is flagged.
                 prevalence: share of pneumonia among the films where you are, 0 to 1.
             """
-            return at_threshold(report, threshold, prevalence, finding, cuts)
+            unsure = predictor.settings.abstention_band(threshold)
+            return at_threshold(report, threshold, prevalence, finding, cuts, unsure)
 
         with gr.Row():
             cut = gr.Slider(
@@ -118,12 +119,20 @@ def facts(metrics: dict, predictor: Scorer) -> str:
     )
 
 
-def at_threshold(report: Report, threshold: float, prevalence: float, finding: str, cuts: Sequence[float] = ()) -> str:
+def at_threshold(
+    report: Report,
+    threshold: float,
+    prevalence: float,
+    finding: str,
+    cuts: Sequence[float] = (),
+    unsure: tuple[float, float] | None = None,
+) -> str:
     """Format what a threshold gives on the report's test films: both curves with the threshold marked, the confusion
     matrix, and predictive values at a prevalence.
 
     Args:
         cuts: thresholds of the operating points that the page offers.
+        unsure: the scores between which there is no answer.
     """
     metrics, (sensitivity, specificity) = report.metrics, report.at(threshold)
     cases = round(metrics["n"] * metrics["prevalence"])
@@ -147,6 +156,7 @@ def at_threshold(report: Report, threshold: float, prevalence: float, finding: s
         ppv=ppv,
         npv=npv,
         elsewhere=elsewhere,
+        unsure=unsure,
         roc=roc_svg(report.curve, (sensitivity, specificity), points),
         decision=decision_svg(curve, threshold),
         model=curve.model[step],

@@ -35,7 +35,7 @@ class Share(NamedTuple):
     @property
     def of_the_others(self) -> "Share":
         """The share of the other films."""
-        return Share(1 - self.value, max(0.0, 1 - self.high), 1 - self.low)  # Wilson's reach a hair above 1
+        return Share(1 - self.value, 1 - self.high, 1 - self.low)
 
 
 class Measured(NamedTuple):
@@ -72,6 +72,13 @@ def offered(settings: CheckpointSettings) -> list[Point]:
         plain |= {names[0]: "Miss few", names[-1]: "Few false alarms"}
     plain[DEFAULT] = "Balanced"
     return [Point(name, plain[name], cuts[name]) for name in names]
+
+
+def name_of(settings: CheckpointSettings, threshold: float) -> str:
+    """Name the point at a threshold: one that is not offered as in `config.json`."""
+    plain = {point.threshold: point.plain for point in offered(settings)}
+    names = {cut: name for name, cut in settings.thresholds.items()} | plain
+    return names.get(threshold, "set by hand")
 
 
 def point_choices(settings: CheckpointSettings, report: Report | None) -> list[tuple[str, str]]:
@@ -160,4 +167,5 @@ def wilson(value: float, films: int) -> Share:
         return Share(*(float("nan"),) * 3)
     share = round(value * films) / films
     centre, half = share + Z**2 / (2 * films), Z * math.sqrt(share * (1 - share) / films + (Z / (2 * films)) ** 2)
-    return Share(value, (centre - half) / (1 + Z**2 / films), (centre + half) / (1 + Z**2 / films))
+    low, high = (centre - half) / (1 + Z**2 / films), (centre + half) / (1 + Z**2 / films)
+    return Share(value, max(0.0, low), min(1.0, high))  # by a hair beyond, of none or all

@@ -197,10 +197,16 @@ def threshold_boxes(reader: Reader) -> tuple[gr.Radio, gr.Number]:
         return round(100 * threshold, 1), threshold
 
     settings = reader.predictor.settings
+    unsure = settings.uncertain_scores
     choices, own = point_choices(settings, reader.report), own_point(settings).name
     points = gr.Radio(choices, value=own, label="Operating point: when to flag", elem_id="operating-point")
     with gr.Accordion("Another threshold", open=False, elem_id="by-hand"):
-        hand = gr.Slider(0, 100, both(settings.threshold)[0], step=0.1, label="Threshold in %", elem_id="by-percent")
+        info = (
+            "From {:.1%} to {:.1%} it changes nothing: films there have no answer.".format(*unsure) if unsure else None
+        )
+        hand = gr.Slider(
+            0, 100, both(settings.threshold)[0], step=0.1, label="Threshold in %", info=info, elem_id="by-percent"
+        )
     cut = gr.Number(settings.threshold, label="Decision threshold", visible=False)  # exact, of 0 to 1
     points.input(lambda name: both(reader.thresholds[name]), points, [hand, cut], api_visibility="private")
     hand.input(None, hand, [points, cut], js=BY_HAND)

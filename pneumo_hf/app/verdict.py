@@ -57,12 +57,11 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     if decided["flag"] == "abstain":
         if error:
             return Verdict("abstain", "No answer", f"{_sentence(error)} {REMEDIES.get(error, WITHOUT)}")
-        limits = predictor.settings.conformal_limits or {"normal_up_to": 0.0, "pneumonia_from": 1.0}
-        low, high = sorted((limits["normal_up_to"], limits["pneumonia_from"]))
-        unsure = f"Between {low:.1%} and {high:.1%} the model is sure of neither label."
-        if decided["probability"] >= high:
-            unsure = f"It is below the threshold of {threshold:.1%}, and too high to be called normal."
-        return Verdict("abstain", "No answer", f"{unsure} {WITHOUT}")
+        low, high = predictor.settings.abstention_band(threshold) or (0.0, 1.0)
+        uncertain, unsure = predictor.settings.uncertain_scores, "the model is sure of neither label."
+        if uncertain and decided["probability"] >= uncertain[1]:
+            unsure = "it is below the threshold, and too high to be called normal."
+        return Verdict("abstain", "No answer", f"From {low:.1%} to {high:.1%} there is none: {unsure} {WITHOUT}")
     finding = predictor.task.finding
     if is_positive(decided["probability"], threshold):
         but, limit = "A flag is not a diagnosis", predictor.settings.flagged_from(threshold)

@@ -26,6 +26,8 @@ from pneumo_hf.inference.scorer import Scorer
 COLUMNS = ("film", "probability", "prediction", "flag", "error")
 THUMBNAILS = 60  # shown, of the first films
 SIDE = 256  # pixels
+OPENED = "document.querySelector('#worklist-verdict .answer[open]')"  # an answer that was asked for stays open
+STAY_OPEN = f"(answers, hidden, current) => [answers, hidden && !{OPENED}, current]"
 READ_FIRST = "Hide the answers: I read the films first"
 POINT = "Operating point of this list: when to flag"
 FILTER = "worklist-window"  # the first tab has a viewer of its own, whose filter has another name
@@ -52,26 +54,40 @@ class Worklist:
 
     def decide(self, answers: list[dict], point: str, hidden: bool = False, current: dict | None = None) -> tuple:
         """Decide the list at an operating point; the row of the film that is open, `current`, stays marked."""
-        settings, threshold = self.predictor.settings, self.predictor.settings.thresholds[point]
+        threshold = self.predictor.settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
-        films, shown = [film_of(answer) for answer in decided], current and film_of(current)
-        place = films.index(shown) if shown in films else None
         table = _write_csv(self.predictor, decided, threshold)
         page = _write_page(self.predictor, decided, point, self.report)
         buttons = (gr.DownloadButton(value=path) for path in (table, page))
-        limits = settings.flagged_from(threshold), settings.abstention_band(threshold)
-        listing = list_html(decided, *limits, place, hidden)
+        listing = self.relist(decided, point, hidden, current)
         unfolded = gr.Column(visible=True), gr.Accordion(open=False)
         return *unfolded, decided, listing, *buttons
 
+    def relist(self, decided: list[dict], point: str, hidden: bool, current: dict | None) -> str:
+        films, shown = [film_of(answer) for answer in decided], current and film_of(current)
+        settings, place = self.predictor.settings, films.index(shown) if shown in films else None
+        threshold = settings.thresholds[point]
+        limits = settings.flagged_from(threshold), settings.abstention_band(threshold)
+        return list_html(decided, *limits, place, hidden)
+
     def say(self, answers: list[dict], hidden: bool, current: dict | None) -> tuple[dict | None, str]:
-        """Say again what is decided of the film that is open now, whatever was open when the point was chosen."""
+        """Say again what is decided of the film that is open now, whatever was open when the point was chosen, or
+        answers were hidden; nothing if it was said like this."""
         again = next((answer for answer in answers if current and film_of(answer) == film_of(current)), None)
-        return again, opened(self.predictor, self.report, again, again["threshold"], hidden)[1] if again else CLOSED
+        if current and again and (again["threshold"], hidden) == (current.get("threshold"), current.get("hidden")):
+            return gr.skip(), gr.skip()
+        if again is None:
+            return None, CLOSED
+        said = opened(self.predictor, self.report, again, again["threshold"], hidden)[1]
+        return again | {"hidden": hidden}, said
 
     def open_film(self, answers: list[dict], hidden: bool, event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = answers[int(event.index)]  # of the list of this visitor alone
-        return answer, *opened(self.predictor, self.report, answer, answer["threshold"], hidden), ""
+        return (
+            answer | {"hidden": hidden},
+            *opened(self.predictor, self.report, answer, answer["threshold"], hidden),
+            "",
+        )
 
     def make_heat(self, answer: dict | None, wanted: bool) -> tuple:
         film = decode(answer["image"]).film if answer and wanted and answer["image"] else None
@@ -101,6 +117,7 @@ def build_worklist(predictor: Scorer) -> None:
         files = gr.File(label="Films, or zips of films", file_count="multiple", elem_id="worklist-files", height=130)
         button = gr.Button("Read them all", variant="primary", elem_id="worklist-read", interactive=False)
         files.change(lambda chosen: gr.Button(interactive=bool(chosen)), files, button, **quiet, queue=False)
+    hide = gr.Checkbox(False, label=READ_FIRST, elem_id="worklist-hide", container=False)
     progress, answers, current = gr.HTML(elem_id="worklist-progress", css_template=STYLE), gr.State([]), gr.State()
     made_heat, made_report = gr.State(), gr.State()
     with gr.Column(visible=False) as results:
@@ -108,7 +125,6 @@ def build_worklist(predictor: Scorer) -> None:
         with gr.Row():
             point = gr.Radio(choices, value=own, label=POINT, elem_id="worklist-point", scale=3)
             with gr.Column(scale=1, min_width=220):
-                hide = gr.Checkbox(False, label=READ_FIRST, elem_id="worklist-hide", container=False)
                 table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="md")
                 page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="md")
         with gr.Row():
@@ -128,10 +144,11 @@ def build_worklist(predictor: Scorer) -> None:
     read = button.click(worklist.read, files, [progress, answers], **quiet, **LIMITS)
     listed = {"fn": worklist.decide, "outputs": decided, "show_progress_on": listing, **last}
     read.then(inputs=[answers, point, hide], **listed).then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
-    for changed in (point.input, hide.input):
-        again = changed(inputs=[answers, point, hide, current], **listed)
-        again.then(worklist.say, [answers, hide, current], [current, verdict], **quiet)
+    again = point.input(inputs=[answers, point, hide, current], **listed)
+    hidden = hide.input(worklist.relist, [answers, point, hide, current], listing, **last)
     shown = listing.open(worklist.open_film, [answers, hide], seen, show_progress_on=film, **last)
+    for done, js in ((again, STAY_OPEN), (hidden, STAY_OPEN), (shown, None)):  # whatever was chosen meanwhile
+        done.then(worklist.say, [answers, hide, current], [current, verdict], js=js, **quiet)
     for asked in (shown.then, heat_on.input):
         made = asked(worklist.make_heat, [current, heat_on], made_heat, show_progress_on=heat, **last)
         made.then(worklist.show_heat, [made_heat, current, heat_on], heat, **last)

@@ -98,6 +98,14 @@ class CheckpointSettings:
         return self.training_data.get("prevalence_of_scores")
 
     @property
+    def uncertain_scores(self) -> tuple[float, float] | None:
+        """The scores between which neither label is certain enough, whatever the threshold."""
+        if self.conformal_limits is None:
+            return None
+        lower, upper = sorted(self.conformal_limits[key] for key in ("normal_up_to", "pneumonia_from"))
+        return lower, upper
+
+    @property
     def trained_on_kermany(self) -> bool:
         """Whether the films of training are those of the public Kermany set, of children."""
         return self.training_data.get("kermany") is True
@@ -146,9 +154,9 @@ class CheckpointSettings:
         A threshold below them flags all of them: no score gets a weaker answer than a lower one.
         """
         threshold = self.threshold if threshold is None else threshold
-        if self.conformal_limits is None:
+        if self.uncertain_scores is None or self.conformal_limits is None:
             return None
-        lower, upper = sorted(self.conformal_limits[key] for key in ("normal_up_to", "pneumonia_from"))
+        lower, upper = self.uncertain_scores
         if threshold < lower:
             return None
         missed = self.conformal_limits["pneumonia_from"] < threshold

@@ -40,8 +40,12 @@ def page(browser, url: str, films: Path) -> Iterator:
     page.goto(url)
     page.get_by_role("tab", name="Worklist").click()
     page.locator("#worklist-files input[type=file]").set_input_files(films)
+    page.locator("#worklist-hide input").check()
     page.locator("#worklist-read").click()
     page.locator("#worklist tbody tr").first.wait_for(timeout=PATIENCE)
+    assert "%" not in page.locator("#worklist").inner_text()  # hidden from the first
+    page.locator("#worklist-hide input").uncheck()
+    page.locator("#worklist .chip").first.wait_for(timeout=PATIENCE)
     yield page
     page.close()
     assert all(address.startswith((url, "data:", "blob:")) for address in outside)
@@ -143,6 +147,7 @@ def test_answers_are_hidden_until_they_are_asked_for(page, rows) -> None:
     expect(make).to_be_hidden()  # it would give the answer away
     answer.click()
     expect(verdict.locator(".decision")).to_be_visible()
+    expect(page.locator("#worklist-csv")).to_be_hidden()  # it has all answers
     with page.expect_download(timeout=PATIENCE) as download:
         make.click()
     assert download.value.suggested_filename.startswith("case_report_")

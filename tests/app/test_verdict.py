@@ -142,9 +142,14 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     unsure_film = answer(0.2, "abstain")
     unsure = in_words(shipped, unsure_film, cut, report)
     assert unsure[:2] == ("abstain", "No answer")
-    assert unsure.meaning == "Between 5.8% and 29.8% the model is sure of neither label. Read it without the model."
+    assert unsure.meaning == (
+        "From 5.8% to 31.5% there is none: the model is sure of neither label. Read it without the model."
+    )
     raised = in_words(shipped, answer(0.7, "abstain"), 0.9, report)
-    assert "below the threshold of 90.0%, and too high to be called normal" in raised.meaning
+    assert (
+        "From 5.8% to 90.0% there is none: it is below the threshold, and too high to be called normal"
+        in raised.meaning
+    )
     assert set(REMEDIES) < set(QUALITY_ISSUES)
     lateral = answer(0.9, "abstain", LATERAL_VIEW)
     assert in_words(shipped, lateral, cut).meaning.endswith("Give the frontal film.")

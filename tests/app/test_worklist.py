@@ -153,7 +153,12 @@ def test_the_open_film_is_decided_again_and_its_row_stays_marked(predictor: Pred
     again, said = worklist.say(decided, False, current)
     assert again["name"] == current["name"] and again["threshold"] == predictor.settings.thresholds[own]
     assert current["name"] in said and f"{again['threshold']:.1%}" in said
-    assert re.findall(r'data-place="(\d+)"[^>]*aria-current', listed) == [str(decided.index(again))]
+    assert re.findall(r'data-place="(\d+)"[^>]*aria-current', listed) == [
+        str([answer["name"] for answer in decided].index(again["name"]))
+    ]
+    assert isinstance(worklist.say(decided, False, again)[1], dict)  # gradio's "leave it": it is said already
+    folded = worklist.say(decided, True, again)
+    assert folded[0]["hidden"] and '<details class="answer">' in folded[1]
     assert worklist.say([], False, current)[0] is None  # of a list that is no longer there
 
 

@@ -74,6 +74,7 @@ function restore() { // of another list nothing is kept
   if (head) sort(head, order);
   element.querySelector("input").value = words || "";
   press(element.querySelector(`.kinds [data-kind="${kind || ""}"]`) ?? element.querySelector(".kinds button"));
+  kept.kind = kind; // the list may be without it: its answers are hidden
 }
 restore();
 watch("value", restore);
