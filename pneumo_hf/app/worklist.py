@@ -83,17 +83,13 @@ class Worklist:
 
     def open_film(self, answers: list[dict], hidden: bool, event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = answers[int(event.index)]  # of the list of this visitor alone
-        return (
-            answer | {"hidden": hidden},
-            *opened(self.predictor, self.report, answer, answer["threshold"], hidden),
-            "",
-        )
+        film, said = opened(self.predictor, self.report, answer, answer["threshold"], hidden)
+        return answer | {"hidden": hidden}, film, said, ""
 
     def make_heat(self, answer: dict | None, wanted: bool) -> tuple:
         film = decode(answer["image"]).film if answer and wanted and answer["image"] else None
-        return (answer and film_of(answer), wanted), heat_of_film(
-            self.predictor, film, "worklist-film"
-        ) if film else ""
+        layer = heat_of_film(self.predictor, film, "worklist-film") if film else ""
+        return (answer and film_of(answer), wanted), layer
 
     def show_heat(self, made: tuple | None, answer: dict | None, wanted: bool) -> str | None:
         return still(made, answer and film_of(answer), wanted)

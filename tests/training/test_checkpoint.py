@@ -168,7 +168,7 @@ def test_the_temperature_can_be_fitted_on_corrupted_films_too(
     predictor, validation, found = Predictor(tiny_run, device="cpu"), films["validation"], {}
     clean = predictor.predict_dataset(validation)[0]
     corrupted = score_randomly_corrupted(predictor, validation)
-    assert corrupted.shape == clean.shape and np.mean(np.abs(corrupted - clean) > 0.1) > 0.5
+    assert corrupted.shape == clean.shape and np.mean(np.abs(corrupted - clean) > 0.1) > 0.3
     np.testing.assert_array_equal(corrupted, score_randomly_corrupted(predictor, validation))  # the same at every call
     for calibration in ("validation", "corrupted"):
         folder = tmp_path / calibration
