@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.browser import IN_CHROMIUM, LAPTOP, PATIENCE, PHONE, SCHEMES, grave_violations
+from tests.app.browser import IN_CHROMIUM, LAPTOP, PATIENCE, PHONE, SCHEMES, SETTLED, grave_violations
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
 
@@ -47,6 +47,13 @@ def write_dicom(folder: Path) -> Path:
     return path
 
 
+def open_threshold(page):
+    """Open the box of a threshold set by hand; what is filled in while answers still come, gradio takes back."""
+    page.get_by_role("button", name="Another threshold").click()
+    page.wait_for_function(SETTLED)
+    return page.locator("#by-percent input[type=number]")
+
+
 def window_of(page) -> tuple[float, float]:
     """Slope and intercept that grey levels of 0 to 1 are shown by."""
     slope, intercept = page.evaluate(WINDOW)
@@ -70,8 +77,7 @@ def test_an_example_is_read_and_its_threshold_moved(page) -> None:
     threshold = float(re.search(r"flagged from ([\d.]+)%", first)[1]) / 100
     assert mark["x"] + mark["width"] / 2 == pytest.approx(track["x"] + threshold * track["width"], abs=2)
 
-    page.get_by_role("button", name="Another threshold").click()
-    number = page.locator("#by-percent input[type=number]")
+    number = open_threshold(page)
     for threshold, measured in (("0", r"Specificity\s*0.0%"), ("100", r"Sensitivity\s*0.0%")):
         number.fill(threshold)
         page.keyboard.press("Tab")
@@ -102,8 +108,7 @@ def test_the_answer_stays_hidden_until_it_is_opened(page) -> None:
     page.locator("#verdict summary").press("Enter")
     expect(decision).to_be_visible()
     assert all(part.is_visible() for part in kept_back)
-    page.get_by_role("button", name="Another threshold").click()
-    page.locator("#by-percent input[type=number]").fill("12")
+    open_threshold(page).fill("12")
     expect(page.locator("#verdict .legend")).to_contain_text("flagged from 12.0%", timeout=PATIENCE)
     expect(decision).to_be_visible()  # once opened it stays open
     page.locator("#read-first input").uncheck()
