@@ -21,10 +21,10 @@ from pneumo_hf.data.files import is_in_zip, split_zip_path
 from pneumo_hf.data.reading import in_threads, try_film
 from pneumo_hf.imaging.dicom import is_lateral
 from pneumo_hf.imaging.processor import resize_film
-from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, THUMBNAIL, quality_issue
+from pneumo_hf.imaging.quality import LATERAL_VIEW, QUALITY_ISSUES, THUMBNAIL, blockiness, quality_issue
 
-CODE_VERSION = "10"  # raise it when load_xray, resize_film, fingerprint or quality_issue gives something else
-KEPT = ("contents", "thumbnails", "issues", "sizes")  # of each film, beside its pixels
+CODE_VERSION = "11"  # raise it when load_xray, resize_film, fingerprint or imaging.quality gives something else
+KEPT = ("contents", "thumbnails", "issues", "blockiness", "sizes")  # of each film, beside its pixels
 
 
 class FilmDataset(torch.utils.data.Dataset):
@@ -32,8 +32,8 @@ class FilmDataset(torch.utils.data.Dataset):
 
     A batch is gathered with one indexing: `{"pixel_values": [B, 1, H, W] uint8, "labels": [B] int64}`. `contents`
     `[N]` and `thumbnails` `[N, 56, 56]` are the films' fingerprints, by which copies are found; `issues` `[N]` say why
-    a film should not be scored, mostly nothing; `sizes` `[N, 2]` are width and height before resizing. `finer` is the
-    same memory map at the larger size that teachers take, if they do.
+    a film should not be scored, mostly nothing; `blockiness` `[N]` shows JPEG's blocks, and `sizes` `[N, 2]` are width
+    and height, before resizing. `finer` is the same memory map at the larger size that teachers take, if they do.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class FilmDataset(torch.utils.data.Dataset):
         contents: np.ndarray,
         thumbnails: np.ndarray,
         issues: np.ndarray,
+        blockiness: np.ndarray,
         sizes: np.ndarray,
     ):
         self.table, self.pixels, self.rows = table, pixels, rows
         self.contents, self.thumbnails = contents, thumbnails
-        self.issues, self.sizes = issues, sizes
+        self.issues, self.blockiness, self.sizes = issues, blockiness, sizes
         self.finer: np.ndarray | None = None
         self.labels = np.asarray(table["label"], dtype=np.int64)
         self.label_names = table.features["label"].names
@@ -125,6 +126,7 @@ def _decode_all(
         "contents": np.zeros(count, "U32"),
         "thumbnails": np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8),
         "issues": np.zeros(count, f"U{max(map(len, QUALITY_ISSUES))}"),
+        "blockiness": np.zeros(count, np.float32),
         "sizes": np.zeros((count, 2), np.int32),
     }
     reasons = {}
@@ -135,7 +137,8 @@ def _decode_all(
             reasons[index] = reason
             return None
         pixels[index] = resize_film(film, image_processor)
-        prints["issues"][index], prints["sizes"][index] = quality_issue(film), film.size
+        prints["issues"][index], prints["blockiness"][index] = quality_issue(film), blockiness(film)
+        prints["sizes"][index] = film.size
         return fingerprint(film)
 
     bar = tqdm(in_threads(decode, range(count)), total=count, desc="Decoding films", unit="film")

@@ -19,6 +19,7 @@ from pneumo_hf.evaluation.drift import (
     Limits,
     Statistic,
     compare_with,
+    counted,
     find_limits,
     join,
     number_patients,
@@ -35,6 +36,7 @@ WORDS = {
     "contrast": "contrast",
     "sharpness": "sharpness",
     "layout": "likeness to the mean chest film",
+    "blockiness": "blockiness of JPEG",
     "width": "width in pixels",
     "height": "height in pixels",
     "age": "age",
@@ -78,14 +80,16 @@ def monitor(batches: Sequence[str | Path], reference: str | Path, false_alarms: 
     found: dict[tuple, tuple[Grid, Limits]] = {}
     judged = []
     for number, path in enumerate(tqdm(paths, desc="Judging batches", unit="batch")):
-        parts = films[max(0, number + 1 - WINDOW) : number + 1]
+        parts = [counted(part) for part in films[max(0, number + 1 - WINDOW) : number + 1]]
         columns = [name for name in (*NUMBERS, *CATEGORIES) if all(name in part for part in (*parts, against))]
         sizes = [len(part[FLAG]) for part in parts]
         key = (*sizes, *columns)
         if key not in found:
             grid = Grid.of(against, columns)
             found[key] = grid, find_limits(against, grid, sizes, false_alarms)
-        judged.append({"name": path.stem, **judge(parts, against, *found[key])})
+        flags = films[number][FLAG]
+        numbers = {"films": len(flags), "unreadable": int((flags == "unreadable").sum())}
+        judged.append({"name": path.stem, **numbers, **judge(parts, against, *found[key])})
     watched = _with_values(films[-1], found[key][0])
     lost = [name for name in _with_values(against, Grid.of(against, list(against))) if name not in watched]
     if not missing and "distance" not in films[-1]:
@@ -111,10 +115,10 @@ def _with_values(films: Films, grid: Grid) -> list[str]:
 
 
 def judge(parts: Sequence[Films], reference: Films, grid: Grid, limits: Limits) -> dict:
-    """Judge the newest of some batches alone, and all of them together: an item of `batches`.
+    """Judge the newest of some batches alone, and all of them together: an item of `batches` but its name and numbers.
 
     Args:
-        parts: at most WINDOW batches. limits: for batches of their sizes.
+        parts: at most WINDOW batches, of films that count. limits: for batches of their sizes.
     """
     names = [*grid.numbers, *grid.categories, FLAG]
     views = {"batch": (parts[-1], limits.batch)}
@@ -137,8 +141,6 @@ def judge(parts: Sequence[Films], reference: Films, grid: Grid, limits: Limits) 
         if ratio > 1
     ]
     return {
-        "films": len(parts[-1][FLAG]),
-        "unreadable": int((parts[-1][FLAG] == "unreadable").sum()),
         "alarm": bool(moved),
         "nearest": {"column": ordered[0][0], "of_limit": ordered[0][1][0]},
         "moved": moved,

@@ -9,7 +9,7 @@ import numpy as np
 
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.drift import FLAG, NUMBERS, PATIENT, SCORE, Films
+from pneumo_hf.evaluation.drift import FLAG, NUMBERS, PATIENT, SCORE, Films, counted
 from pneumo_hf.inference.details import CATEGORIES, details_file
 
 LEAST_FILMS = 50  # of a reference
@@ -29,7 +29,7 @@ def read_films(path: Path) -> Films:
 
 
 def read_reference(reference: Path) -> tuple[Films, str]:
-    """Read what batches are set beside: films, and what is missing of them, in a sentence, or "".
+    """Read what batches are set beside: films that count, and what is missing of them, in a sentence, or "".
 
     Args:
         reference: a run folder, whose validation films count; a report of `evaluate`; or a CSV of `predict`.
@@ -51,6 +51,7 @@ def read_reference(reference: Path) -> tuple[Films, str]:
             raise _no_reference(reference)
         films = read_films(reference)
         missing = "" if "distance" in films else f"{reference} was written without --details: scores and flags alone"
+    films = counted(films)
     scored = int(np.isfinite(films[SCORE]).sum())
     if scored < LEAST_FILMS:
         raise InputError(f"{reference} has {scored} films with a score: a reference needs {LEAST_FILMS} or more")

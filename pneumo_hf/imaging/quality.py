@@ -9,6 +9,8 @@ from PIL import Image
 THUMBNAIL = 56  # pixels a side
 MEAN_CHEST = Path(__file__).parent / "mean_chest.png"
 SMALLEST_SIDE = 64  # pixels
+BLOCK = 8  # pixels a side, of JPEG
+MOST_BLOCKS = 32  # a side, from the middle of a film: as many as its blockiness needs
 FAINTEST = 3.0  # grey levels of deviation; the faintest train film of the embedded sample has 25
 COLOURED = "coloured"  # in the `info` of a film that load_xray made of a colour picture
 LATERAL = "lateral"  # in the `info` of a DICOM film: whether its header says that it shows the chest from the side
@@ -82,6 +84,21 @@ def image_statistics(pixels: np.ndarray, thumbnails: np.ndarray) -> dict[str, np
         "sharpness": (4 * inner - around).std(axis=(1, 2)),
         "layout": chest_correlation(thumbnails),
     }
+
+
+def blockiness(film: Image.Image) -> float:
+    """Measure how far a film, as it came, shows the blocks of JPEG: 1 not at all, more where it was compressed more.
+
+    The mean step from pixel to pixel across the edges of blocks, by that inside them, along rows and columns (two of
+    the terms of Wang, Sheikh and Bovik 2002). Blocks count from the upper left corner: a crop may hide them.
+    """
+    middle = [max(0, (side // BLOCK - MOST_BLOCKS) // 2) * BLOCK for side in film.size]
+    ends = [min(side, start + MOST_BLOCKS * BLOCK) for side, start in zip(film.size, middle, strict=True)]
+    pixels = np.asarray(film.crop((*middle, *ends)), dtype=np.int16)
+    steps = [np.abs(np.diff(lines, axis=1)).mean(axis=0) for lines in (pixels, pixels.T)]
+    across = np.concatenate([line[BLOCK - 1 :: BLOCK] for line in steps]).mean()
+    inside = np.concatenate([np.delete(line, np.s_[BLOCK - 1 :: BLOCK]) for line in steps]).mean()
+    return float(across / inside) if inside else 1.0
 
 
 def quality_issue(film: Image.Image) -> str:

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from pneumo_hf.imaging.dicom import dicom_facts, is_dicom
-from pneumo_hf.imaging.quality import image_statistics, thumbnail
+from pneumo_hf.imaging.quality import blockiness, image_statistics, thumbnail
 
 if TYPE_CHECKING:
     from pneumo_hf.data.pixels import FilmDataset  # as in scorer.py
 
-IMAGE_COLUMNS = ("distance", "mean", "contrast", "sharpness", "layout", "width", "height")
+IMAGE_COLUMNS = ("distance", "mean", "contrast", "sharpness", "layout", "blockiness", "width", "height")
 CATEGORIES = ("sex", "view", "patient_position", "manufacturer", "device_model")  # texts; the others are numbers
 HEADER_COLUMNS = ("age", *CATEGORIES, "window_center", "window_width")
 DETAIL_COLUMNS = IMAGE_COLUMNS + HEADER_COLUMNS
@@ -51,6 +51,7 @@ def details_of_film(row: Mapping[str, Any], film: Image.Image, pixels: np.ndarra
     return {
         **{name: said.get(name) if row.get(name) is None else row[name] for name in HEADER_COLUMNS},
         **{name: rounded(float(values[0])) for name, values in statistics.items()},
+        "blockiness": rounded(blockiness(film)),
         "width": width,
         "height": height,
     }
@@ -68,6 +69,7 @@ def details_of_dataset(films: "FilmDataset", distances: np.ndarray) -> Iterator[
                 **row,
                 **{name: rounded(float(values[place])) for name, values in statistics.items()},
                 "distance": rounded(float(distances[start + place])),
+                "blockiness": rounded(float(films.blockiness[start + place])),
                 "width": width,
                 "height": height,
             }

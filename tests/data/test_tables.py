@@ -421,6 +421,6 @@ def test_one_group_of_women_however_they_are_written(tmp_path: Path) -> None:
     ]
     films = read_source(lay(tmp_path / "set", names, {"labels.csv": table(rows, "path,label,sex")}))["train"]
     empty = np.zeros((80, 2), int)
-    dataset = FilmDataset(films, empty, np.arange(80), empty, empty, empty, empty)
+    dataset = FilmDataset(films, empty, np.arange(80), empty, empty, empty, empty, empty)
     groups = subgroups(dataset, np.linspace(0, 1, 80), 0.5)
     assert {name: group["n"] for name, group in groups.items() if name.startswith("sex")} == {"sex F": 40, "sex M": 40}

@@ -6,12 +6,14 @@ from scipy.stats import ks_2samp
 
 from pneumo_hf.evaluation.drift import (
     FLAG,
+    MOST_FILMS,
     PATIENT,
     SCORE,
     WINDOW,
     Grid,
     Pool,
     compare_with,
+    counted,
     draw,
     find_limits,
     join,
@@ -159,3 +161,14 @@ def test_one_odd_film_is_no_alarm_and_several_are() -> None:
         batch[FLAG] = batch[FLAG].astype("U20")
         batch[FLAG][:films] = "not_chest_xray"
         assert (compare_with(REFERENCE, batch, GRID)["not_chest_xray", "share"] > limit) == raised
+
+
+def test_a_patient_with_many_films_moves_no_share() -> None:
+    """Where all of thirty films counted, the limits would allow for a week with that patient and one without."""
+    films = hospital(400, seed=11, most=1)
+    many = {name: np.concatenate([values, np.repeat(values[:1], 29, axis=0)]) for name, values in films.items()}
+    limits = {}
+    for name, part in (("one of many", many), ("counted", counted(many)), ("each one", films)):
+        limits[name] = find_limits(part, Grid.of(part, list(part)), [SIZE], 0.01).batch["review", "share"]
+    assert len(counted(many)[FLAG]) == len(films[FLAG]) + MOST_FILMS - 1
+    assert limits["counted"] < 1.1 * limits["each one"] and limits["one of many"] > 1.2 * limits["each one"]
