@@ -117,10 +117,9 @@ class Scorer(ABC):
     def score_rows(self, rows: Iterable[dict], read: Callable = read_film) -> Iterator[dict]:
         """Score a stream of rows with an `image`, a batch at a time: the same rows with their scores, memory constant.
 
-        While the model scores a batch, a thread reads and decodes the next.
+        While the model scores a batch, the next is read and decoded, by as many threads as there are cores.
         """
-        # beside a GPU every core decodes; on a CPU they are the network's
-        threads = 1 if self.device.type == "cpu" else None
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None  # by OMP_NUM_THREADS fewer
         decode = partial(self.decoder, read=read)
         decoded = (result for _, result in in_threads(decode, rows, threads, self.batch_size))
         for batch in one_ahead(in_batches(decoded, self.batch_size)):
