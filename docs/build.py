@@ -57,6 +57,7 @@ ORDER = (
     "flagship",
     "flagship_efficientnet",
     "distill",
+    "distill_robust",
     "three_class",
     "ensemble",
     "pneumo-efficientnet_224",

@@ -173,7 +173,7 @@ def read_scores(predictor: Scorer, path: str) -> LocalFilms:
     logits = np.stack([np.zeros(len(rows)), log_odds(probs)], axis=1)
     unknown = np.full(len(rows), np.nan)
     labels = np.array([row["number"] for row in rows])
-    details = rows if all(name in rows[0] for name in DETAIL_COLUMNS) else []
+    details = [dict.fromkeys(DETAIL_COLUMNS) | row for row in rows] if "distance" in rows[0] else []
     return LocalFilms(films, labels, logits, np.array(patients), unknown, [""] * len(rows), details=details)
 
 

@@ -10,6 +10,7 @@ from pneumo_hf.errors import InputError
 from pneumo_hf.evaluation.drift import (
     FLAG,
     FLAGS,
+    MOST_FILMS,
     NUMBERS,
     PATIENT,
     SCORE,
@@ -88,7 +89,8 @@ def monitor(batches: Sequence[str | Path], reference: str | Path, false_alarms: 
             grid = Grid.of(against, columns)
             found[key] = grid, find_limits(against, grid, sizes, false_alarms)
         flags = films[number][FLAG]
-        numbers = {"films": len(flags), "unreadable": int((flags == "unreadable").sum())}
+        numbers = {"films": len(flags), "counted": len(parts[-1][FLAG])}
+        numbers["unreadable"] = int((flags == "unreadable").sum())
         judged.append({"name": path.stem, **numbers, **judge(parts, against, *found[key])})
     watched = _with_values(films[-1], found[key][0])
     lost = [name for name in _with_values(against, Grid.of(against, list(against))) if name not in watched]
@@ -96,6 +98,9 @@ def monitor(batches: Sequence[str | Path], reference: str | Path, false_alarms: 
         missing = f"{paths[-1]} was written without --details: scores and flags alone are watched"
     elif not missing and lost:
         missing = f"no values of {', '.join(lost)} in {paths[-1]} or a batch before it"
+    if judged[-1]["counted"] < judged[-1]["films"] / 2:
+        few = f"of {paths[-1]} {judged[-1]['counted']} films count, at most {MOST_FILMS} of each patient_id"
+        missing = "; ".join(filter(None, (missing, few)))
     result = {
         "reference": str(reference),
         "films": len(against[FLAG]),

@@ -9,7 +9,7 @@ import numpy as np
 
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS
 from pneumo_hf.errors import InputError
-from pneumo_hf.evaluation.drift import FLAG, NUMBERS, PATIENT, SCORE, Films, counted
+from pneumo_hf.evaluation.drift import FLAG, MOST_FILMS, NUMBERS, PATIENT, SCORE, Films, counted
 from pneumo_hf.inference.details import CATEGORIES, details_file
 
 LEAST_FILMS = 50  # of a reference
@@ -54,7 +54,10 @@ def read_reference(reference: Path) -> tuple[Films, str]:
     films = counted(films)
     scored = int(np.isfinite(films[SCORE]).sum())
     if scored < LEAST_FILMS:
-        raise InputError(f"{reference} has {scored} films with a score: a reference needs {LEAST_FILMS} or more")
+        raise InputError(
+            f"{reference} has {scored} films with a score that count, at most {MOST_FILMS} of each patient_id: "
+            f"a reference needs {LEAST_FILMS} or more"
+        )
     return films, missing
 
 

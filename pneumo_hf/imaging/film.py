@@ -4,6 +4,7 @@ import base64
 import io
 import warnings
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -24,6 +25,7 @@ DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L"}  # the PIL modes of more than 
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the tag PhotometricInterpretation of a TIFF, and its value of a negative
 KIND_OF_PAGE, REDUCED = 254, 1  # the tag NewSubfileType, and its bit for a smaller copy of another page
 MOST_REDUCED = 16  # pages that are looked at
+LOADING = Lock()  # a PIL picture reads its file when it is first used, which two threads must not do at once
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a bound of our own
 # PIL opens few deep TIFFs in which white is zero, and inverts none of them: `_to_grey` does.
@@ -57,6 +59,8 @@ def load_xray(source: XraySource, clahe: bool = False) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
+        with LOADING:
+            source.load()
         return _to_grey(source)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not content:

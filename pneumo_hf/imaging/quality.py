@@ -10,6 +10,7 @@ THUMBNAIL = 56  # pixels a side
 MEAN_CHEST = Path(__file__).parent / "mean_chest.png"
 SMALLEST_SIDE = 64  # pixels
 BLOCK = 8  # pixels a side, of JPEG
+FAINTEST_STEP = 1e-3  # grey levels, added to both: nothing may be left inside blocks, and all of a blank film is equal
 MOST_BLOCKS = 32  # a side, from the middle of a film: as many as its blockiness needs
 FAINTEST = 3.0  # grey levels of deviation; the faintest train film of the embedded sample has 25
 COLOURED = "coloured"  # in the `info` of a film that load_xray made of a colour picture
@@ -87,18 +88,21 @@ def image_statistics(pixels: np.ndarray, thumbnails: np.ndarray) -> dict[str, np
 
 
 def blockiness(film: Image.Image) -> float:
-    """Measure how far a film, as it came, shows the blocks of JPEG: 1 not at all, more where it was compressed more.
+    """Measure how far a film shows the blocks of JPEG: 1 not at all, more where it was compressed more.
 
     The mean step from pixel to pixel across the edges of blocks, by that inside them, along rows and columns (two of
-    the terms of Wang, Sheikh and Bovik 2002). Blocks count from the upper left corner: a crop may hide them.
+    the terms of Wang, Sheikh and Bovik 2002); NaN of a film of one block. Blocks count from the upper left corner of
+    the film as it was read: where it was cropped, or turned by its EXIF orientation, they may not be found.
     """
+    if max(film.size) <= BLOCK:
+        return float("nan")
     middle = [max(0, (side // BLOCK - MOST_BLOCKS) // 2) * BLOCK for side in film.size]
     ends = [min(side, start + MOST_BLOCKS * BLOCK) for side, start in zip(film.size, middle, strict=True)]
     pixels = np.asarray(film.crop((*middle, *ends)), dtype=np.int16)
-    steps = [np.abs(np.diff(lines, axis=1)).mean(axis=0) for lines in (pixels, pixels.T)]
+    steps = [np.abs(np.diff(lines, axis=1)).sum(axis=0) / len(lines) for lines in (pixels, pixels.T)]
     across = np.concatenate([line[BLOCK - 1 :: BLOCK] for line in steps]).mean()
     inside = np.concatenate([np.delete(line, np.s_[BLOCK - 1 :: BLOCK]) for line in steps]).mean()
-    return float(across / inside) if inside else 1.0
+    return float((across + FAINTEST_STEP) / (inside + FAINTEST_STEP))
 
 
 def quality_issue(film: Image.Image) -> str:

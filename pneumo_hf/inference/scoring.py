@@ -59,7 +59,8 @@ def score_files(
         logger.info("%s is there already, and will be replaced once all films are scored", output)
     parts = Parts(output)
     weights = [_digest(member) for member in scorer.members]
-    job = json.loads(json.dumps({**options, "films": len(films), "list": films.digest, "weights": weights}))
+    job = {**options, "films": len(films), "list": films.digest, "weights": weights, "columns": scorer.columns}
+    job = json.loads(json.dumps(job))
     with _alone(parts):
         parts.start_or_resume(job)
         left = sum(map(len, parts.left(len(films))))

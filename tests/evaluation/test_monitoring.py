@@ -16,7 +16,7 @@ from PIL import Image
 
 from pneumo_hf.__main__ import main
 from pneumo_hf.data.predictions import PREDICTION_COLUMNS
-from pneumo_hf.evaluation.drift import FLAG, PATIENT, SCORE
+from pneumo_hf.evaluation.drift import FLAG, MOST_FILMS, PATIENT, SCORE
 from pneumo_hf.evaluation.monitoring import monitor
 from pneumo_hf.evaluation.reference import read_films, read_reference
 from pneumo_hf.evaluation.robustness import CORRUPTIONS, corrupt
@@ -163,7 +163,7 @@ def test_a_column_that_vanishes_is_named_and_no_longer_watched(how: str, tmp_pat
         ("Latin-1", "Latin-1.csv: manufacturer is not in UTF-8: save the table as CSV in UTF-8"),
         ("a run without report", "has no predictions to watch films against"),
         ("no reference", "has no predictions to watch films against: give a run folder"),
-        ("a small reference", "has 49 films with a score: a reference needs 50"),
+        ("a small reference", "has 49 films with a score that count, at most 5 of each patient_id: a reference n"),
         ("rate", "--false_alarms is a share from 0.001 to 0.5, not 2.0"),
     ],
 )
@@ -347,3 +347,14 @@ def test_the_shipped_model_is_watched(kind: str | None, shared: Path, tmp_path: 
     main(["predict", "--model", str(SHIPPED), "--device", "cpu", "--details", str(folder), "--output", str(output)])
     assert 80 < len(read_films(output)[SCORE]) < 250
     assert monitor([output], SHIPPED)["alarm"] == bool(kind)
+
+
+def test_of_films_that_all_have_one_patient_id_few_count_and_it_says_so(reference: Path, tmp_path: Path) -> None:
+    """As of DICOM files whose PatientID was overwritten with one word."""
+    films = hospital(200, seed=1)
+    week = write_week(tmp_path / "week.csv", films | {PATIENT: np.full(200, "ANONYMOUS")})
+    found = monitor([week], reference)
+    assert (found["batches"][-1]["films"], found["batches"][-1]["counted"]) == (200, MOST_FILMS)
+    assert f"of {week} 5 films count, at most 5 of each patient_id" in found["message"]
+    usual = monitor([write_week(tmp_path / "usual.csv", films)], reference)
+    assert usual["batches"][-1]["counted"] == 200 and "count" not in usual["message"]

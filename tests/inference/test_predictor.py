@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
@@ -160,3 +162,30 @@ assert backends.cudnn.conv.fp32_precision == "tf32"
     # in a process of its own: the switches are the process's, and cannot all be turned back
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_films_that_several_threads_decode_keep_their_order(
+    tiny_run: Path, films_folder: Path, tmp_path: Path, two_threads: None
+) -> None:
+    """One in the middle that cannot be read, and one picture of PIL's several times, which reads its file once."""
+    predictor = Predictor(tiny_run, device="cpu", batch_size=8)
+    paths = sorted(path for path in films_folder.rglob("*") if path.is_file())[:20]
+    alone = [predictor([path])[0]["probability"] for path in paths]
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG")
+    found = predictor([*paths[:11], tmp_path / "torn.png", *paths[11:]])
+    assert "not a picture" in found.pop(11)["error"]
+    assert [row["probability"] for row in found] == pytest.approx(alone, abs=1e-6)
+    large = tmp_path / "large.jpeg"
+    Image.open(paths[0]).resize((1500, 1200)).save(large)
+    expected = predictor([large])[0]["probability"]
+    for _ in range(30):
+        with Image.open(large) as picture:
+            assert [row["probability"] for row in predictor([picture] * 8)] == pytest.approx([expected] * 8, abs=1e-6)
