@@ -56,7 +56,7 @@ def in_threads(
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         for batch in in_batches(items, at_once):
-            results = pool.map(work, batch) if threads > 1 else map(work, batch)
+            results = pool.map(work, batch) if min(threads, len(batch)) > 1 else map(work, batch)
             yield from zip(batch, results, strict=True)
 
 

@@ -96,9 +96,9 @@ def blockiness(film: Image.Image) -> float:
     """
     if max(film.size) <= BLOCK:
         return float("nan")
-    middle = [max(0, (side // BLOCK - MOST_BLOCKS) // 2) * BLOCK for side in film.size]
-    ends = [min(side, start + MOST_BLOCKS * BLOCK) for side, start in zip(film.size, middle, strict=True)]
-    pixels = np.asarray(film.crop((*middle, *ends)), dtype=np.int16)
+    left, top = (max(0, (side // BLOCK - MOST_BLOCKS) // 2) * BLOCK for side in film.size)
+    middle = np.s_[top : top + MOST_BLOCKS * BLOCK, left : left + MOST_BLOCKS * BLOCK]
+    pixels = np.asarray(film)[middle].astype(np.int16)
     steps = [np.abs(np.diff(lines, axis=1)).sum(axis=0) / len(lines) for lines in (pixels, pixels.T)]
     across = np.concatenate([line[BLOCK - 1 :: BLOCK] for line in steps]).mean()
     inside = np.concatenate([np.delete(line, np.s_[BLOCK - 1 :: BLOCK]) for line in steps]).mean()

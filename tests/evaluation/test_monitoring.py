@@ -323,6 +323,8 @@ def test_the_figures_of_the_manual_are_those_of_the_benchmark() -> None:
         assert fourth == streams, name
         first, alone = row["alarm_by_week"][0], row["scores_and_flags_alone"]["alarm_by_week"][-1]
         assert re.search(rf"\| {first} \| {fourth} \| {alone} \|", text), name
+        rest = row["without_blockiness"]["alarm_by_week"]
+        assert rest[-1] == streams and (name != "jpeg" or f"(JPEG: {rest[0]} in the first)" in " ".join(text.split()))
     assert all(f"| {name} |" in text for name in CORRUPTIONS)
 
 
