@@ -12,6 +12,7 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any, TypeVar
 
 from pneumo_hf.data.files import close_archives
@@ -39,6 +40,7 @@ class Pool:
 
     def __init__(self, processes: int, limit: float, nice: int = 0):
         self.limit, self.nice = limit, nice
+        self.lock, self.ended = Lock(), False  # a process is ended, and replaced, by one thread
         self.workers = {_Worker(limit, nice) for _ in range(processes)}
         self.free: SimpleQueue = SimpleQueue()
         for worker in self.workers:
@@ -55,10 +57,7 @@ class Pool:
             worker.pipe.send((function, arguments))
             error, value = worker.pipe.recv()
         except (EOFError, OSError) as ended:
-            worker.end()
-            self.workers.discard(worker)
-            worker = _Worker(self.limit, self.nice)
-            self.workers.add(worker)
+            worker = self._replaced(worker)
             raise TooSlowError("it cannot be read, or not in time") from ended
         finally:
             self.free.put(worker)
@@ -67,9 +66,21 @@ class Pool:
         return value
 
     def end(self) -> None:
-        """End the processes, whatever they do."""
-        for worker in list(self.workers):
+        """End the processes, whatever they do, for good: calls raise TooSlowError from now on."""
+        with self.lock:
+            self.ended = True
+            for worker in self.workers:
+                worker.end()
+
+    def _replaced(self, worker: "_Worker") -> "_Worker":
+        with self.lock:
+            if self.ended:
+                return worker
             worker.end()
+            self.workers.discard(worker)
+            new = _Worker(self.limit, self.nice)
+            self.workers.add(new)
+            return new
 
 
 class _Worker:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_what_takes_too_long_is_ended_and_the_next_is_answered() -> None:
             pool.call(divmod, 1, 0)
     finally:
         pool.end()
+
+
+def test_an_end_during_calls_leaves_no_process_and_answers_every_call() -> None:
+    """The threads that wait for an answer see their processes end at the very moment in which they are ended."""
+    for _ in range(10):
+        pool = Pool(4, limit=60)
+        pids = [worker.process.pid for worker in pool.workers]
+        assert pool.call(abs, -3) == 3
+        with ThreadPoolExecutor(8) as threads:  # four wait for their turn
+            calls = [threads.submit(pool.call, time.sleep, 60) for _ in range(8)]
+            time.sleep(0.2)
+            pool.end()
+            assert all(isinstance(call.exception(timeout=10), TooSlowError) for call in calls)
+        assert [worker.process.pid for worker in pool.workers] == pids and not any(map(is_alive, pids))
 
 
 def test_a_killed_parent_leaves_no_process_that_works() -> None:
