@@ -145,9 +145,11 @@ def build_worklist(predictor: Scorer) -> None:
     shown = listing.open(worklist.open_film, [answers, hide], seen, show_progress_on=film, **last)
     for done, js in ((again, STAY_OPEN), (hidden, STAY_OPEN), (shown, None)):  # whatever was chosen meanwhile
         done.then(worklist.say, [answers, hide, current], [current, verdict], js=js, **quiet)
-    for asked in (shown.then, heat_on.input):
-        made = asked(worklist.make_heat, [current, heat_on], made_heat, show_progress_on=heat, **last)
-        made.then(worklist.show_heat, [made_heat, current, heat_on], heat, **last)
+    # whoever opens a row has not asked for a heatmap: nothing is laid over its place while there is none
+    unseen: dict[str, Any] = {"show_progress": "hidden"}
+    for asked, waiting in ((shown.then, unseen), (heat_on.input, {"show_progress_on": heat})):
+        made = asked(worklist.make_heat, [current, heat_on], made_heat, **waiting, **last)
+        made.then(worklist.show_heat, [made_heat, current, heat_on], heat, **unseen, **last)
     reported = make.click(worklist.make_report, current, made_report, show_progress_on=make, **last)
     given = reported.then(worklist.show_report, [made_report, current], case, **last)
     given.then(None, case, None, js=download("worklist-case-report"))
