@@ -30,6 +30,7 @@ MAP_CAPTION = (
     "where the score rests. A coarse map, no outline of a finding: it can lie on the wrong lung, or outside the body."
 )
 PRINTED_OPACITY = 0.5  # of the heatmap on a case report
+GONE = "The film is no longer here: films are deleted after an hour. Drop it in again."
 
 
 def read_film_file(predictor: Scorer, path: str | None) -> tuple[dict | None, Image.Image | None]:
@@ -100,7 +101,7 @@ def report_answer(predictor: Scorer, answer: dict, report: Report | None = None)
     """Write the path of a case report of a film in a worklist, decided as it is there."""
     film = decode(answer["image"]).film if answer["image"] else None
     if film is None:
-        raise gr.Error("The film is no longer here: films are deleted after an hour.", print_exception=False)
+        raise gr.Error(GONE, print_exception=False)
     content = call(read_film, answer["image"] | {"path": str(answer["image"]["path"])})
     facts = {"film": answer["name"]} | file_facts(content, film)  # by the name that it has in the list and on its page
     return _write_report(predictor, answer, film, facts, answer["threshold"], report)

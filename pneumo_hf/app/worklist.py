@@ -12,7 +12,7 @@ from PIL import Image
 
 from pneumo_hf.app.decoding import decode
 from pneumo_hf.app.files import download_path
-from pneumo_hf.app.films import heat_of_film, report_answer
+from pneumo_hf.app.films import GONE, heat_of_film, report_answer
 from pneumo_hf.app.model_tab import Report, read_report
 from pneumo_hf.app.points import own_point, point_choices
 from pneumo_hf.app.reader import FOLDED, HEATMAP, REPORT, download, still
@@ -33,7 +33,6 @@ POINT = "Operating point of this list: when to flag"
 FILTER = "worklist-window"  # the first tab has a viewer of its own, whose filter has another name
 VIEWER_STYLE = f".layers img {{ filter: url(#{FILTER}); }}"
 CLOSED = '<p class="hint">Choose a film of the list. With the arrow keys the next one opens.</p>'
-GONE = '<p class="hint">The film is no longer here: films are deleted after an hour. Drop it in again.</p>'
 LIMITS = {"concurrency_limit": LISTS_AT_ONCE, "concurrency_id": "worklist"}
 
 
@@ -82,7 +81,7 @@ class Worklist:
         return again | {"hidden": hidden}, said
 
     def open_film(self, answers: list[dict], hidden: bool, event: gr.EventData) -> tuple[dict, str, str, str]:
-        answer = answers[int(event.index)]  # of the list of this visitor alone
+        answer = {answer["number"]: answer for answer in answers}[event.film]  # of the list of this visitor alone
         film, said = opened(self.predictor, self.report, answer, answer["threshold"], hidden)
         return answer | {"hidden": hidden}, film, said, ""
 
@@ -203,7 +202,7 @@ def opened(
     verdict = verdict_html(predictor, seen, threshold, report, answer.get("age"))
     said = name + (FOLDED.format(verdict) if hidden and is_scored(answer) else verdict)
     if film is None:
-        return ("" if answer["kind"] == "unreadable" else GONE), said
+        return ("" if answer["kind"] == "unreadable" else f'<p class="hint">{GONE}</p>'), said
     return viewer_html(film).replace("film-window", FILTER).replace("film-keys", "worklist-keys"), said
 
 

@@ -29,7 +29,8 @@ DECODED_AT_ONCE = AT_ONCE // (2 * LISTS_AT_ONCE)  # films of a list: half of the
 class Found(NamedTuple):
     """How many films there are in all, and the answers so far in reading order.
 
-    An answer has `name`, `image`, `kind` (of READING_ORDER), and what `Predictor` says, or `error` alone.
+    An answer has `number` (in the order of the files), `name`, `image`, `kind` (of READING_ORDER), and what
+    `Predictor` says, or `error` alone.
     """
 
     total: int
@@ -48,6 +49,8 @@ def score_worklist(predictor: Scorer, paths: list[str]) -> Iterator[Found]:
             answers.append(_unread(predictor, path, f"damaged zip ({type(error).__name__})"))
         if (count := len(rows) + len(answers)) > MOST_FILMS:
             raise gr.Error(f"{count} films are too many for one list: at most {MOST_FILMS}", print_exception=False)
+    for number, found in enumerate([*answers, *rows]):
+        found["number"] = number
     total = len(rows) + len(answers)
     if total:
         yield Found(total, answers)

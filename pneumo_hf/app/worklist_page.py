@@ -54,7 +54,7 @@ def list_html(
         for kind, words in kinds.items()
     )
     shared = _shared_beginning(answers)
-    order = sorted(range(len(answers)), key=lambda place: answers[place]["name"] if hidden else place)
+    order = sorted(range(len(answers)), key=lambda place: _counted(answers[place]["name"]) if hidden else place)
     rows = "".join(
         _row(place, answers[place], answers[place]["name"].removeprefix(shared), flagged_from, place == opened, hidden)
         for place in order
@@ -86,11 +86,17 @@ def _shared_beginning(answers: list[dict]) -> str:
     return found[0] if found else ""
 
 
+def _counted(name: str) -> str:
+    """A name as a key to sort by: film2 before film10."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(64), name.lower())
+
+
 def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool, hidden: bool) -> str:
     name, kind, current = html.escape(name), answer["kind"], ' aria-current="true"' if opened else ""
     film = f'<button type="button" class="film" title="{name}">{name}</button>'
+    opens = f'data-film="{answer["number"]}" data-name="{name}"{current}'
     if hidden:
-        return f'<tr data-place="{place}" data-name="{name}"{current}><td>{film}</td></tr>'
+        return f"<tr {opens}><td>{film}</td></tr>"
     scored, score = kind not in ("unreadable", "not_chest_xray"), answer["probability"] or 0
     meter = (
         f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * flagged_from:.1f}%"></u>'
@@ -99,8 +105,7 @@ def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool,
     said = [html.escape(words) for words in (answer.get("note"), error) if words]
     reason = "".join(f"<small>{words}</small>" for words in said)
     return (
-        f'<tr data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}" data-name="{name}"'
-        f"{current}>"
+        f'<tr {opens} data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}">'
         f'<td><span class="chip {kind}">{WORDS[kind]}</span></td>'
         f"<td>{f'{score:.1%}{meter}</span>' if scored else '<span>–</span>'}</td>"
         f"<td>{film}{reason}</td></tr>"

@@ -80,16 +80,18 @@ def test_a_name_is_no_markup(predictor: Predictor, paths: list[str]) -> None:
     )
     for text in (shown, page.read_text()):
         assert "<img src=x" not in text and "&lt;img src=x" in text
-    assert shown.count("<tr data-place") == len(paths)
+    assert shown.count("<tr data-film") == len(paths)
 
 
 def test_the_zip_and_folder_of_all_films_stand_in_no_row(predictor: Predictor, paths: list[str]) -> None:
     answers = list(score_worklist(predictor, paths))[-1].answers
     zipped = [answer | {"name": f"ward.zip: {answer['name']}"} for answer in answers]
     assert "ward.zip" not in list_html(zipped, predictor.settings.threshold)
-    in_folder = [answer | {"name": f"ward.zip: monday/{place}.png"} for place, answer in enumerate(answers)]
+    in_folder = [answer | {"name": f"ward.zip: monday/{7 * place}.png"} for place, answer in enumerate(answers)]
     shown = list_html(in_folder, predictor.settings.threshold)
     assert "monday" not in shown and 'title="0.png"' in shown
+    hidden = re.findall(r'data-name="(\d+).png"', list_html(in_folder[::-1], 0.5, hidden=True))
+    assert len(hidden[-1]) > 1 and hidden == sorted(hidden, key=int)  # 7 before 14
     assert "Flagged from 58.0% up, no answer from 8.0%." in list_html(zipped, 0.58, (0.08, 0.58))
     assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
 
@@ -98,11 +100,13 @@ def test_hidden_answers_are_not_in_the_list(predictor: Predictor, paths: list[st
     answers, own = list(score_worklist(predictor, paths))[-1].answers, predictor.settings.method
     for hidden in (False, True):
         *_, decided, listed, _, _ = Worklist(predictor).decide(answers, own, hidden)
-        named = re.findall(r'data-place="(\d+)".*?data-name="([^"]*)"', listed)
-        assert all(decided[int(place)]["name"] == html.unescape(name) for place, name in named)
+        named = re.findall(r'data-film="(\d+)" data-name="([^"]*)"', listed)
+        assert {int(number): html.unescape(name) for number, name in named} == {
+            answer["number"]: answer["name"] for answer in decided
+        }
         names = [name for _, name in named]
-        assert (names == sorted(names)) == hidden
-        for kept_back in ("%", "chip", "data-score", 'data-kind="review"', answers[-1]["error"]):
+        assert (names == sorted(names, key=str.lower)) == hidden
+        for kept_back in ("%", "chip", "data-score", "data-place", 'data-kind="review"', answers[-1]["error"]):
             assert (kept_back in listed) != hidden
     scored = next(answer for answer in answers if answer["kind"] == "review")
     film, said = opened(predictor, None, scored, predictor.settings.threshold, hidden=True)
@@ -153,9 +157,7 @@ def test_the_open_film_is_decided_again_and_its_row_stays_marked(predictor: Pred
     again, said = worklist.say(decided, False, current)
     assert again["name"] == current["name"] and again["threshold"] == predictor.settings.thresholds[own]
     assert current["name"] in said and f"{again['threshold']:.1%}" in said
-    assert re.findall(r'data-place="(\d+)"[^>]*aria-current', listed) == [
-        str([answer["name"] for answer in decided].index(again["name"]))
-    ]
+    assert re.findall(r'data-film="(\d+)"[^>]*aria-current', listed) == [str(current["number"])]
     assert isinstance(worklist.say(decided, False, again)[1], dict)  # gradio's "leave it": it is said already
     folded = worklist.say(decided, True, again)
     assert folded[0]["hidden"] and '<details class="answer">' in folded[1]

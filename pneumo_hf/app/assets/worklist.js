@@ -22,12 +22,13 @@ function open(row) {
   say();
   clearTimeout(waiting); // of rows that are passed quickly only the last one opens
   waiting = setTimeout(() => ask(row, Date.now()), 120);
+  return row;
 }
 
 function ask(row, since) { // one film at a time: an event that waits would open the row of an earlier one
   const busy = document.querySelector(":is(#worklist, #worklist-film) .pending") && Date.now() - since < 20000;
   if (busy) waiting = setTimeout(() => ask(row, since), 120);
-  else if (row.isConnected) trigger("open", { index: Number(row.dataset.place) }); // else the list is another by now
+  else if (row.isConnected) trigger("open", { film: Number(row.dataset.film) }); // else the list is another by now
 }
 
 function step(by, from) {
@@ -81,7 +82,7 @@ watch("value", restore);
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button"), row = event.target.closest("tbody tr");
-  if (row) open(row);
+  if (row) open(row).querySelector("button").focus({ preventScroll: true }); // the arrow keys open the next one
   else if (button?.dataset.sort) click(button.parentElement);
   else if (button?.dataset.step) step(Number(button.dataset.step), opened());
   else if (button) press(button);
