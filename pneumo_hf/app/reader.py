@@ -22,7 +22,7 @@ FAILED = (
     '<div class="decision unread" role="status"><strong>Not read</strong>'
     "<p>It took too long, or too many films are waiting. Drop it in again.</p></div>"
 )
-REPORT = "Download a one-page report to print"
+REPORT = "Download a one-page report"
 HEATMAP = "Heatmap: where the score rests"
 READ_FIRST = "Hide the answer: I read the film first"
 FOLDED = (

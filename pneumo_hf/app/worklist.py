@@ -127,12 +127,13 @@ def build_worklist(predictor: Scorer) -> None:
                 listing = gr.HTML(elem_id="worklist", css_template=STYLE, js_on_load=JS)
             with gr.Column(scale=6, min_width=320, elem_id="worklist-opened"):
                 verdict = gr.HTML(CLOSED, elem_id="worklist-verdict", **plain)
+                with gr.Row(equal_height=True):  # above the film: on a phone it fills the screen
+                    heat_on = gr.Checkbox(
+                        False, label=HEATMAP, elem_id="worklist-heat-on", elem_classes="heat-on", container=False
+                    )
+                    make = gr.Button(REPORT, elem_id="worklist-make-report", elem_classes="of-film", size="md")
                 film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
-                heat_on = gr.Checkbox(
-                    False, label=HEATMAP, elem_id="worklist-heat-on", elem_classes="heat-on", container=False
-                )
                 heat = gr.HTML("", elem_id="worklist-heat", **plain)
-                make = gr.Button(REPORT, elem_id="worklist-make-report", elem_classes="of-film", size="md")
                 case = gr.DownloadButton(elem_id="worklist-case-report", elem_classes="made")
     decided, seen = [results, choose, answers, listing, table, page], [current, film, verdict, heat]
     last = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": LISTS_AT_ONCE}
