@@ -1,4 +1,4 @@
-"""One self-contained page about one film, to print or to keep; nothing that names a person."""
+"""One self-contained page about one film, to print or to keep; of a header nothing that names a person."""
 
 import datetime
 import hashlib
@@ -12,7 +12,7 @@ from pneumo_hf.app.files import download_path
 from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import as_address, render
 from pneumo_hf.app.points import Point, measured_by, measured_elsewhere, name_of, of_hundred, offered
-from pneumo_hf.app.verdict import at_threshold, cautions, in_words, shares_of_labels, trained_on, trust
+from pneumo_hf.app.verdict import at_threshold, cautions, decimals_of, in_words, shares_of_labels, trained_on, trust
 from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
@@ -106,6 +106,7 @@ def write_case_report(
             points=[_figures(settings, report, point, validation.get(point.name)) for point in points],
             here=measured_by(settings, report, threshold),
             elsewhere=measured_elsewhere(settings, report, threshold),
+            places=decimals_of(predictor, decided, threshold),
             trust=trust(predictor, decided),
             of_hundred=of_hundred,
             chosen_on=predictor.chosen_on,

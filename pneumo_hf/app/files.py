@@ -23,19 +23,23 @@ from pneumo_hf.errors import InputError
 KEPT = 3600  # seconds that uploads and downloads live
 SWEEP = 600  # seconds from one sweep to the next; an upload that has stood still for so long was broken off
 PREFIX = "pneumo_hf_app_"
+EXAMPLES = {  # of the embedded sample: both have an answer by the shipped model
+    "pneumonia": "test/PNEUMONIA/person100_bacteria_475.jpeg",
+    "normal": "test/NORMAL/IM-0003-0001.jpeg",
+}
 
 
 def write_examples(sample: Path) -> list[Path]:
-    """Write a test film of each label of the embedded sample as an example; none where the sample is absent."""
+    """Write a test film of each label of the embedded sample, its examples; none where the sample is absent."""
     try:
         films = list_films(sample / "test-00000-of-00001.parquet")
     except InputError:
         return []
     folder, paths = _folder("examples"), []
-    for name in ("pneumonia", "normal"):
-        first = next(film for film in films if film["label"].lower() == name)
+    for name, file_name in EXAMPLES.items():
+        example = next(film for film in films if film["file_name"] == file_name)
         paths.append(folder / f"{name}.jpeg")
-        paths[-1].write_bytes(read_film(first["image"]))
+        paths[-1].write_bytes(read_film(example["image"]))
     return paths
 
 

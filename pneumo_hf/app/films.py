@@ -93,7 +93,7 @@ def report_film_file(predictor: Scorer, path: str | None, threshold: float, repo
     if path is None or result is None or film is None:
         reason = f"not read: {result['error']}" if result else "There is no film yet: drop one into the box."
         raise gr.Error(reason, print_exception=False)
-    facts = file_facts(Path(path).read_bytes(), film)
+    facts = {"film": Path(path).name} | file_facts(Path(path).read_bytes(), film)
     return _write_report(predictor, result, film, facts, threshold, report)
 
 

@@ -47,6 +47,7 @@ class Measured(NamedTuple):
     cases: int  # of them, with the finding
     over_patients: bool  # the intervals: the report's own, by resampling patients; else Wilson's, of films
     unanswered: tuple[Share, Share] | None = None  # of the films with the finding and of the normal ones
+    cleared: Share | None = None  # of the normal films: those that have an answer and no flag
 
 
 def offered(settings: CheckpointSettings) -> list[Point]:
@@ -115,10 +116,11 @@ def measured_by(settings: CheckpointSettings, report: Report | None, threshold: 
     measured = measured_at(report, settings.flagged_from(threshold))
     if measured is None or report is None or report.scores is None:
         return measured
-    flags = (settings.decide(float(score), threshold=threshold)["flag"] for score in report.scores)
-    abstained = np.array([flag == "abstain" for flag in flags])
-    with_it, normal = abstained[report.cases], abstained[~report.cases]
-    return measured._replace(unanswered=(wilson(with_it.mean(), len(with_it)), wilson(normal.mean(), len(normal))))
+    flags = np.array([settings.decide(float(score), threshold=threshold)["flag"] for score in report.scores])
+    with_it, normal = flags[report.cases], flags[~report.cases]
+    return measured._replace(
+        unanswered=(_share(with_it == "abstain"), _share(normal == "abstain")), cleared=_share(normal == "")
+    )
 
 
 def measured_elsewhere(settings: CheckpointSettings, report: Report | None, threshold: float) -> list[Measured]:
@@ -156,6 +158,10 @@ def _counts(metrics: Mapping[str, Any]) -> tuple[int, int]:
 def of_hundred(share: Share) -> str:
     """Say how many of a hundred films a share is."""
     return "none" if share.value == 0 else "fewer than 1" if share.value < 0.005 else f"{100 * share.value:.0f}"
+
+
+def _share(films: np.ndarray) -> Share:
+    return wilson(films.mean(), len(films))
 
 
 def wilson(value: float, films: int) -> Share:

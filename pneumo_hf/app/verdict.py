@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pneumo_hf.app.model_tab import Report
-from pneumo_hf.app.pages import render
+from pneumo_hf.app.pages import decimals, render
 from pneumo_hf.app.points import Share, measured_at, measured_by, measured_elsewhere, of_hundred
 from pneumo_hf.imaging.quality import ATYPICAL_LAYOUT, LATERAL_VIEW
 from pneumo_hf.inference.scorer import Scorer
@@ -54,30 +54,40 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     if decided["flag"] == "not_chest_xray":
         said = error.partition(": ")[0] if error.startswith("unlike") else error  # without the distance in figures
         return Verdict("unread", "Not recognised as a chest film", f"{_sentence(said)} {UPRIGHT}")
+    band, places = predictor.settings.abstention_band(threshold), decimals_of(predictor, decided, threshold)
     if decided["flag"] == "abstain":
         if error:
             return Verdict("abstain", "No answer", f"{_sentence(error)} {REMEDIES.get(error, WITHOUT)}")
-        low, high = predictor.settings.abstention_band(threshold) or (0.0, 1.0)
+        low, high = band or (0.0, 1.0)
         uncertain, unsure = predictor.settings.uncertain_scores, "the model is sure of neither label."
         if uncertain and decided["probability"] >= uncertain[1]:
             unsure = "it is below the threshold, and too high to be called normal."
-        return Verdict("abstain", "No answer", f"From {low:.1%} to {high:.1%} there is none: {unsure} {WITHOUT}")
-    finding = predictor.task.finding
+        meaning = f"From {low:.{places}%} to {high:.{places}%} there is none: {unsure} {WITHOUT}"
+        return Verdict("abstain", "No answer", meaning)
+    elsewhere = measured_elsewhere(predictor.settings, report, threshold)
     if is_positive(decided["probability"], threshold):
-        but, limit = "A flag is not a diagnosis", predictor.settings.flagged_from(threshold)
-        if measured := measured_at(report, limit):
+        but = "A flag is not a diagnosis"
+        if measured := measured_at(report, predictor.settings.flagged_from(threshold)):
             but += f": {_were(measured.specificity.of_the_others, 'normal test films')} flagged too"
-        return Verdict("flag", "Flagged for review", f"Films are flagged from {limit:.1%} up. {but}.")
-    band = predictor.settings.abstention_band(threshold)
-    but, limit = f"This does not exclude {finding}", band[0] if band else threshold
+            but += _elsewhere([there.specificity for there in elsewhere])
+        return Verdict("flag", "Flagged for review", f"{but}.")
+    but, limit = f"This does not exclude {predictor.task.finding}", band[0] if band else threshold
     if measured := measured_at(report, limit):
         but += f": {_were(measured.sensitivity.of_the_others, 'test films with it')} below that"
-    return Verdict("clear", "Not flagged", f"It is below {limit:.1%}. {but}.")
+        if missed := _elsewhere([there.sensitivity for there in elsewhere]):
+            but += f"{missed} were not flagged"
+    return Verdict("clear", "Not flagged", f"It is below {limit:.{places}%}. {but}.")
 
 
 def _were(share: Share, films: str) -> str:
     count = of_hundred(share)
     return f"{count} of 100 {films} {'was' if count in ('1', 'fewer than 1') else 'were'}"
+
+
+def _elsewhere(right: list[Share]) -> str:
+    """Say of how many films of other hospitals it was wrong, of those where it was wrong most."""
+    worst = min(right, default=None)
+    return f", elsewhere {of_hundred(worst.of_the_others)} of 100" if worst else ""
 
 
 def cautions(
@@ -121,7 +131,14 @@ def at_age(age: float | None) -> tuple[str, str]:
     """Say of an unusual age what it is, and what follows."""
     youngest, oldest = KERMANY_AGES
     words = f"The model was trained on children of {youngest} to {oldest} years, and its figures are theirs."
-    return f"Patient of {age:g} years.", words
+    of_age = f"{age:g} years" if age is None or age >= 1 else f"{12 * age:.0f} months"
+    return f"Patient of {of_age}.", words
+
+
+def decimals_of(predictor: Scorer, decided: dict, threshold: float) -> int:
+    """Choose the decimals of a film's percentages: they keep its score apart from the limits that it is below."""
+    limits = (predictor.settings.flagged_from(threshold), *(predictor.settings.abstention_band(threshold) or ()))
+    return decimals([decided["probability"]], limits)
 
 
 def is_scored(result: dict) -> bool:
@@ -142,6 +159,7 @@ def verdict_html(
         probability=decided["probability"] if shown else None,
         flagged_from=predictor.settings.flagged_from(threshold),
         unsure=predictor.settings.abstention_band(threshold),
+        places=decimals_of(predictor, decided, threshold),
         finding=task.finding,
         trust=trust(predictor, decided),
         answered=decided["flag"] != "abstain",
@@ -157,9 +175,9 @@ def trust(predictor: Scorer, decided: dict) -> str:
     if not predictor.settings.is_calibrated:
         return "not calibrated"
     of_validation = share and not predictor.settings.recalibration
-    return (
-        f"calibrated on films of which {share:.0%} had it" if of_validation else f"calibrated on {predictor.chosen_on}"
-    )
+    if of_validation:
+        return f"calibrated where {share:.0%} have it, lower where fewer do"
+    return f"calibrated on {predictor.chosen_on}"
 
 
 def shares_of_labels(result: dict, task: Task) -> dict[str, float]:

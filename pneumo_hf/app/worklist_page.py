@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from pneumo_hf.app.model_tab import Report
+from pneumo_hf.app.pages import decimals
 from pneumo_hf.app.points import in_short, offered
 from pneumo_hf.data.predictions import write_csv
 from pneumo_hf.inference.scorer import Scorer
@@ -53,12 +54,15 @@ def list_html(
         f'<button type="button" data-kind="{kind}" aria-pressed="{"false" if kind else "true"}">{words}</button>'
         for kind, words in kinds.items()
     )
-    shared = _shared_beginning(answers)
+    shared, places = _shared_beginning(answers), decimals_of(answers, flagged_from, unsure)
     order = sorted(range(len(answers)), key=lambda place: _counted(answers[place]["name"]) if hidden else place)
-    rows = "".join(
-        _row(place, answers[place], answers[place]["name"].removeprefix(shared), flagged_from, place == opened, hidden)
-        for place in order
-    )
+    rows = ""
+    for place in order:
+        answer, current = answers[place], ' aria-current="true"' if place == opened else ""
+        name = html.escape(answer["name"].removeprefix(shared))
+        film = f'<button type="button" class="film" title="{name}">{name}</button>'
+        said = ("", f"<td>{film}</td>") if hidden else _cells(place, answer, film, flagged_from, places)
+        rows += f'<tr data-film="{answer["number"]}" data-name="{name}"{current}{said[0]}>{said[1]}</tr>'
     place_said = f"{len(answers)} films" if opened is None else f"{order.index(opened) + 1} of {len(answers)}"
     columns = {"name": "Film"} if hidden else {"place": "Flag", "score": "Probability", "name": "Film"}
     heads = "".join(
@@ -66,9 +70,11 @@ def list_html(
         f'data-sort="{key}">{words}</button></th>'
         for key, words in columns.items()
     )
-    rule = f"Flagged from {flagged_from:.1%} up"
+    rule = f"Flagged from {flagged_from:.{places}%} up"
     if unsure:
-        rule += f", no answer from {unsure[0]:.1%}"
+        rule += f", no answer from {unsure[0]:.{places}%}"
+    if strange := counts["not_chest_xray"]:
+        rule += f". Not recognised as chest films: {strange}, last in the list; they may be turned or cut"
     if hidden:
         rule = "The answers are hidden; films are in the order of their names"
     return f"""<p>{rule}.</p>
@@ -91,12 +97,14 @@ def _counted(name: str) -> str:
     return re.sub(r"\d+", lambda digits: digits[0].zfill(64), name.lower())
 
 
-def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool, hidden: bool) -> str:
-    name, kind, current = html.escape(name), answer["kind"], ' aria-current="true"' if opened else ""
-    film = f'<button type="button" class="film" title="{name}">{name}</button>'
-    opens = f'data-film="{answer["number"]}" data-name="{name}"{current}'
-    if hidden:
-        return f"<tr {opens}><td>{film}</td></tr>"
+def decimals_of(answers: list[dict], flagged_from: float, unsure: tuple[float, float] | None) -> int:
+    """Choose the decimals of a list's percentages: those that keep each score apart from the limits it is below."""
+    return decimals((shown_of(answer)["probability"] for answer in answers), (flagged_from, *(unsure or ())))
+
+
+def _cells(place: int, answer: dict, film: str, flagged_from: float, places: int) -> tuple[str, str]:
+    """What a row says of an answer: what it is sorted and filtered by, and its cells, with the film's button."""
+    kind = answer["kind"]
     scored, score = kind not in ("unreadable", "not_chest_xray"), answer["probability"] or 0
     meter = (
         f'<span class="meter"><i style="width: {100 * score:.1f}%"></i><u style="left: {100 * flagged_from:.1f}%"></u>'
@@ -105,10 +113,10 @@ def _row(place: int, answer: dict, name: str, flagged_from: float, opened: bool,
     said = [html.escape(words) for words in (answer.get("note"), error) if words]
     reason = "".join(f"<small>{words}</small>" for words in said)
     return (
-        f'<tr {opens} data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}">'
+        f' data-place="{place}" data-kind="{kind}" data-score="{score if scored else -1}"',
         f'<td><span class="chip {kind}">{WORDS[kind]}</span></td>'
-        f"<td>{f'{score:.1%}{meter}</span>' if scored else '<span>–</span>'}</td>"
-        f"<td>{film}{reason}</td></tr>"
+        f"<td>{f'{score:.{places}%}{meter}</span>' if scored else '<span>–</span>'}</td>"
+        f"<td>{film}{reason}</td>",
     )
 
 
@@ -134,11 +142,13 @@ def shown_of(answer: dict) -> dict:
 
 
 def write_table(path: Path, columns: tuple[str, ...], answers: Iterable[dict], decided: dict) -> None:
-    """Write answers, as tables show them, as CSV, with what was noted, and in columns of their own what `decided`."""
+    """Write answers, as tables show them, as CSV, with the list's word for each, what `decided` and what was noted."""
     own = {"label": ""} | decided
-    rows = ({"note": "", **answer, "path": answer["name"], **own} for answer in answers)
+    rows = (
+        {"note": "", **answer, "path": answer["name"], "decision": WORDS[answer["kind"]], **own} for answer in answers
+    )
     cells = ({key: _as_text(value) for key, value in row.items()} for row in rows)
-    write_csv(path, (*columns, *decided, "note"), cells)
+    write_csv(path, (*columns, "decision", *decided, "note"), cells)
 
 
 def _as_text(value: object) -> object:
@@ -175,6 +185,7 @@ def write_worklist_page(
         shared=_shared_beginning(answers),
         model=Path(predictor.name).name,
         flagged_from=settings.flagged_from(threshold),
+        places=decimals_of(answers, settings.flagged_from(threshold), settings.abstention_band(threshold)),
         point=next(one.plain for one in offered(settings) if one.name == point).lower(),
         chosen_on=predictor.chosen_on,
         measured=in_short(settings, report, threshold),

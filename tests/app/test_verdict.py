@@ -107,7 +107,9 @@ def test_figures_are_the_reports_with_their_intervals(shipped: Predictor, report
         assert flagged.value == pytest.approx(of.count("review") / len(of), abs=1e-5)
     page = measured_html(shipped, report, row["threshold"])
     assert "<td>13</td><td>9 to 18</td>" in page and "Wilson" in page  # false alarms in a hundred normal films
-    assert f"in 100 normal films</th><td>{100 * by.unanswered[1].value:.0f}</td>" in page
+    assert f"No answer, in 100 normal films</th><td>{100 * by.unanswered[1].value:.0f}</td>" in page
+    assert f"Not flagged, in 100 normal films</th><td>{100 * by.cleared.value:.0f}</td>" in page
+    assert by.cleared.value + by.unanswered[1].value == pytest.approx(by.specificity.value)
     assert "can fare much worse" in page and measured_elsewhere(shipped.settings, report, row["threshold"]) == []
     assert "5.8% to 29.8% is no answer, whatever threshold is chosen between them" in page
     own_page = measured_html(shipped, report, shipped.settings.threshold)
@@ -130,13 +132,18 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     cut = shipped.settings.threshold
     flag = in_words(shipped, answer(0.92, "review"), cut, report)
     assert flag[:2] == ("flag", "Flagged for review")
-    assert "A flag is not a diagnosis: 13 of 100 normal test films were flagged too." in flag.meaning
+    assert flag.meaning == (
+        "A flag is not a diagnosis: 13 of 100 normal test films were flagged too, elsewhere 47 of 100."
+    )
     clear = in_words(shipped, answer(0.05), cut, report)
     assert clear.meaning.startswith("It is below 5.8%.")  # from there to the threshold there is no answer
-    assert "does not exclude pneumonia: fewer than 1 of 100 test films with it was below that." in clear.meaning
+    assert clear.meaning.endswith(
+        "does not exclude pneumonia: fewer than 1 of 100 test films with it was below that, "
+        "elsewhere 16 of 100 were not flagged."
+    )
     balanced = shipped.settings.thresholds["youden"]  # where there is no answer
     assert balanced < 0.3 and in_words(shipped, answer(0.92, "review"), balanced, report).meaning == (
-        "Films are flagged from 29.8% up. A flag is not a diagnosis: 13 of 100 normal test films were flagged too."
+        "A flag is not a diagnosis: 13 of 100 normal test films were flagged too."  # elsewhere it is not measured
     )
     assert "flagged from 29.8%" in verdict_html(shipped, answer(0.92, "review"), balanced, report)
     unsure_film = answer(0.2, "abstain")
@@ -162,11 +169,18 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     assert "<b>" not in verdict_html(shipped, answer(None, error="<b>"), cut)
 
 
+def test_a_score_just_below_a_limit_does_not_look_as_high(shipped: Predictor, report: Report) -> None:
+    least = shipped.settings.thresholds["cost@5"]
+    page = verdict_html(shipped, answer(0.0362), least, report)  # which is flagged from 3.6% up too, to one decimal
+    assert "3.62%" in page and f"It is below {least:.2%}" in page and f"flagged from {least:.2%}" in page
+    assert "3.7%" in verdict_html(shipped, answer(0.0371, "review"), least, report)
+
+
 def test_a_film_that_is_not_as_those_it_was_measured_on_says_so(shipped: Predictor, report: Report) -> None:
     cut, film = shipped.settings.threshold, answer(0.92, "review")
     assert cautions(shipped, film, cut, 3.0, report) == cautions(shipped, film | {"size": (224, 224)}, cut, None) == []
-    for age in (0.5, 6.0, 62.0):
-        assert f"Patient of {age:g} years." in verdict_html(shipped, film, cut, report, age)
+    for age, words in ((0.25, "3 months"), (6.0, "6 years"), (62.0, "62 years")):
+        assert f"Patient of {words}." in verdict_html(shipped, film, cut, report, age)
     pairs = {"threshold": cut} | {
         name: {"sensitivity": {"right": right, "of": 75}} for name, right in (("originals", 64), ("copies", 70))
     }
@@ -199,7 +213,7 @@ def test_a_case_report_has_the_tests_figures_and_validations(shipped: Predictor,
     page = Path(write_case_report(shipped, answer(0.92, "review"), cut, {"The film": film}, facts, report)).read_text()
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S)))
     assert "Few false alarms 31.5% 98.7% 97.4 to 99.7 86.8% 82.3 to 91.1 13 31 95.2% 99.4%" in text
-    assert "92.0%, calibrated on films of which 73% had it" in text and "On 93 films from elsewhere" in text
+    assert "92.0%, calibrated where 73% have it, lower where fewer do" in text and "On 93 films from elsewhere" in text
     assert "Miss few 3.6% 99.7%" in text and "children of 1 to 5 years" in text
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", text) and "not a diagnosis" in text
     for kept in ("<form", "<script", "http", " id="):  # what is typed on it goes nowhere

@@ -16,7 +16,7 @@ from pneumo_hf.app.files import download_path
 from pneumo_hf.app.points import Point, own_point
 from pneumo_hf.app.worklist import Worklist, opened, read_worklist
 from pneumo_hf.app.worklist_films import at_another, score_worklist
-from pneumo_hf.app.worklist_page import list_html, progress_html, shown_of, write_worklist_page
+from pneumo_hf.app.worklist_page import WORDS, list_html, progress_html, shown_of, write_worklist_page
 from tests.conftest import make_film
 from tests.imaging.test_dicom import dicom
 
@@ -92,7 +92,10 @@ def test_the_zip_and_folder_of_all_films_stand_in_no_row(predictor: Predictor, p
     assert "monday" not in shown and 'title="0.png"' in shown
     hidden = re.findall(r'data-name="(\d+).png"', list_html(in_folder[::-1], 0.5, hidden=True))
     assert len(hidden[-1]) > 1 and hidden == sorted(hidden, key=int)  # 7 before 14
-    assert "Flagged from 58.0% up, no answer from 8.0%." in list_html(zipped, 0.58, (0.08, 0.58))
+    assert (
+        "Flagged from 58.0% up, no answer from 8.0%. Not recognised as chest films: 1, last in the list"
+        in list_html(zipped, 0.58, (0.08, 0.58))
+    )
     assert "ward.zip" in list_html([*zipped, answers[0] | {"name": "other.zip: film.png"}], 0.5)
 
 
@@ -142,6 +145,7 @@ def test_the_tab_decides_by_the_point_that_is_chosen(predictor: Predictor, paths
     with open(table.value["path"], newline="") as file:
         rows = list(csv.DictReader(file))
     assert {float(row["threshold"]) for row in rows} == {threshold}
+    assert [row["decision"] for row in rows] == [WORDS[answer["kind"]] for answer in decided]
     scored = {row["path"]: row["probability"] for row in rows if row["probability"]}
     assert scored == {row["name"]: str(row["probability"]) for row in decided if row["name"] in scored}  # unrounded
     unanswered = shown_of(answers[0] | {"kind": "abstain"})

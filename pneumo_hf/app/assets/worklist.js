@@ -76,6 +76,8 @@ function restore() { // of another list nothing is kept
   element.querySelector("input").value = words || "";
   press(element.querySelector(`.kinds [data-kind="${kind || ""}"]`) ?? element.querySelector(".kinds button"));
   kept.kind = kind; // the list may be without it: its answers are hidden
+  const box = element.querySelector(".rows"), row = opened();
+  if (row) box.scrollTop = row.offsetTop - box.clientHeight / 2; // the film that is open stays in sight
 }
 restore();
 watch("value", restore);
@@ -89,7 +91,7 @@ element.addEventListener("click", (event) => {
 });
 element.addEventListener("input", filter);
 element.addEventListener("keydown", (event) => {
-  const row = event.target.closest("tbody tr"), by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const row = event.target.closest(".steps") ? opened() : event.target.closest("tbody tr"), by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (!row || !by) return;
   event.preventDefault();
   step(by, row)?.querySelector("button").focus();
