@@ -47,7 +47,7 @@ with sync_playwright() as playwright:
     expect(page.locator(".heat-scale")).to_be_visible(timeout=PATIENCE)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
-    save(page, "app.png", clip={"x": 0, "y": 0, "width": 1280, "height": 950}, full_page=True)
+    save(page, "app.png", clip={"x": 0, "y": 0, "width": 1280, "height": 1015}, full_page=True)
     with page.expect_download(timeout=PATIENCE) as download:
         page.locator("#make-report").click()
     download.value.save_as(DOCS / "case_report.html")
