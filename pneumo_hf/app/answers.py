@@ -47,7 +47,7 @@ class Answers:
         image = {"bytes": film if sent else None, "path": None if sent else str(film)}
         result = self._score_film(image) if ON_ZERO_GPU else self.together(self._prepared(image))
         decided = at_threshold(self.predictor, result, self.thresholds[point])
-        logger.info("answered a request in %.0f ms", 1000 * (time.perf_counter() - start))
+        logger.info("scored a film in %.0f ms", 1000 * (time.perf_counter() - start))
         return decided
 
     def _prepared(self, image: dict) -> Decoded:

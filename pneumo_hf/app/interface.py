@@ -159,10 +159,15 @@ class Guard:
         described = path.endswith(DESCRIPTIONS) or f"/v1{STATIC}/" in path
         asked = ("/v1/" in path and not described) or path.endswith("/metrics")
         if asked or f"{API_PREFIX}/mcp" in path:
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not any(secrets.compare_digest(given, known.encode()) for known in self.expected):
-                words = "this address asks for the header Authorization: Bearer TOKEN (or USER:PASSWORD for TOKEN)"
-                return await refusal(secrets.token_hex(8), 401, words)(scope, receive, send)
+            scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            sent = scheme.title() + b" " + given.strip()  # a scheme has no case (RFC 9110, 11.1)
+            if not any(secrets.compare_digest(sent, known.encode()) for known in self.expected):
+                words = (
+                    "this address asks for the header Authorization: Bearer TOKEN (or USER:PASSWORD for TOKEN), or "
+                    "for user and password as curl --user sends them"
+                )
+                asked_for = {"WWW-Authenticate": "Bearer"}  # not Basic: browsers would open a dialog for it
+                return await refusal(secrets.token_hex(8), 401, words, asked_for)(scope, receive, send)
         await self.app(scope, receive, send)
 
 

@@ -101,7 +101,8 @@ def assert_new_to(
     if found := seen_in_training(checkpoint, digests, names, kermany):
         raise InputError(
             f"{checkpoint} may have been trained on {len(found)} of the {len(names['local'])} films ({found[0]}): "
-            "recalibrate on films that it has not seen, of its own data only the test (--split test)"
+            "recalibrate on films that it has not seen: of its own data only the test (--split test), of the public "
+            "Kermany set only what it held out"
         )
 
 

@@ -12,9 +12,10 @@ from datasets import Dataset, DatasetDict
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config.arguments import DataArguments
-from pneumo_hf.data.digests import are_kermany
+from pneumo_hf.data.digests import read_held_out
 from pneumo_hf.data.duplicates import film_digests
 from pneumo_hf.data.labels import assert_every_label
+from pneumo_hf.data.leakage import seen_in_training
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.shortcuts import Baselines, shortcut_baselines
 from pneumo_hf.data.sources import load_data, read_source, split_of
@@ -251,13 +252,25 @@ def _baselines(
     return shortcut_baselines(train, films) if len(set(train.endpoint)) == 2 else {}
 
 
+def _seen_in_training(evaluation: Evaluation) -> list[str]:
+    """Name the films that a member may have been trained on; of one that does not say what it held out, on `train`."""
+    films, seen = evaluation.views[0], set[str]()
+    digests, names = {"local": film_digests(films.thumbnails)}, {"local": np.array(films.table["file_name"])}
+    for member in evaluation.scorer.members:
+        if evaluation.metrics["split"] == "train" or read_held_out(member.name) is not None:
+            seen.update(seen_in_training(member.name, digests, names, member.settings.trained_on_kermany))
+    return sorted(seen)
+
+
 def summary(evaluation: Evaluation) -> list[str]:
     """Say the main figures in a few lines, and what to beware of."""
     metrics = evaluation.metrics
     lines = [*metrics["verdict"], *metrics.get("external", {}).get("words", ())]
-    trained_on = any(member.settings.trained_on_kermany for member in evaluation.scorer.members)
-    if metrics["split"] == "train" and trained_on and are_kermany(film_digests(evaluation.views[0].thumbnails)).all():
-        lines.append("The checkpoint may have been trained on these films, the Kermany set's train: score its test.")
+    if seen := _seen_in_training(evaluation):
+        lines.append(
+            f"The checkpoint may have been trained on {len(seen)} of these films ({seen[0]}): its figures of them are "
+            "too good. Score films that it has not seen."
+        )
     if metrics["n_patients"] < FEW_PATIENTS:
         lines.append(f"{metrics['n_patients']} patients are few: the bootstrap's intervals are too narrow")
     for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):

@@ -71,7 +71,7 @@ class EpochLine(TrainerCallback):
         stopped = (state.epoch or 0) < args.num_train_epochs and state.global_step < state.max_steps
         if stopped:
             logger.info("stopped early: no better %s on validation for %d epochs", name, args.early_stopping_patience)
-        logger.info("the epoch with the best %s on validation (%.4f) is kept", name, state.best_metric)
+        logger.info("%s: the epoch with the best %s on validation (%.4f) is kept", self.stage, name, state.best_metric)
 
 
 def duration(seconds: float) -> str:

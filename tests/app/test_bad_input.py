@@ -276,4 +276,4 @@ def test_nothing_of_a_visitor_is_left_or_logged(tiny_run: Path, films_folder: Pa
         process.terminate()
         process.wait()
         assert not [path for path in temporary.rglob("*") if path.is_file()]
-    assert "Doe" not in log.read_text() and "answered a request" in log.read_text()
+    assert "Doe" not in log.read_text() and "scored a film" in log.read_text()

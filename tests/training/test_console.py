@@ -45,7 +45,7 @@ def test_why_it_stopped_and_which_epoch_is_kept(line: EpochLine, caplog: pytest.
     line.on_train_end(ARGUMENTS, state(4.0, best_metric=0.99, global_step=40, max_steps=60), None)
     assert caplog.messages == [
         "stopped early: no better ROC AUC on validation for 2 epochs",
-        "the epoch with the best ROC AUC on validation (0.9900) is kept",
+        "stage 2: the epoch with the best ROC AUC on validation (0.9900) is kept",
     ]
     caplog.clear()
     line.on_train_end(ARGUMENTS, state(6.0, best_metric=0.99, global_step=60, max_steps=60), None)
