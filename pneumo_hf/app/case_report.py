@@ -13,6 +13,7 @@ from pneumo_hf.app.model_tab import Report
 from pneumo_hf.app.pages import as_address, render
 from pneumo_hf.app.points import Point, measured_by, measured_elsewhere, name_of, of_hundred, offered
 from pneumo_hf.app.verdict import at_threshold, cautions, decimals_of, in_words, shares_of_labels, trained_on, trust
+from pneumo_hf.app.viewer import heat_scale
 from pneumo_hf.data.processes import TooSlowError
 from pneumo_hf.imaging.dicom import MODALITIES, dicom_facts, is_dicom
 from pneumo_hf.imaging.film import describe
@@ -41,7 +42,7 @@ def file_facts(content: bytes, film: Image.Image) -> dict[str, str]:
     facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
     facts["SHA-256, its beginning"] = hashlib.sha256(content).hexdigest()[
         :DIGITS
-    ]  # which file it was, without its name
+    ]  # which file it was, whatever it is called
     if not is_dicom(content):
         return facts
     try:
@@ -80,7 +81,7 @@ def write_case_report(
     """Write the page: the path of its file.
 
     Args:
-        pictures: `{caption: picture}`.
+        pictures: `{caption: picture}`, of the film and of its heatmap, if there is one.
         facts: of `file_facts`.
         report: the checkpoint's, where there is one.
     """
@@ -88,7 +89,9 @@ def write_case_report(
     points, age = offered(settings), facts.get(FACTS["age"])
     validation = {point["name"]: point for point in settings.operating_points}
     now = datetime.datetime.now().astimezone()
-    path = download_path(f"case_report_{now:%Y-%m-%d_%H%M%S}.html")  # the film's own name can name a person
+    path = download_path(
+        f"case_report_{now:%Y-%m-%d_%H%M%S}.html"
+    )  # a list of downloads shows no film's name, which can name a person
     path.write_text(
         render(
             "case_report.html.jinja",
@@ -107,6 +110,7 @@ def write_case_report(
             here=measured_by(settings, report, threshold),
             elsewhere=measured_elsewhere(settings, report, threshold),
             places=decimals_of(predictor, decided, threshold),
+            scale=heat_scale() if len(pictures) > 1 else "",
             trust=trust(predictor, decided),
             of_hundred=of_hundred,
             chosen_on=predictor.chosen_on,

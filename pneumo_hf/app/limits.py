@@ -46,7 +46,7 @@ def limits(
             f"({low:.2f} to {high:.2f}): measure it on your own films before you rely on it."
         )
     words.append(
-        f"{PERCENT * metrics['prevalence']:.1f} % of the films of its test show {finding}. Where that is rarer, fewer "
+        f"{PERCENT * metrics['prevalence']:.1f}% of the films of its test show {finding}. Where that is rarer, fewer "
         "of the flagged films do."
     )
     if not settings.is_calibrated:

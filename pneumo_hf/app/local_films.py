@@ -159,13 +159,16 @@ def read_scores(predictor: Scorer, path: str) -> LocalFilms:
     try:
         table = csv.DictReader(io.StringIO(Path(path).read_text(encoding="utf-8-sig")))
         rows = [row for row in islice(table, MOST_SCORES + 1) if row["probability"] and row["label"]]
-        numbers = [names.named(row["label"]) for row in rows]
+        numbers, written = [names.named(row["label"]) for row in rows], sorted({row["label"] for row in rows})
         rows = [row | {"number": label} for row, label in zip(rows, numbers, strict=True) if label is not None]
         probs = np.array([float(row["probability"]) for row in rows])
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV with the columns label and probability") from error
-    if len(rows) > MOST_SCORES or not rows:
-        raise InputError(f"{path} has {len(rows) or 'no'} rows with a label and a score: at most {MOST_SCORES}")
+    if len(rows) > MOST_SCORES:
+        raise InputError(f"{path} has {len(rows)} rows with a label and a score: at most {MOST_SCORES}")
+    if not rows:
+        found = f"labels are {', '.join(map(repr, written[:3]))}" if written else "rows have no label and score"
+        raise InputError(f"{path}: its {found}: each row needs {' or '.join(names.labels)}, and a probability")
     if not ((probs >= 0) & (probs <= 1)).all():
         raise InputError(f"{path}: a probability is not between 0 and 1")
     films = [row.get("path") or f"row {number}" for number, row in enumerate(rows, start=2)]

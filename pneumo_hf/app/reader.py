@@ -116,8 +116,8 @@ def build_reader(predictor: Scorer, examples: list[Path], report: Report | None,
             with gr.Row(elem_id="how-to-read"):
                 folded = gr.Checkbox(False, label=READ_FIRST, elem_id="read-first", container=False)
                 heat_on = gr.Checkbox(False, label=HEATMAP, elem_id="heat-on", elem_classes="heat-on", container=False)
+            heat = gr.HTML("", elem_id="heat", apply_default_css=False)  # its scale is seen with the film
             shown = gr.HTML("", elem_id="film", apply_default_css=False)
-            heat = gr.HTML("", elem_id="heat", apply_default_css=False)
             build_examples(examples, file)
         with gr.Column(scale=2, min_width=320):
             verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)

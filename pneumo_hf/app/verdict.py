@@ -68,26 +68,26 @@ def in_words(predictor: Scorer, decided: dict, threshold: float, report: Report 
     if is_positive(decided["probability"], threshold):
         but = "A flag is not a diagnosis"
         if measured := measured_at(report, predictor.settings.flagged_from(threshold)):
-            but += f": {_were(measured.specificity.of_the_others, 'normal test films')} flagged too"
-            but += _elsewhere([there.specificity for there in elsewhere])
+            but += f": of 100 normal films {_were(measured.specificity.of_the_others)} flagged in the test"
+            if wrong := _wrong([there.specificity for there in elsewhere]):
+                but += f", {wrong} elsewhere"
         return Verdict("flag", "Flagged for review", f"{but}.")
     but, limit = f"This does not exclude {predictor.task.finding}", band[0] if band else threshold
     if measured := measured_at(report, limit):
-        but += f": {_were(measured.sensitivity.of_the_others, 'test films with it')} below that"
-        if missed := _elsewhere([there.sensitivity for there in elsewhere]):
-            but += f"{missed} were not flagged"
+        but += f": of 100 films with it {_were(measured.sensitivity.of_the_others)} so low in the test"
+        if wrong := _wrong([there.sensitivity for there in elsewhere]):
+            but += f"; elsewhere {wrong} had no flag{', some of them no answer' if band else ''}"
     return Verdict("clear", "Not flagged", f"It is below {limit:.{places}%}. {but}.")
 
 
-def _were(share: Share, films: str) -> str:
+def _were(share: Share) -> str:
     count = of_hundred(share)
-    return f"{count} of 100 {films} {'was' if count in ('1', 'fewer than 1') else 'were'}"
+    return f"{count} {'was' if count in ('none', '1', 'fewer than 1') else 'were'}"
 
 
-def _elsewhere(right: list[Share]) -> str:
-    """Say of how many films of other hospitals it was wrong, of those where it was wrong most."""
-    worst = min(right, default=None)
-    return f", elsewhere {of_hundred(worst.of_the_others)} of 100" if worst else ""
+def _wrong(right: list[Share]) -> str:
+    """Say of how many of a hundred films elsewhere it was wrong, where most; nothing if it is not known."""
+    return of_hundred(min(right).of_the_others) if right else ""
 
 
 def cautions(
@@ -103,7 +103,7 @@ def cautions(
     """
     if not is_scored(decided):
         return []
-    found = [Caution(*at_age(age))] if is_unusual_age(predictor, age) else []
+    found = [Caution(*at_age(age))] if age is not None and is_unusual_age(predictor, age) else []
     side, pairs = max(predictor.settings.preprocessing.get("size") or (0,)), report.originals if report else None
     if pairs and max(decided.get("size") or (0,)) >= FULL_SIZE * side:
         full, small = pairs["originals"]["sensitivity"], pairs["copies"]["sensitivity"]
@@ -127,11 +127,13 @@ def knows_ages(predictor: Scorer) -> bool:
     return all(member.settings.trained_on_kermany for member in predictor.members)
 
 
-def at_age(age: float | None) -> tuple[str, str]:
+def at_age(age: float) -> tuple[str, str]:
     """Say of an unusual age what it is, and what follows."""
     youngest, oldest = KERMANY_AGES
     words = f"The model was trained on children of {youngest} to {oldest} years, and its figures are theirs."
-    of_age = f"{age:g} years" if age is None or age >= 1 else f"{12 * age:.0f} months"
+    of_age = (
+        f"{round(age, 1):g} years" if age >= 1 else f"{int(12 * age)} months" if age >= 1 / 12 else "under a month"
+    )
     return f"Patient of {of_age}.", words
 
 
@@ -176,7 +178,7 @@ def trust(predictor: Scorer, decided: dict) -> str:
         return "not calibrated"
     of_validation = share and not predictor.settings.recalibration
     if of_validation:
-        return f"calibrated where {share:.0%} have it, lower where fewer do"
+        return f"calibrated where {share:.0%} have it, too high where few do"
     return f"calibrated on {predictor.chosen_on}"
 
 

@@ -47,10 +47,14 @@ def heat_html(coarse: np.ndarray | None, words: str = "", place: str = "film") -
     """
     if coarse is None or not coarse.any():
         return render("heat.html.jinja", words=words or "No place of this film raised the score: there is no heatmap.")
+    layer = as_address(Image.fromarray(_colours(coarse)), LARGEST_SENT)
+    return render("heat.html.jinja", address=layer, scale=heat_scale(), place=place)
+
+
+def heat_scale() -> str:
+    """Return the colours of a heatmap from little to most, as stops of a gradient in CSS."""
     stops = _colours(np.linspace(0, 1, STEPS + 1)).tolist()
-    scale = ", ".join(f"rgb({red} {green} {blue} / {alpha / 255:.2f})" for red, green, blue, alpha in stops)
-    layer = Image.fromarray(_colours(coarse))
-    return render("heat.html.jinja", address=as_address(layer, LARGEST_SENT), scale=scale, place=place)
+    return ", ".join(f"rgb({red} {green} {blue} / {alpha / 255:.2f})" for red, green, blue, alpha in stops)
 
 
 def _colours(heat: np.ndarray) -> np.ndarray:

@@ -51,21 +51,20 @@ class Worklist:
             raise gr.Error("There are no films yet: drop films or a zip into the box.", print_exception=False)
         yield progress_html(len(kept), len(kept), time.perf_counter() - start), kept
 
-    def decide(self, answers: list[dict], point: str, hidden: bool = False, current: dict | None = None) -> tuple:
-        """Decide the list at an operating point; the row of the film that is open, `current`, stays marked."""
+    def decide(self, answers: list[dict], point: str) -> tuple:
+        """Decide the films at an operating point, and write table and page."""
         threshold = self.predictor.settings.thresholds[point]
         decided = at_another(self.predictor, answers, threshold)
         table = _write_csv(self.predictor, decided, threshold)
         page = _write_page(self.predictor, decided, point, self.report)
         buttons = (gr.DownloadButton(value=path) for path in (table, page))
-        listing = self.relist(decided, point, hidden, current)
-        unfolded = gr.Column(visible=True), gr.Accordion(open=False)
-        return *unfolded, decided, listing, *buttons
+        return decided, gr.Column(visible=True), gr.Accordion(open=False), *buttons
 
-    def relist(self, decided: list[dict], point: str, hidden: bool, current: dict | None) -> str:
+    def relist(self, decided: list[dict], hidden: bool, current: dict | None) -> str:
+        """List the films as they are decided; the row of the film that is open, `current`, stays marked."""
         films, shown = [film_of(answer) for answer in decided], current and film_of(current)
         settings, place = self.predictor.settings, films.index(shown) if shown in films else None
-        threshold = settings.thresholds[point]
+        threshold = self.threshold(decided)
         limits = settings.flagged_from(threshold), settings.abstention_band(threshold)
         return list_html(decided, *limits, place, hidden)
 
@@ -82,8 +81,13 @@ class Worklist:
 
     def open_film(self, answers: list[dict], hidden: bool, event: gr.EventData) -> tuple[dict, str, str, str]:
         answer = {answer["number"]: answer for answer in answers}[event.film]  # of the list of this visitor alone
-        film, said = opened(self.predictor, self.report, answer, answer["threshold"], hidden)
+        film, said = opened(self.predictor, self.report, answer, self.threshold(answers), hidden)
         return answer | {"hidden": hidden}, film, said, ""
+
+    def threshold(self, answers: list[dict]) -> float:
+        """Return by which threshold a list is decided."""
+        own = self.predictor.settings.threshold
+        return answers[0].get("threshold", own) if answers else own
 
     def make_heat(self, answer: dict | None, wanted: bool) -> tuple:
         film = decode(answer["image"]).film if answer and wanted and answer["image"] else None
@@ -119,7 +123,7 @@ def build_worklist(predictor: Scorer) -> None:
         choices, own = point_choices(predictor.settings, worklist.report), own_point(predictor.settings).name
         with gr.Row():
             point = gr.Radio(choices, value=own, label=POINT, elem_id="worklist-point", scale=3)
-            with gr.Column(scale=1, min_width=220):
+            with gr.Column(scale=1, min_width=220, elem_id="worklist-downloads"):
                 table = gr.DownloadButton("Download as CSV", elem_id="worklist-csv", size="md")
                 page = gr.DownloadButton("Download a page to print", elem_id="worklist-page", size="md")
         with gr.Row():
@@ -132,16 +136,23 @@ def build_worklist(predictor: Scorer) -> None:
                         False, label=HEATMAP, elem_id="worklist-heat-on", elem_classes="heat-on", container=False
                     )
                     make = gr.Button(REPORT, elem_id="worklist-make-report", elem_classes="of-film", size="md")
-                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 heat = gr.HTML("", elem_id="worklist-heat", **plain)
+                film = gr.HTML("", elem_id="worklist-film", css_template=VIEWER_STYLE, **plain)
                 case = gr.DownloadButton(elem_id="worklist-case-report", elem_classes="made")
-    decided, seen = [results, choose, answers, listing, table, page], [current, film, verdict, heat]
+    decided, seen = [answers, results, choose, table, page], [current, film, verdict, heat]
     last = {"api_visibility": "private", "trigger_mode": "always_last", "concurrency_limit": LISTS_AT_ONCE}
     read = button.click(worklist.read, files, [progress, answers], **quiet, **LIMITS)
-    listed = {"fn": worklist.decide, "outputs": decided, "show_progress_on": listing, **last}
-    read.then(inputs=[answers, point, hide], **listed).then(lambda: (None, "", CLOSED, ""), None, seen, **quiet)
-    again = point.input(inputs=[answers, point, hide, current], **listed)
-    hidden = hide.input(worklist.relist, [answers, point, hide, current], listing, **last)
+    listed = {
+        "fn": worklist.decide,
+        "inputs": [answers, point],
+        "outputs": decided,
+        "show_progress_on": listing,
+        **last,
+    }
+    # apart from deciding, which takes longer: answers that are hidden meanwhile stay hidden
+    rows = {"fn": worklist.relist, "inputs": [answers, hide, current], "outputs": listing, **last}
+    read.then(**listed).then(lambda: (None, "", CLOSED, ""), None, seen, **quiet).then(**rows)
+    again, hidden = point.input(**listed).then(**rows), hide.input(**rows)
     shown = listing.open(worklist.open_film, [answers, hide], seen, show_progress_on=film, **last)
     for done, js in ((again, STAY_OPEN), (hidden, STAY_OPEN), (shown, None)):  # whatever was chosen meanwhile
         done.then(worklist.say, [answers, hide, current], [current, verdict], js=js, **quiet)

@@ -69,7 +69,7 @@ def at_another(predictor: Scorer, answers: list[dict], threshold: float) -> list
 
 def film_of(answer: dict) -> tuple:
     """Return what says of which film an answer is."""
-    return answer["name"], answer["image"]
+    return answer["number"], answer["name"], answer["image"]
 
 
 def _score(predictor: Scorer, rows: list[dict]) -> list[dict]:

@@ -12,10 +12,9 @@ from datasets import Dataset, DatasetDict
 from transformers.image_processing_utils import BaseImageProcessor
 
 from pneumo_hf.config.arguments import DataArguments
-from pneumo_hf.data.digests import read_held_out
+from pneumo_hf.data.digests import are_kermany, known_again, read_held_out
 from pneumo_hf.data.duplicates import film_digests
 from pneumo_hf.data.labels import assert_every_label
-from pneumo_hf.data.leakage import seen_in_training
 from pneumo_hf.data.pixels import FilmDataset, decode_films
 from pneumo_hf.data.shortcuts import Baselines, shortcut_baselines
 from pneumo_hf.data.sources import load_data, read_source, split_of
@@ -83,8 +82,7 @@ def evaluate(
 
     Args:
         model: a run folder or Hub id, or several.
-        data: as for `load_data`, or what it returned.
-        split: train, validation or test.
+        data, split: as for `load_data`, or what it returned; train, validation or test.
         label_map: other names of labels, of the data and of the checkpoint.
         operating_point: decide at another threshold that the checkpoint carries.
         flip: average with mirrored films.
@@ -120,6 +118,7 @@ def evaluate(
     name = " + ".join(Path(checkpoint).name for checkpoint in checkpoints)
     result = evaluate_films(scorer, views, name, title, split, baselines, scores)
     result.rejected = rejected
+    result.metrics["verdict"][:0] = _seen_in_training(scorer, films, split)
     if len(checkpoints) == 1 and (home := home_metrics(scorer.name, films)):
         is_kermany = scorer.settings.trained_on_kermany
         result.metrics["external"] = against_home(result.labels, result.probs, result.metrics, home, is_kermany)
@@ -252,25 +251,29 @@ def _baselines(
     return shortcut_baselines(train, films) if len(set(train.endpoint)) == 2 else {}
 
 
-def _seen_in_training(evaluation: Evaluation) -> list[str]:
-    """Name the films that a member may have been trained on; of one that does not say what it held out, on `train`."""
-    films, seen = evaluation.views[0], set[str]()
-    digests, names = {"local": film_digests(films.thumbnails)}, {"local": np.array(films.table["file_name"])}
-    for member in evaluation.scorer.members:
-        if evaluation.metrics["split"] == "train" or read_held_out(member.name) is not None:
-            seen.update(seen_in_training(member.name, digests, names, member.settings.trained_on_kermany))
-    return sorted(seen)
+def _seen_in_training(scorer: Scorer, films: FilmDataset, split: str) -> list[str]:
+    """Say that a checkpoint may have been trained on films of the public Kermany set, which are known by themselves.
+
+    They are those that it did not hold out, and where it does not say what it held out, all in `train`.
+    """
+    digests, seen = film_digests(films.thumbnails), np.zeros(len(films), bool)
+    for member in scorer.members:
+        held_out = read_held_out(member.name)
+        if member.settings.trained_on_kermany and (held_out is not None or split == "train"):
+            seen |= are_kermany(digests) & ~known_again(digests, digests[:0] if held_out is None else held_out)
+    if not seen.any():
+        return []
+    first = np.array(films.table["file_name"])[seen][0]
+    return [
+        f"The checkpoint may have been trained on {seen.sum()} of these films ({first}): figures of them may be too "
+        "good. Score films that it has not seen."
+    ]
 
 
 def summary(evaluation: Evaluation) -> list[str]:
     """Say the main figures in a few lines, and what to beware of."""
     metrics = evaluation.metrics
     lines = [*metrics["verdict"], *metrics.get("external", {}).get("words", ())]
-    if seen := _seen_in_training(evaluation):
-        lines.append(
-            f"The checkpoint may have been trained on {len(seen)} of these films ({seen[0]}): its figures of them are "
-            "too good. Score films that it has not seen."
-        )
     if metrics["n_patients"] < FEW_PATIENTS:
         lines.append(f"{metrics['n_patients']} patients are few: the bootstrap's intervals are too narrow")
     for name in ("roc_auc", "sensitivity", "specificity", "accuracy"):

@@ -75,7 +75,7 @@ def test_a_zip_of_labelled_films_gives_what_the_command_does(
         for column in ("sharpness", "layout", "width", "distance"):
             assert float(details[Path(name).name][column]) == pytest.approx(row[column], rel=1e-3)
     value = found["metrics"]["ece"]["before"]["value"]
-    assert re.search(rf"Expected calibration error</td><td>{value:.3f} \(", outcome)
+    assert re.search(rf"Expected calibration error</td><td>{value:.3f} <span class=\"interval\">\(", outcome)
 
 
 def test_a_csv_of_predict_will_do(url: str, tiny_run: Path, local: Path, cache_dir: Path, tmp_path: Path) -> None:
@@ -107,7 +107,8 @@ def test_what_is_no_such_upload_gets_one_line(url: str, films_folder: Path, tmp_
         "text.zip": (b"no zip", "text.zip is a damaged zip"),
         "other.csv": (b"path,score\na.png,0.5\n", "other.csv is no CSV with the columns label and probability"),
         "null.csv": (b"\0\xff", "null.csv is no CSV"),
-        "empty.csv": (b"label,probability\n", "empty.csv has no rows with a label and a score"),
+        "empty.csv": (b"label,probability\n", "empty.csv: its rows have no label and score: each row needs NORMAL"),
+        "numbers.csv": (b"label,probability\n1,0.5\n0,0.2\n", "numbers.csv: its labels are '0', '1': each row needs"),
     }
     for name, (content, message) in uploads.items():
         (tmp_path / name).write_bytes(content)

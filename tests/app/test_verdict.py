@@ -133,17 +133,17 @@ def test_a_decision_says_what_it_means_and_what_it_does_not(shipped: Predictor, 
     flag = in_words(shipped, answer(0.92, "review"), cut, report)
     assert flag[:2] == ("flag", "Flagged for review")
     assert flag.meaning == (
-        "A flag is not a diagnosis: 13 of 100 normal test films were flagged too, elsewhere 47 of 100."
+        "A flag is not a diagnosis: of 100 normal films 13 were flagged in the test, 47 elsewhere."
     )
     clear = in_words(shipped, answer(0.05), cut, report)
     assert clear.meaning.startswith("It is below 5.8%.")  # from there to the threshold there is no answer
     assert clear.meaning.endswith(
-        "does not exclude pneumonia: fewer than 1 of 100 test films with it was below that, "
-        "elsewhere 16 of 100 were not flagged."
+        "does not exclude pneumonia: of 100 films with it fewer than 1 was so low in the test; "
+        "elsewhere 16 had no flag, some of them no answer."
     )
     balanced = shipped.settings.thresholds["youden"]  # where there is no answer
     assert balanced < 0.3 and in_words(shipped, answer(0.92, "review"), balanced, report).meaning == (
-        "A flag is not a diagnosis: 13 of 100 normal test films were flagged too."  # elsewhere it is not measured
+        "A flag is not a diagnosis: of 100 normal films 13 were flagged in the test."  # elsewhere it is not measured
     )
     assert "flagged from 29.8%" in verdict_html(shipped, answer(0.92, "review"), balanced, report)
     unsure_film = answer(0.2, "abstain")
@@ -174,12 +174,21 @@ def test_a_score_just_below_a_limit_does_not_look_as_high(shipped: Predictor, re
     page = verdict_html(shipped, answer(0.0362), least, report)  # which is flagged from 3.6% up too, to one decimal
     assert "3.62%" in page and f"It is below {least:.2%}" in page and f"flagged from {least:.2%}" in page
     assert "3.7%" in verdict_html(shipped, answer(0.0371, "review"), least, report)
+    printed = Path(write_case_report(shipped, answer(0.0362), least, {}, {}, report)).read_text()
+    assert printed.count(f"{least:.2%}") == 4 and f"{least:.1%}" not in printed  # meaning, point, table, elsewhere
 
 
 def test_a_film_that_is_not_as_those_it_was_measured_on_says_so(shipped: Predictor, report: Report) -> None:
     cut, film = shipped.settings.threshold, answer(0.92, "review")
     assert cautions(shipped, film, cut, 3.0, report) == cautions(shipped, film | {"size": (224, 224)}, cut, None) == []
-    for age, words in ((0.25, "3 months"), (6.0, "6 years"), (62.0, "62 years")):
+    for age, words in (
+        (0.03, "under a month"),
+        (0.25, "3 months"),
+        (0.99, "11 months"),
+        (8.3333, "8.3 years"),
+        (6.0, "6 years"),
+        (62.0, "62 years"),
+    ):
         assert f"Patient of {words}." in verdict_html(shipped, film, cut, report, age)
     pairs = {"threshold": cut} | {
         name: {"sensitivity": {"right": right, "of": 75}} for name, right in (("originals", 64), ("copies", 70))
@@ -213,7 +222,9 @@ def test_a_case_report_has_the_tests_figures_and_validations(shipped: Predictor,
     page = Path(write_case_report(shipped, answer(0.92, "review"), cut, {"The film": film}, facts, report)).read_text()
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S)))
     assert "Few false alarms 31.5% 98.7% 97.4 to 99.7 86.8% 82.3 to 91.1 13 31 95.2% 99.4%" in text
-    assert "92.0%, calibrated where 73% have it, lower where fewer do" in text and "On 93 films from elsewhere" in text
+    assert (
+        "92.0%, calibrated where 73% have it, too high where few do" in text and "On 93 films from elsewhere" in text
+    )
     assert "Miss few 3.6% 99.7%" in text and "children of 1 to 5 years" in text
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", text) and "not a diagnosis" in text
     for kept in ("<form", "<script", "http", " id="):  # what is typed on it goes nowhere

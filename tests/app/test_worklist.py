@@ -102,7 +102,9 @@ def test_the_zip_and_folder_of_all_films_stand_in_no_row(predictor: Predictor, p
 def test_hidden_answers_are_not_in_the_list(predictor: Predictor, paths: list[str]) -> None:
     answers, own = list(score_worklist(predictor, paths))[-1].answers, predictor.settings.method
     for hidden in (False, True):
-        *_, decided, listed, _, _ = Worklist(predictor).decide(answers, own, hidden)
+        worklist = Worklist(predictor)
+        decided = worklist.decide(answers, own)[0]
+        listed = worklist.relist(decided, hidden, None)
         named = re.findall(r'data-film="(\d+)" data-name="([^"]*)"', listed)
         assert {int(number): html.unescape(name) for number, name in named} == {
             answer["number"]: answer["name"] for answer in decided
@@ -139,7 +141,8 @@ def test_the_tab_decides_by_the_point_that_is_chosen(predictor: Predictor, paths
     replaced.settings = replace(predictor.settings, operating_points=[*predictor.settings.operating_points, other])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pneumo_hf.app.worklist_page.offered", lambda _: [Point("by_hand", "By hand", threshold)])
-        *_, decided, listed, table, page = worklist.decide(answers, "by_hand")
+        decided, *_, table, page = worklist.decide(answers, "by_hand")
+        listed = worklist.relist(decided, False, None)
     assert decided == at_another(predictor, answers, threshold) and f"Flagged from {threshold:.1%} up" in listed
     assert [row["kind"] for row in decided] != [row["kind"] for row in answers]
     with open(table.value["path"], newline="") as file:
@@ -157,7 +160,8 @@ def test_the_open_film_is_decided_again_and_its_row_stays_marked(predictor: Pred
     answers, worklist = list(score_worklist(predictor, paths))[-1].answers, Worklist(predictor)
     current = next(answer for answer in answers if answer["kind"] in ("review", "abstain", "clear"))
     own = own_point(predictor.settings).name
-    _, _, decided, listed, *_ = worklist.decide(answers, own, False, current)
+    decided = worklist.decide(answers, own)[0]
+    listed = worklist.relist(decided, False, current)
     again, said = worklist.say(decided, False, current)
     assert again["name"] == current["name"] and again["threshold"] == predictor.settings.thresholds[own]
     assert current["name"] in said and f"{again['threshold']:.1%}" in said
@@ -177,7 +181,9 @@ def test_a_patient_of_another_age_is_marked_in_list_table_and_page(shipped: Pred
         "adult.dcm": "Patient of 62 years.",
         "child.dcm": "",
     }
-    *_, listed, table, page = Worklist(shipped).decide(answers, shipped.settings.method)
+    worklist = Worklist(shipped)
+    decided, *_, table, page = worklist.decide(answers, shipped.settings.method)
+    listed = worklist.relist(decided, False, None)
     for text in (listed, Path(table.value["path"]).read_text(), Path(page.value["path"]).read_text()):
         assert 1 <= text.count("Patient of 62 years.") <= 2  # the page may show the film too
     adult = next(answer for answer in answers if answer["name"] == "adult.dcm") | {"flag": "review", "error": ""}

@@ -147,3 +147,4 @@ def test_of_the_public_train_films_it_is_said_whatever_their_names(split: str, t
     options = ["--split", split, "--output_dir", str(tmp_path / "report"), "--cache_dir", str(tmp_path / "cache")]
     main(["evaluate", "--model", str(SHIPPED), "--data", str(tmp_path / "films"), "--device", "cpu", *options])
     assert "may have been trained on 3 of these films (" in caplog.text  # one is of its validation
+    assert "may have been trained on 3 of" in (tmp_path / "report" / "index.html").read_text()

@@ -7,8 +7,11 @@ let waiting = 0, kept = { films: "" };
 function say() {
   const rows = visible();
   element.querySelector(".none").hidden = rows.length > 0;
-  all(".steps button").forEach((button) => { button.disabled = !rows.length; });
-  const place = rows.indexOf(opened()) + 1;
+  const place = rows.indexOf(opened()) + 1, ends = { "-1": 1, 1: rows.length };
+  all(".steps button").forEach((button) => {
+    button.disabled = !rows.length;
+    button.setAttribute("aria-disabled", String(place > 0 && place === ends[button.dataset.step])); // it keeps the focus
+  });
   const name = opened()?.dataset.name, said = place ? `${place} of ${rows.length}: ${name}` : `${rows.length} films`;
   element.querySelector(".steps span").textContent = name && !place ? `${said}, and not ${name}, which is open` : said;
 }
@@ -33,7 +36,7 @@ function ask(row, since) { // one film at a time: an event that waits would open
 
 function step(by, from) {
   const rows = visible(), row = rows[Math.max(0, rows.indexOf(from) + by)];
-  if (row) open(row);
+  if (row && row !== opened()) open(row);
   return row;
 }
 
