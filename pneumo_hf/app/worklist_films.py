@@ -88,7 +88,7 @@ def _read(predictor: Scorer, row: dict) -> tuple[ReadFilm, dict]:
     if film.film is None or Path(row["name"]).suffix.lower() in PICTURE_SUFFIXES or not knows_ages(predictor):
         return film, {}
     age = facts_in_header(row["image"]).get("age")
-    return film, {"age": age, "note": at_age(age)[0]} if is_unusual_age(predictor, age) else {}
+    return film, {"age": age, "note": at_age(age)[0]} if age is not None and is_unusual_age(predictor, age) else {}
 
 
 def _with_kind(answer: dict) -> dict:
