@@ -9,7 +9,7 @@ from PIL import Image
 from pneumo_hf.app.case_report import FACTS, file_facts
 from pneumo_hf.app.films import explain_film_file, heat_of_file, read_film_file, report_film_file
 from pneumo_hf.app.model_tab import Report
-from pneumo_hf.app.pages import render
+from pneumo_hf.app.pages import as_address, render
 from pneumo_hf.app.points import own_point, point_choices
 from pneumo_hf.app.verdict import clinical_html, is_scored, measured_html, verdict_html
 from pneumo_hf.app.viewer import viewer_html
@@ -18,6 +18,7 @@ from pneumo_hf.inference.scorer import Scorer
 
 EXAMPLES = "Or look at a film of the official test set (Kermany et al. 2018, CC BY 4.0)"
 READING = '<div class="decision waiting" role="status"><strong>Reading…</strong></div>'
+EXAMPLE_SIDE = 320  # pixels
 FAILED = (
     '<div class="decision unread" role="status"><strong>Not read</strong>'
     "<p>It took too long, or too many films are waiting. Drop it in again.</p></div>"
@@ -186,7 +187,9 @@ def build_examples(examples: list[Path], file: gr.File) -> None:
     gr.HTML(f'<p class="hint">{EXAMPLES}</p>', elem_id="examples-title", apply_default_css=False)
     with gr.Row(elem_id="examples"):
         for path in examples:
-            button = gr.Button(path.stem.capitalize(), icon=path, elem_classes="example", min_width=120)
+            with Image.open(path) as film:  # inside its address: gradio would delete a file of it after an hour
+                icon: Any = {"path": path.name, "url": as_address(film, EXAMPLE_SIDE)}
+            button = gr.Button(path.stem.capitalize(), icon=icon, elem_classes="example", min_width=120)
             button.click(lambda chosen=str(path): chosen, None, file, api_visibility="private", queue=False)
 
 

@@ -92,6 +92,12 @@ def test_a_bad_file_gets_its_reason_and_the_next_film_its_score(url: str, films_
     assert client.predict(handle_file(film), api_name="/predict")["probability"] is not None
 
 
+def test_the_pictures_of_the_examples_are_no_files_that_are_swept_after_an_hour(url: str) -> None:
+    with urllib.request.urlopen(f"{url}/config") as answer:
+        icons = [part["props"].get("icon") for part in json.load(answer)["components"] if part["type"] == "button"]
+    assert [icon["url"][:22] for icon in icons if icon] == ["data:image/png;base64,"] * 2
+
+
 def test_the_first_tab_takes_films_by_any_name(url: str, tmp_path: Path) -> None:
     film = make_film(3, pneumonia=True, size=(300, 260))
     content, client = dicom(film), Client(url, verbose=False)

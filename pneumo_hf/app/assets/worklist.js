@@ -13,7 +13,7 @@ function say() {
     button.setAttribute("aria-disabled", String(place > 0 && place === ends[button.dataset.step])); // it keeps the focus
   });
   const name = opened()?.dataset.name, said = place ? `${place} of ${rows.length}: ${name}` : `${rows.length} films`;
-  element.querySelector(".steps span").textContent = name && !place ? `${said}, and not ${name}, which is open` : said;
+  element.querySelector(".steps span").textContent = name && !place ? `${said}, not the open one` : said;
 }
 
 function open(row) {
@@ -21,7 +21,7 @@ function open(row) {
   row.setAttribute("aria-current", "true");
   row.scrollIntoView({ block: "nearest" });
   const phone = matchMedia("(max-width: 767px)").matches; // the film is below the list there, else beside it
-  (phone ? element.querySelector(".steps") : element).scrollIntoView();
+  (phone ? document.querySelector("#worklist-opened") : element).scrollIntoView();
   say();
   clearTimeout(waiting); // of rows that are passed quickly only the last one opens
   waiting = setTimeout(() => ask(row, Date.now()), 120);
