@@ -188,7 +188,7 @@ def _add_errors(api: FastAPI) -> None:
     def refuse(request: Request, error: Any) -> Response:
         return refusal(request.state.id, error.status_code, str(error.detail), error.headers)
 
-    for kind in (HTTPException, 404, 405):  # the last two are raised by the router
+    for kind in (HTTPException, 400, 404, 405):  # the last three are Starlette's: of a damaged form, and of the router
         api.add_exception_handler(kind, refuse)
 
     @api.exception_handler(Exception)

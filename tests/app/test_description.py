@@ -38,6 +38,9 @@ def test_whatever_the_description_allows_is_answered_as_it_says(url: str, tmp_pa
     """`schemathesis` sends what fits the description and what does not; no answer may be a 500."""
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"{url}/v1/openapi.json", f"--url={url}/v1"]
     limits = ["--max-time", str(SECONDS), "--generation-deterministic", "--seed", "0", "--workers", "1"]
-    checks = ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]
+    checks = [
+        "--checks",
+        "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+    ]
     done = subprocess.run([*map(str, command), *limits, *checks], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -79,6 +79,8 @@ def test_every_refusal_has_its_status_and_says_why(
         assert answer.status_code == status and words in said["error"] and len(said["request_id"]) == 16
 
     refused(415, "multipart/form-data", json={"files": []})
+    damaged = {"content-type": "multipart/form-data; boundary=x"}
+    refused(400, "Invalid multipart data", content=b"--x\r\n[None]--x--\r\n", headers=damaged)
     refused(422, "files", data={"operating_point": ""}, files={"other": b""})
     refused(422, "no operating point of that name", files=sent(films[0]), data={"operating_point": "best"})
     refused(413, "64 are the most", files=sent(*[films[0]] * 65))
