@@ -40,9 +40,8 @@ def file_facts(content: bytes, film: Image.Image) -> dict[str, str]:
         return {}
     bits = f", {found['bits']} bits" if isinstance(found["bits"], int) else ""
     facts = {"file": f"{found['kind']}{bits}, {film.width} x {film.height} pixels"}
-    facts["SHA-256, its beginning"] = hashlib.sha256(content).hexdigest()[
-        :DIGITS
-    ]  # which file it was, whatever it is called
+    # which file it was, whatever it is called
+    facts["SHA-256, its beginning"] = hashlib.sha256(content).hexdigest()[:DIGITS]
     if not is_dicom(content):
         return facts
     try:
@@ -89,9 +88,8 @@ def write_case_report(
     points, age = offered(settings), facts.get(FACTS["age"])
     validation = {point["name"]: point for point in settings.operating_points}
     now = datetime.datetime.now().astimezone()
-    path = download_path(
-        f"case_report_{now:%Y-%m-%d_%H%M%S}.html"
-    )  # a list of downloads shows no film's name, which can name a person
+    # by the time: a film's name can name a person, and stays out of a list of downloads
+    path = download_path(f"case_report_{now:%Y-%m-%d_%H%M%S}.html")
     path.write_text(
         render(
             "case_report.html.jinja",
